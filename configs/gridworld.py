@@ -1,0 +1,293 @@
+"""Settings of every stage on the grid world: presets `smoke`, `small` and `paper`.
+
+`smoke` shows in seconds that the mechanics work, `small` is real science on two CPU cores, `paper`
+holds the tables of the paper. Choose with `--config=configs/gridworld.py:small`, change single
+fields with `--config.pretrain.steps=100`.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from internal_rl.envs import gridworld
+
+PRESETS = ("smoke", "small", "paper")
+
+
+def get_config(preset: str = "small") -> ConfigDict:
+    """All settings of one preset.
+
+    Raises:
+      ValueError: for an unknown preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"config: preset '{preset}' is unknown, allowed are {', '.join(PRESETS)}")
+    config = _paper()
+    config.environment.update(dataclasses.asdict(gridworld.PRESETS[preset]))
+    config.preset = preset
+    if preset == "small":
+        config.update(_small())
+    elif preset == "smoke":
+        config.update(_smoke())
+    return config
+
+
+def _schedule(steps: int, log_every: int, checkpoint_every: int, steps_per_call: int) -> dict:
+    """How long a stage trains and how often it reports and saves, all in updates.
+
+    One line of metrics is the mean over `log_every` updates; `checkpoint_every` and
+    `evaluate_every` are multiples of it; `steps_per_call` updates run inside one compiled call.
+    """
+    return {
+        "steps": steps,
+        "log_every": log_every,
+        "evaluate_every": 10 * log_every,
+        "checkpoint_every": checkpoint_every,
+        "steps_per_call": steps_per_call,
+    }
+
+
+def _paper() -> ConfigDict:
+    """The paper's tables; a field that the paper leaves open says so."""
+    environment = {"name": "gridworld-pinpad"} | dataclasses.asdict(gridworld.PRESETS["paper"])
+    data = {
+        # Tokens in a row; whole trajectories are packed one behind the other (open).
+        "sequence_length": 512,
+        # Mean number of trajectories in a row, from which rows per update follow: every
+        # `batch_size` counts trajectories, as the paper does.
+        "trajectories_per_row": 16.0,
+        # How the experts of pretraining and of the cleaner data D* break ties between shortest
+        # paths ("random", "fixed", "fork"), and their share of random harmless actions.
+        "ties": "random",
+        "epsilon": 0.0,
+        "clean_ties": "random",
+        "clean_epsilon": 0.0,
+    }
+    base = {
+        "block": "transformer",
+        "width": 256,
+        "depth": 6,
+        "num_heads": 4,
+        "head_size": 64,
+        "mlp_size": 512,
+        "init_scale": 0.1,
+        # λ, weight of the observation loss: the better of 0 and 0.01.
+        "observation_loss": 0.01,
+    }
+    # A final learning rate below 0 keeps the rate constant; a maximal gradient norm of 0 never
+    # clips.
+    optimiser = {
+        "learning_rate": 3e-4,
+        "warmup_steps": 0,
+        "final_learning_rate": -1.0,
+        "weight_decay": 0.03,
+        "b1": 0.9,
+        "b2": 0.999,
+        "max_gradient_norm": 0.0,
+    }
+    pretrain = {
+        "num_seeds": 10,
+        "batch_size": 1024,
+        # Rows of held-out data in an evaluation (open).
+        "evaluation_rows": 64,
+        # Training ages at which parameters are kept for the probes.
+        "snapshot_steps": (16_000, 32_000, 64_000, 128_000),
+        **optimiser,
+        **_schedule(256_000, 500, 2_000, 100),
+    }
+    probe = {
+        "num_seeds": 10,
+        "batch_size": 512,
+        "evaluation_rows": 64,
+        # Training age of the base model; 0 for the final parameters.
+        "base_step": 0,
+        **optimiser,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        **_schedule(8_000, 100, 1_000, 100),
+    }
+    steer = {
+        "num_seeds": 10,
+        "batch_size": 512,
+        "rank": 16,
+        # Episodes on the post-training task for each layer (open).
+        "evaluation_episodes": 1024,
+        **optimiser,
+        "learning_rate": 1e-3,
+        **_schedule(3_200, 100, 800, 100),
+    }
+    metacontroller = {
+        "num_seeds": 10,
+        # "discovered": trained without labels; "forced": the same with β = 1 throughout;
+        # "unaligned": a control whose switches do not follow the subgoals.
+        "variant": "discovered",
+        # Controlled layer l = L/2.
+        "layer": 3,
+        "code_size": 8,
+        "history_size": 32,
+        "embedding_size": 32,
+        "embedding_depth": 1,  # open
+        "encoder_size": 64,
+        "switch_size": 32,  # open
+        "decoder_size": 32,
+        "rank": 16,
+        # "sigmoid", "gumbel" or "one".
+        "gate": "sigmoid",
+        "temperature": 1.0,
+        # Weight of the KL, from {0, 0.05, 0.1, 0.17, 0.3, 0.5, 1}: 0 for `alpha_free_steps`, then
+        # rising linearly over `alpha_ramp_steps` (open).
+        "alpha": 0.17,
+        "alpha_free_steps": 2_000,
+        "alpha_ramp_steps": 2_000,
+        # Initial posterior, gate and controller (open).
+        "initial_log_std": -2.0,
+        "switch_bias": -1.0,
+        "controller_gain": 0.35,
+        "batch_size": 512,
+        "evaluation_rows": 64,
+        **optimiser,
+        "learning_rate": 1e-3,
+        **_schedule(64_000, 200, 1_000, 100),
+    }
+    reinforcement = {
+        # Colours of the task, such as "0-1-2"; empty for the world's post-training task.
+        "task": "",
+        "episodes_per_update": 1024,
+        # Trust region, passes over a batch and gradient steps per pass (open).
+        "clip": 0.2,
+        "num_epochs": 4,
+        "num_minibatches": 1,
+        "evaluation_episodes": 1024,
+        **optimiser,
+        "learning_rate": 3e-5,
+        "weight_decay": 0.0,
+        **_schedule(100_000, 50, 500, 10),
+    }
+    internal_rl = {
+        # Policies for each metacontroller.
+        "num_seeds": 3,
+        "policy_width": 256,
+        "threshold": 0.5,
+        **reinforcement,
+    }
+    raw_rl = {"num_seeds": 3, **reinforcement}
+    return ConfigDict(
+        {
+            "preset": "paper",
+            # First seed; a stage trains `seed`, `seed + 1`, ... up to its `num_seeds`.
+            "seed": 0,
+            "environment": environment,
+            "data": data,
+            "base": base,
+            "pretrain": pretrain,
+            "probe": probe,
+            "steer": steer,
+            "metacontroller": metacontroller,
+            "internal_rl": internal_rl,
+            "raw_rl": raw_rl,
+        }
+    )
+
+
+def _small() -> dict:
+    """Real science for one seed on two CPU cores."""
+    return {
+        "data": {
+            "sequence_length": 128,
+            "trajectories_per_row": 6.0,
+            "clean_ties": "fork",
+        },
+        "base": {
+            "width": 64,
+            "depth": 4,
+            "num_heads": 4,
+            "head_size": 16,
+            "mlp_size": 128,
+            "init_scale": 1.0,
+            "observation_loss": 0.0,
+        },
+        "pretrain": {
+            "num_seeds": 1,
+            "batch_size": 192,
+            "evaluation_rows": 32,
+            "snapshot_steps": (),
+            "learning_rate": 3e-3,
+            "warmup_steps": 100,
+            "final_learning_rate": 1e-4,
+            **_schedule(4_000, 50, 200, 50),
+        },
+        "probe": {
+            "num_seeds": 1,
+            "batch_size": 192,
+            "evaluation_rows": 32,
+            "learning_rate": 1e-2,
+            **_schedule(500, 50, 250, 50),
+        },
+        "steer": {
+            "num_seeds": 1,
+            "batch_size": 192,
+            "rank": 8,
+            "learning_rate": 1e-2,
+            **_schedule(500, 50, 250, 50),
+        },
+        "metacontroller": {
+            "num_seeds": 1,
+            "layer": 1,
+            "rank": 8,
+            "alpha": 0.3,
+            "alpha_free_steps": 500,
+            "alpha_ramp_steps": 500,
+            "batch_size": 192,
+            "evaluation_rows": 32,
+            "learning_rate": 4e-3,
+            **_schedule(2_000, 50, 200, 50),
+        },
+        "internal_rl": {
+            "num_seeds": 1,
+            "policy_width": 64,
+            "episodes_per_update": 512,
+            "learning_rate": 1e-3,
+            **_schedule(200, 10, 50, 5),
+        },
+        "raw_rl": {
+            "num_seeds": 1,
+            "episodes_per_update": 512,
+            "learning_rate": 1e-3,
+            **_schedule(200, 10, 50, 5),
+        },
+    }
+
+
+def _smoke() -> dict:
+    """Mechanics only: the small world's shapes shrunk until a stage takes seconds."""
+    tiny = {"num_seeds": 1, **_schedule(8, 2, 4, 2)}
+    rows = {"batch_size": 16, "evaluation_rows": 4}
+    return {
+        "data": {"sequence_length": 64, "trajectories_per_row": 4.0, "clean_ties": "fork"},
+        "base": {
+            "width": 16,
+            "depth": 2,
+            "num_heads": 2,
+            "head_size": 8,
+            "mlp_size": 32,
+            "init_scale": 1.0,
+        },
+        "pretrain": {"snapshot_steps": (), **rows, **tiny},
+        "probe": rows | tiny,
+        "steer": {"batch_size": 16, "rank": 4, "evaluation_episodes": 16, **tiny},
+        "metacontroller": {
+            "layer": 1,
+            "rank": 4,
+            "alpha_free_steps": 2,
+            "alpha_ramp_steps": 2,
+            **rows,
+            **tiny,
+        },
+        "internal_rl": {
+            "policy_width": 16,
+            "episodes_per_update": 16,
+            "evaluation_episodes": 16,
+            **tiny,
+        },
+        "raw_rl": {"episodes_per_update": 16, "evaluation_episodes": 16, **tiny},
+    }

@@ -1,0 +1,151 @@
+"""From a config to worlds, data streams and models; what the scripts of all stages share."""
+
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments import launch
+from internal_rl import envs
+from internal_rl.envs.gridworld import GridWorld
+from internal_rl.envs.tasks import check_task, parse_task, task_array
+from internal_rl.errors import ConfigError
+from internal_rl.experts.collect import ExpertStream
+from internal_rl.models.base_model import BaseModel
+from internal_rl.models.metacontroller import Metacontroller
+from internal_rl.models.policy import CodePolicy
+from internal_rl.training.optimiser import make_optimiser, make_schedule
+
+GATE_OF_VARIANT = {"forced": "one", "unaligned": "random"}
+
+
+def checked(function: Callable, section: str, *args, **kwargs):
+    """Calls a constructor; its ValueError becomes a ConfigError that names the section."""
+    try:
+        return function(*args, **kwargs)
+    except ValueError as error:
+        raise ConfigError(f"config.{section}: {error}") from None
+
+
+def make_world(config: ConfigDict) -> GridWorld:
+    """The world of a config."""
+    return checked(envs.make_from_config, "environment", config.environment.to_dict())
+
+
+def make_stream(
+    config: ConfigDict, world: GridWorld, clean: bool = False, include_terminal: bool = False
+) -> ExpertStream:
+    """Expert trajectories on the pretraining tasks: `D`, or the cleaner `D*`."""
+    data = config.data
+    tasks = world.task_set.pretraining
+    return checked(
+        ExpertStream,
+        "data",
+        world,
+        task_array(tasks, max(map(len, tasks))),
+        data.clean_ties if clean else data.ties,
+        data.clean_epsilon if clean else data.epsilon,
+        data.sequence_length,
+        include_terminal,
+    )
+
+
+def make_base_model(config: ConfigDict, world: GridWorld) -> BaseModel:
+    """The base model, unbound."""
+    base = config.base
+    return BaseModel(
+        observation_size=world.observation_size,
+        action_head=world.action_head,
+        action_size=world.num_actions,
+        block=base.block,
+        width=base.width,
+        depth=base.depth,
+        num_heads=base.num_heads,
+        head_size=base.head_size,
+        mlp_size=base.mlp_size,
+        max_length=world.time_limit,
+        init_scale=base.init_scale,
+    )
+
+
+def make_metacontroller(config: ConfigDict) -> Metacontroller:
+    """The metacontroller of the config's variant, unbound."""
+    meta = config.metacontroller
+    if not 0 <= meta.layer <= config.base.depth:
+        raise ConfigError(
+            f"config.metacontroller.layer: {meta.layer} given, allowed is 0 to {config.base.depth}"
+        )
+    return Metacontroller(
+        residual_size=config.base.width,
+        gate=GATE_OF_VARIANT.get(meta.variant, meta.gate),
+        **{
+            name: meta[name]
+            for name in (
+                "code_size", "history_size", "embedding_size", "embedding_depth", "encoder_size",
+                "switch_size", "decoder_size", "rank", "temperature", "switch_bias", "switch_rate",
+                "initial_log_std", "controller_gain",
+            )
+        },
+    )  # fmt: skip
+
+
+def make_policy(config: ConfigDict) -> CodePolicy:
+    """The policy over codes, unbound."""
+    width = config.internal_rl.policy_width
+    return CodePolicy(
+        code_size=config.metacontroller.code_size, width=width, mlp_size=2 * width
+    )
+
+
+def make_stage_optimiser(config: ConfigDict, section: str):
+    """AdamW with the schedule of a stage."""
+    settings = config[section]
+    schedule = make_schedule(
+        settings.learning_rate, settings.steps, settings.warmup_steps, settings.final_learning_rate
+    )
+    return make_optimiser(schedule, **launch.optimiser_of(settings))
+
+
+def rl_task(config: ConfigDict, world: GridWorld, section: str) -> np.ndarray:
+    """The task of a reinforcement-learning stage, `(K,)` int32."""
+    text = config[section].task
+    if not text:
+        return np.asarray(world.post_training_task)
+    field = f"config.{section}.task"
+    task = checked(parse_task, f"{section}.task", text)
+    try:
+        check_task(task, world.config.num_colours, field)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return task_array((task,), len(task))[0]
+
+
+def upstream_seeds(config: ConfigDict, section: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """Which seed of an earlier stage each seed of a later one reads.
+
+    The one that stands at the same place, counted modulo the number of seeds of the earlier stage:
+    ten policies on one base model all read its only seed.
+    """
+    return tuple(config.seed + (k - config.seed) % config[section].num_seeds for k in seeds)
+
+
+def load_params(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    section: str,
+    seeds: tuple[int, ...],
+    step: int | None = None,
+) -> tuple[dict, int | None]:
+    """Parameters of an earlier stage for every seed of a later one, see `upstream_seeds`.
+
+    Returns:
+      `(params, axis)`: with a leading axis over `seeds` and `axis = 0` where they differ, or shared
+      by all seeds and `axis = None`.
+    """
+    sources = upstream_seeds(config, section, seeds)
+    loaded = {k: launch.load_upstream(config, workdir, section, k, step) for k in set(sources)}
+    if len(loaded) == 1:
+        return loaded[sources[0]], None
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *(loaded[k] for k in sources)), 0

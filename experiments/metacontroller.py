@@ -1,0 +1,141 @@
+"""Trains the metacontroller on clean expert trajectories, without labels (method §5)."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from ml_collections import ConfigDict
+
+from experiments import build, launch
+from experiments.pretrain import held_out
+from internal_rl.analysis.switching import count_switches, switching_metrics
+from internal_rl.experts.collect import StreamState
+from internal_rl.models import heads
+from internal_rl.models.base_model import BaseModel
+from internal_rl.models.metacontroller import Discovery, Metacontroller
+from internal_rl.training.loop import run_stage
+from internal_rl.training.optimiser import apply_gradients
+from internal_rl.training.randomness import named_keys
+from internal_rl.training.stage import Stage
+from internal_rl.types import Trajectory
+
+
+@struct.dataclass
+class MetacontrollerState:
+    """Everything that changes while the metacontroller trains."""
+
+    params: chex.ArrayTree
+    optimiser_state: optax.OptState
+    stream: StreamState
+    key: chex.PRNGKey
+    step: chex.Array
+
+
+def discovery_losses(
+    base: BaseModel,
+    base_params: chex.ArrayTree,
+    metacontroller: Metacontroller,
+    params: chex.ArrayTree,
+    layer: int,
+    batch: Trajectory,
+    key: chex.PRNGKey,
+) -> tuple[chex.Array, chex.Array, Discovery]:
+    """Both terms of the loss, means over the tokens of `batch`, and what was inferred.
+
+    Returns:
+      `-ln p(a_t|o_{1:t}, z_{1:t})` in nats, the unweighted KL in nats, and the `Discovery`.
+    """
+    residual = base.apply(base_params, batch.observation, batch.segment, layer, method="lower")
+    discovery, controlled = metacontroller.apply(params, residual, batch.segment, key)
+    output = base.apply(base_params, controlled, batch.segment, layer, method="upper")
+    log_prob = heads.action_log_prob(base.action_head, output.action, batch.action)
+    mask = batch.mask.astype(jnp.float32)
+    tokens = jnp.maximum(mask.sum(), 1.0)
+    return -(log_prob * mask).sum() / tokens, (discovery.kl * mask).sum() / tokens, discovery
+
+
+def alpha_schedule(config: ConfigDict, step: chex.Array) -> chex.Array:
+    """Weight α of the KL: zero, then rising from `alpha_start` to `alpha`, then constant.
+
+    The rise is geometric, so that the rate is squeezed out gradually; with `alpha_start = 0` it is
+    linear.
+    """
+    meta = config.metacontroller
+    progress = (step - meta.alpha_free_steps) / max(meta.alpha_ramp_steps, 1)
+    share = jnp.clip(progress, 0.0, 1.0)
+    if meta.alpha_start > 0:
+        rising = meta.alpha * (meta.alpha_start / meta.alpha) ** (1.0 - share)
+    else:
+        rising = meta.alpha * share
+    return jnp.where(progress < 0, 0.0, rising)
+
+
+def make_stage(config: ConfigDict, workdir: str) -> Stage:
+    """The stage as pure functions."""
+    world = build.make_world(config)
+    stream = build.make_stream(config, world, clean=True, include_terminal=True)
+    base = build.make_base_model(config, world)
+    metacontroller = build.make_metacontroller(config)
+    optimiser = build.make_stage_optimiser(config, "metacontroller")
+    rows = launch.rows_of(config, "metacontroller")
+    layer = config.metacontroller.layer
+    seeds = launch.seeds_of(config, "metacontroller")
+    base_params, axis = build.load_params(config, workdir, "pretrain", seeds)
+
+    def init(key, frozen):
+        del frozen
+        keys = named_keys(key, "params", "data", "noise")
+        residual = jnp.zeros((1, 2, base.width))
+        segment = jnp.zeros((1, 2), jnp.int32)
+        params = metacontroller.init(keys["params"], residual, segment, keys["params"])
+        return MetacontrollerState(
+            params,
+            optimiser.init(params),
+            stream.init(keys["data"], rows),
+            keys["noise"],
+            jnp.int32(0),
+        )
+
+    def losses(params, frozen, batch, key):
+        return discovery_losses(base, frozen, metacontroller, params, layer, batch, key)
+
+    def update(state, frozen):
+        position, batch = stream.next(state.stream)
+        alpha = alpha_schedule(config, state.step)
+
+        def loss(params):
+            nll, kl, _ = losses(params, frozen, batch, jax.random.fold_in(state.key, state.step))
+            return nll + alpha * kl, (nll, kl)
+
+        (value, (nll, kl)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        params, optimiser_state, more = apply_gradients(
+            optimiser, gradients, state.optimiser_state, state.params
+        )
+        state = MetacontrollerState(params, optimiser_state, position, state.key, state.step + 1)
+        return state, {"loss": value, "action_nll": nll, "kl": kl, "alpha": alpha, **more}
+
+    def evaluate(state, frozen):
+        batch = held_out(stream, config.metacontroller.evaluation_rows)
+        nll, kl, discovery = losses(state.params, frozen, batch, jax.random.key(0))
+        counts = count_switches(discovery.beta, batch.subgoal, batch.segment, batch.mask)
+        loss = nll + config.metacontroller.alpha * kl
+        return {"loss": loss, "action_nll": nll, "kl": kl, **switching_metrics(counts)}
+
+    return Stage(
+        init=init,
+        update=update,
+        evaluate=evaluate,
+        frozen=base_params,
+        frozen_axes=axis,
+        **launch.schedule_of(config, "metacontroller"),
+    )
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Runs the stage."""
+    run_stage(make_stage(config, workdir), workdir)
+
+
+if __name__ == "__main__":
+    launch.run(main)

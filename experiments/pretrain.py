@@ -1,0 +1,112 @@
+"""Trains the base model to predict the next action of goal-directed experts (method §3)."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from ml_collections import ConfigDict
+
+from experiments import build, launch
+from internal_rl.experts.collect import ExpertStream, StreamState
+from internal_rl.experts.references import references
+from internal_rl.models import heads
+from internal_rl.models.base_model import BaseModel
+from internal_rl.training.loop import run_stage
+from internal_rl.training.optimiser import apply_gradients
+from internal_rl.training.randomness import named_key, named_keys
+from internal_rl.training.stage import Stage
+from internal_rl.types import Trajectory
+
+EVALUATION_KEY = 1_000_003  # held-out data: the same for every seed, a stream of its own
+
+
+@struct.dataclass
+class PretrainState:
+    """Everything that changes while the base model trains."""
+
+    params: chex.ArrayTree
+    optimiser_state: optax.OptState
+    stream: StreamState
+
+
+def prediction_loss(
+    base: BaseModel, params: chex.ArrayTree, batch: Trajectory, observation_loss: float
+) -> tuple[chex.Array, dict[str, chex.Array]]:
+    """`-ln p(a_t|o_{1:t}) - λ ln p(o_{t+1}|o_{1:t})`, mean over the tokens of `batch`, in nats."""
+    output = base.apply(params, batch.observation, batch.segment)
+    mask = batch.mask.astype(jnp.float32)
+    tokens = jnp.maximum(mask.sum(), 1.0)
+    log_prob = heads.action_log_prob(base.action_head, output.action, batch.action)
+    loss = action_nll = -(log_prob * mask).sum() / tokens
+    metrics = {"action_nll": action_nll}
+    if observation_loss:
+        log_prob = heads.observation_log_prob(
+            base.action_head, output.observation, batch.next_observation
+        )
+        metrics["observation_nll"] = -(log_prob * mask).sum() / tokens
+        loss = loss + observation_loss * metrics["observation_nll"]
+    return loss, metrics
+
+
+def make_stage(config: ConfigDict) -> Stage:
+    """The stage as pure functions."""
+    world = build.make_world(config)
+    stream = build.make_stream(config, world)
+    base = build.make_base_model(config, world)
+    optimiser = build.make_stage_optimiser(config, "pretrain")
+    rows = launch.rows_of(config, "pretrain")
+    loss = functools.partial(prediction_loss, base, observation_loss=config.base.observation_loss)
+
+    def init(key, frozen):
+        del frozen
+        keys = named_keys(key, "params", "data")
+        observation = jnp.zeros((1, 2, world.observation_size), jnp.uint8)
+        params = base.init(keys["params"], observation, jnp.zeros((1, 2), jnp.int32))
+        return PretrainState(params, optimiser.init(params), stream.init(keys["data"], rows))
+
+    def update(state, frozen):
+        del frozen
+        position, batch = stream.next(state.stream)
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
+        params, optimiser_state, more = apply_gradients(
+            optimiser, gradients, state.optimiser_state, state.params
+        )
+        state = PretrainState(params, optimiser_state, position)
+        padding = jnp.mean(batch.segment < 0)
+        return state, {"loss": value, "padding": padding, **metrics, **more}
+
+    def evaluate(state, frozen):
+        del frozen
+        batch = held_out(stream, config.pretrain.evaluation_rows)
+        return loss(state.params, batch)[1]
+
+    def reference_lines():
+        key = named_key(jax.random.key(EVALUATION_KEY), "references")
+        return references(world, stream, key, config.pretrain.reference_trajectories)
+
+    return Stage(
+        init=init,
+        update=update,
+        evaluate=evaluate,
+        references=reference_lines,
+        snapshot_steps=tuple(config.pretrain.snapshot_steps),
+        **launch.schedule_of(config, "pretrain"),
+    )
+
+
+def held_out(stream: ExpertStream, rows: int) -> Trajectory:
+    """Rows of trajectories that no training stream contains."""
+    key = named_key(jax.random.key(EVALUATION_KEY), "held out")
+    return stream.evaluation_set(key, rows)
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Runs the stage."""
+    run_stage(make_stage(config), workdir)
+
+
+if __name__ == "__main__":
+    launch.run(main)

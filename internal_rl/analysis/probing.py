@@ -1,0 +1,192 @@
+"""Linear probes: is the current subgoal readable from the residual stream? (method §4)
+
+One probe per layer, `softmax(W_l e_{t,l})`, predicts the ground-truth subgoal `g_t`. The probes of
+all layers are trained at once by mapping the loss of one over the layer axis; they share nothing,
+so this equals training each alone.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from internal_rl.models.base_model import BaseModel
+from internal_rl.types import Trajectory
+
+
+@struct.dataclass
+class ProbeState:
+    """State of the probe trainer.
+
+    Attributes:
+      weights: `(L + 1, n_e, G)` one matrix `W_l` per layer, index 0 reads the embedding.
+      optimiser_state: state of the optimiser.
+    """
+
+    weights: chex.Array
+    optimiser_state: optax.OptState
+
+
+@struct.dataclass
+class ProbeCounts:
+    """Sums over held-out tokens, to be added over batches.
+
+    Attributes:
+      correct: `(L + 1,)` tokens whose most probable subgoal is the true one.
+      log_prob: `(L + 1,)` summed log-probability of the true subgoal, nats.
+      tokens: `()` tokens counted.
+      correct_by_time: `(L + 1, T)` correct tokens by time step within the trajectory.
+      tokens_by_time: `(T,)`.
+      correct_by_age: `(L + 1, T)` correct tokens by steps since the subgoal last changed.
+      tokens_by_age: `(T,)`.
+    """
+
+    correct: chex.Array
+    log_prob: chex.Array
+    tokens: chex.Array
+    correct_by_time: chex.Array
+    tokens_by_time: chex.Array
+    correct_by_age: chex.Array
+    tokens_by_age: chex.Array
+
+    def __add__(self, other: "ProbeCounts") -> "ProbeCounts":
+        return jax.tree.map(jnp.add, self, other)
+
+
+def init(
+    num_layers: int, width: int, num_subgoals: int, optimiser: optax.GradientTransformation
+) -> ProbeState:
+    """Probes that know nothing: all weights zero, which is a fine start for a convex loss.
+
+    Args:
+      num_layers: residual streams to read, `L + 1`.
+      width: size `n_e` of the residual stream.
+      num_subgoals: number of subgoals `G`.
+      optimiser: takes the gradient to an update.
+    """
+    weights = jnp.zeros((num_layers, width, num_subgoals))
+    return ProbeState(weights, optimiser.init(weights))
+
+
+def _layer_log_probs(weights: chex.Array, residual: chex.Array) -> chex.Array:
+    """One layer: `(n_e, G)` and `(B, S, n_e)` to `(B, S, G)` log-probabilities."""
+    return jax.nn.log_softmax(residual @ weights)
+
+
+def _layer_loss(
+    weights: chex.Array, residual: chex.Array, subgoal: chex.Array, mask: chex.Array
+) -> chex.Array:
+    """Mean cross-entropy of one layer's probe over the tokens in `mask`, nats."""
+    log_probs = _layer_log_probs(weights, residual)
+    picked = jnp.take_along_axis(log_probs, jnp.maximum(subgoal, 0)[..., None], axis=-1)[..., 0]
+    return -jnp.sum(picked * mask) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def residual_streams(base: BaseModel, base_params: dict, batch: Trajectory) -> chex.Array:
+    """Residual streams of the frozen base model on packed rows, `(L + 1, B, S, n_e)`."""
+    return base.apply(base_params, batch.observation, batch.segment, method="residuals")
+
+
+def update(
+    state: ProbeState,
+    residuals: chex.Array,
+    subgoal: chex.Array,
+    mask: chex.Array,
+    optimiser: optax.GradientTransformation,
+) -> tuple[ProbeState, dict[str, chex.Array]]:
+    """One gradient step of every layer's probe.
+
+    Args:
+      state: trainer state.
+      residuals: `(L + 1, B, S, n_e)`, see `residual_streams`.
+      subgoal: `(B, S)` int32.
+      mask: `(B, S)` bool, tokens to learn from.
+      optimiser: the transformation given to `init`.
+
+    Returns:
+      The new state, and `probe_loss_layer_<l>` per layer in nats.
+    """
+
+    def total_loss(weights):
+        losses = jax.vmap(_layer_loss, in_axes=(0, 0, None, None))(
+            weights, residuals, subgoal, mask
+        )
+        return jnp.sum(losses), losses
+
+    gradient, losses = jax.grad(total_loss, has_aux=True)(state.weights)
+    updates, optimiser_state = optimiser.update(gradient, state.optimiser_state, state.weights)
+    metrics = {f"probe_loss_layer_{i}": loss for i, loss in enumerate(losses)}
+    return ProbeState(optax.apply_updates(state.weights, updates), optimiser_state), metrics
+
+
+def beliefs(weights: chex.Array, residuals: chex.Array) -> chex.Array:
+    """Probability every layer's probe gives to every subgoal, `(L + 1, B, S, G)`."""
+    return jnp.exp(jax.vmap(_layer_log_probs)(weights, residuals))
+
+
+def time_in_trajectory(segment: chex.Array) -> chex.Array:
+    """Steps since the start of the packed trajectory, `(B, S)` int32."""
+    return _steps_since(segment[:, 1:] != segment[:, :-1])
+
+
+def time_in_subgoal(segment: chex.Array, subgoal: chex.Array) -> chex.Array:
+    """Steps since the current subgoal began, `(B, S)` int32."""
+    starts = (segment[:, 1:] != segment[:, :-1]) | (subgoal[:, 1:] != subgoal[:, :-1])
+    return _steps_since(starts)
+
+
+def _steps_since(starts: chex.Array) -> chex.Array:
+    """`(B, S - 1)` flags "something starts at token 1, 2, .." to `(B, S)` ages."""
+    index = jnp.arange(starts.shape[1] + 1)
+    starts = jnp.pad(starts, ((0, 0), (1, 0)), constant_values=True)
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def count_correct(
+    weights: chex.Array,
+    residuals: chex.Array,
+    subgoal: chex.Array,
+    segment: chex.Array,
+    mask: chex.Array,
+    max_time: int,
+) -> ProbeCounts:
+    """Counts correct predictions on held-out rows, per layer, time and age of the subgoal.
+
+    Args:
+      weights: `(L + 1, n_e, G)`.
+      residuals: `(L + 1, B, S, n_e)`.
+      subgoal: `(B, S)` int32.
+      segment: `(B, S)` int32.
+      mask: `(B, S)` bool, tokens to count.
+      max_time: number `T` of time bins; later steps are left out of the two tables.
+    """
+    belief = beliefs(weights, residuals)
+    correct = ((jnp.argmax(belief, axis=-1) == subgoal) & mask).astype(jnp.float32)
+    true_belief = jnp.take_along_axis(belief, jnp.maximum(subgoal, 0)[None, ..., None], axis=-1)
+    log_prob = jnp.where(mask, jnp.log(jnp.maximum(true_belief[..., 0], 1e-30)), 0.0)
+    tables = []
+    for time in (time_in_trajectory(segment), time_in_subgoal(segment, subgoal)):
+        bins = jax.nn.one_hot(time, max_time) * mask[..., None]
+        tables += [jnp.einsum("lbs,bst->lt", correct, bins), jnp.sum(bins, axis=(0, 1))]
+    return ProbeCounts(
+        jnp.sum(correct, axis=(1, 2)),
+        jnp.sum(log_prob, axis=(1, 2)),
+        jnp.sum(mask, dtype=jnp.float32),
+        *tables,
+    )
+
+
+def probe_metrics(counts: ProbeCounts) -> dict[str, chex.Array]:
+    """Accuracies from counts.
+
+    Returns:
+      `accuracy` `(L + 1,)`, `cross_entropy` `(L + 1,)` nats, `accuracy_by_time` and
+      `accuracy_by_age` `(L + 1, T)`; NaN where a bin holds no token.
+    """
+    return {
+        "accuracy": counts.correct / counts.tokens,
+        "cross_entropy": -counts.log_prob / counts.tokens,
+        "accuracy_by_time": counts.correct_by_time / counts.tokens_by_time,
+        "accuracy_by_age": counts.correct_by_age / counts.tokens_by_age,
+    }

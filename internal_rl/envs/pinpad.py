@@ -1,0 +1,249 @@
+"""What all pinpad worlds share: layouts, their solvability, and the visit rule.
+
+Cells of a `G x G` grid are numbered row by row, `cell = row * G + column`, rows downwards. A layout
+is `objects (O,)`, the cell of every colour, and `walls (W,)`, the cells of the walls.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MAX_GRID_SIZE = 31
+MAX_REDRAWS = 64
+FREE, WALL = -1, -2
+_MAX_POOL_DRAWS = 200_000
+
+
+def sample_distinct(key: chex.PRNGKey, num_values: int, num_samples: int) -> chex.Array:
+    """Ordered sample without replacement from `range(num_values)`, `(num_samples,)` int32.
+
+    Draws a Lehmer code (element i is uniform over `num_values - i` ranks) and decodes it, which
+    needs a few dozen comparisons instead of a sort of all values.
+    """
+    ranks = jnp.arange(num_values, num_values - num_samples, -1)
+    sample = jax.random.randint(key, (num_samples,), 0, ranks, jnp.int32)
+    later = jnp.arange(num_samples)
+    for i in range(num_samples - 2, -1, -1):
+        sample = sample + ((later > i) & (sample >= sample[i]))
+    return sample
+
+
+def neighbours(cell: chex.Array, grid_size: int) -> tuple[chex.Array, chex.Array]:
+    """Cells around `cell` `(...)`: cells `(..., 4)` int32 and whether they are inside the grid.
+
+    The last axis is the action: 0 up, 1 down, 2 left, 3 right.
+    """
+    row, column = cell // grid_size, cell % grid_size
+    inside = jnp.stack(
+        [row > 0, row < grid_size - 1, column > 0, column < grid_size - 1], axis=-1
+    )
+    offsets = jnp.array([-grid_size, grid_size, -1, 1], jnp.int32)
+    return jnp.asarray(cell, jnp.int32)[..., None] + offsets, inside
+
+
+def move(cell: chex.Array, action: chex.Array, grid_size: int) -> chex.Array:
+    """Cell `()` int32 one step away; the same cell if the step would leave the grid.
+
+    Written with selects alone, which fuse into one loop under vmap.
+    """
+    row, column = cell // grid_size, cell % grid_size
+    row = row + jnp.where(action == 1, 1, 0) - jnp.where(action == 0, 1, 0)
+    column = column + jnp.where(action == 3, 1, 0) - jnp.where(action == 2, 1, 0)
+    row, column = (jnp.clip(place, 0, grid_size - 1) for place in (row, column))
+    return row * grid_size + column
+
+
+def shifted(field: chex.Array, outside) -> chex.Array:
+    """Value of `field (..., G, G)` at the four neighbours of every cell, `(4, ..., G, G)`."""
+    lead = ((0, 0),) * (field.ndim - 2)
+    padded = jnp.pad(field, (*lead, (1, 1), (1, 1)), constant_values=outside)
+    return jnp.stack(
+        [
+            padded[..., :-2, 1:-1],
+            padded[..., 2:, 1:-1],
+            padded[..., 1:-1, :-2],
+            padded[..., 1:-1, 2:],
+        ]
+    )
+
+
+def occupancy(cells: chex.Array, grid_size: int) -> chex.Array:
+    """Whether each cell of the grid is among `cells (n,)`: `(G, G)` bool."""
+    grid = jnp.any(jnp.arange(grid_size**2)[:, None] == cells, axis=-1)
+    return grid.reshape(grid_size, grid_size)
+
+
+def solvable(
+    objects: chex.Array, walls: chex.Array, start_cell: chex.Array, task: chex.Array, grid_size: int
+) -> chex.Array:
+    """Whether `task` can be completed from `start_cell` without entering a wrong colour.
+
+    Floods the free cells from the start and from every colour. A set of cells is held as one
+    integer per row, bit `column` for each cell, so that a flood step is a few shifts.
+
+    Args:
+      objects: `(O,)`, walls: `(W,)`, start_cell: `()` free cell.
+      task: `(K,)` colours padded with -1.
+      grid_size: side `G` of the grid, up to `MAX_GRID_SIZE`.
+
+    Returns:
+      `()` bool.
+    """
+
+    def bits(cells):
+        return jnp.uint32(1) << (cells % grid_size).astype(jnp.uint32)
+
+    def spread(cells):
+        edge = jnp.zeros_like(cells[:, :1])
+        above = jnp.concatenate([edge, cells[:, :-1]], axis=1)
+        below = jnp.concatenate([cells[:, 1:], edge], axis=1)
+        return cells | above | below | cells << 1 | cells >> 1
+
+    def flood(carry):
+        reached, _ = carry
+        larger = reached | (spread(reached) & free)
+        return larger, jnp.any(larger != reached)
+
+    things = jnp.concatenate([objects, walls])
+    occupied = jnp.zeros(grid_size, jnp.uint32).at[things // grid_size].add(bits(things))
+    free = ~occupied & jnp.uint32((1 << grid_size) - 1)
+    sources = jnp.concatenate([start_cell[None], objects])
+    rows = sources[:, None] // grid_size == jnp.arange(grid_size)
+    origin = jnp.where(rows, bits(sources)[:, None], jnp.uint32(0))
+    reached, _ = jax.lax.while_loop(lambda carry: carry[1], flood, (origin, jnp.bool_(True)))
+    # Colours are not free, so that a flood stops in front of them and one more step enters them.
+    entered = spread(reached)
+    source = jnp.concatenate([jnp.zeros(1, task.dtype), task[:-1] + 1])
+    target = objects[jnp.maximum(task, 0)]
+    found = entered[source, target // grid_size] & bits(target)
+    return jnp.all((found > 0) | (task < 0))
+
+
+def sample_layout(
+    key: chex.PRNGKey, grid_size: int, num_colours: int, num_walls: int, task: chex.Array
+) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """Draws a layout and a start cell, uniformly without overlap among those that solve `task`.
+
+    Returns:
+      objects `(O,)`, walls `(W,)`, start cell `()`, all int32. After `MAX_REDRAWS` unsolvable
+      draws the last one is returned.
+    """
+    num_things = num_colours + num_walls + 1
+
+    def draw(key):
+        cells = sample_distinct(key, grid_size**2, num_things)
+        return cells[:num_colours], cells[num_colours:-1], cells[-1]
+
+    def redraw(carry):
+        key, count, _ = carry
+        key, draw_key = jax.random.split(key)
+        return key, count + 1, draw(draw_key)
+
+    def unsolved(carry):
+        _, count, layout = carry
+        return (count < MAX_REDRAWS) & ~solvable(*layout, task, grid_size)
+
+    key, draw_key = jax.random.split(key)
+    _, _, layout = jax.lax.while_loop(unsolved, redraw, (key, jnp.int32(1), draw(draw_key)))
+    return layout
+
+
+def board(objects: chex.Array, walls: chex.Array, grid_size: int) -> chex.Array:
+    """What stands in every cell, `(G*G,)` int8: a colour, `WALL` or `FREE`."""
+    grid = jnp.full(grid_size**2, FREE, jnp.int8)
+    grid = grid.at[objects].set(jnp.arange(objects.shape[0], dtype=jnp.int8), unique_indices=True)
+    return grid.at[walls].set(WALL, unique_indices=True)
+
+
+def visit(
+    content: chex.Array, moved: chex.Array, task: chex.Array, progress: chex.Array
+) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """The pinpad rule: a colour is visited when its cell is entered from a different cell.
+
+    Args:
+      content: `()` what stands in the agent's cell, see `board`.
+      moved: `()` bool, the agent was in another cell before.
+      task: `(K,)` colours padded with -1.
+      progress: `()` number of colours visited in order so far, below the length of the task.
+
+    Returns:
+      progress `()` int32, completed `()` bool, wrong `()` bool (a colour that was not next).
+    """
+    visited = moved & (content >= 0)
+    right = visited & (content == task[progress])
+    progress = progress + right.astype(progress.dtype)
+    following = task[jnp.minimum(progress, task.shape[0] - 1)]
+    completed = right & ((progress == task.shape[0]) | (following < 0))
+    return progress, completed, visited & ~right
+
+
+def layout_pool(
+    num_layouts: int,
+    seed: int,
+    grid_size: int,
+    num_colours: int,
+    num_walls: int,
+    min_colour_distance: int = 1,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws fixed layouts in which every free cell and every colour reaches every colour.
+
+    Args:
+      num_layouts: `N`, number of layouts.
+      seed: seed of the pool.
+      grid_size: side `G` of the grid.
+      num_colours: `O`.
+      num_walls: `W`.
+      min_colour_distance: smallest L1 distance between two colours, in cells.
+
+    Returns:
+      objects `(N, O)`, walls `(N, W)` and free cells `(N, G*G - O - W)`, int32.
+
+    Raises:
+      ValueError: if such layouts are too rare to be found.
+    """
+    rng = np.random.default_rng(seed)
+    objects, walls, free = [], [], []
+    for _ in range(_MAX_POOL_DRAWS):
+        if len(objects) == num_layouts:
+            break
+        cells = rng.permutation(grid_size**2)
+        colours = cells[:num_colours]
+        rows, columns = np.divmod(colours, grid_size)
+        distance = np.abs(rows[:, None] - rows) + np.abs(columns[:, None] - columns)
+        if np.any(distance[~np.eye(num_colours, dtype=bool)] < min_colour_distance):
+            continue
+        blocked = cells[num_colours : num_colours + num_walls]
+        rest = np.sort(cells[num_colours + num_walls :])
+        if _all_connected(colours, rest, grid_size):
+            objects.append(colours)
+            walls.append(blocked)
+            free.append(rest)
+    if len(objects) < num_layouts:
+        raise ValueError(
+            f"num_layouts={num_layouts} with min_colour_distance={min_colour_distance}: only "
+            f"{len(objects)} layouts found, allowed are values that a {grid_size}x{grid_size} grid "
+            f"with {num_colours} colours and {num_walls} walls can hold"
+        )
+    return tuple(np.stack(cells).astype(np.int32) for cells in (objects, walls, free))
+
+
+def _all_connected(colours: np.ndarray, free: np.ndarray, grid_size: int) -> bool:
+    """Whether the free cells are one component and every colour touches it."""
+    offsets = ((-1, 0), (1, 0), (0, -1), (0, 1))
+    free_set, seen, stack = set(free.tolist()), {int(free[0])}, [int(free[0])]
+    targets = set(colours.tolist())
+    touched = set()
+    while stack:
+        row, column = divmod(stack.pop(), grid_size)
+        for row_step, column_step in offsets:
+            next_row, next_column = row + row_step, column + column_step
+            if not (0 <= next_row < grid_size and 0 <= next_column < grid_size):
+                continue
+            cell = next_row * grid_size + next_column
+            if cell in targets:
+                touched.add(cell)
+            elif cell in free_set and cell not in seen:
+                seen.add(cell)
+                stack.append(cell)
+    return seen == free_set and touched == targets

@@ -1,0 +1,208 @@
+"""Task sets as data: which colours are visited in which order, and what counts as a subgoal.
+
+A task is a tuple of colours. A task set holds the pretraining tasks, from which the expert data are
+made, and one post-training task, for reinforcement learning, which needs transitions that no
+pretraining task contains.
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+Task = tuple[int, ...]
+
+_GRIDWORLD_PRETRAINING = (
+    "014501 014523 016723 230145 236723 236745 450145 450167 "
+    "452367 672301 672367 674501 016745 230167 452301 672345"
+)
+_GRIDWORLD_POST_TRAINING = "0-1-2-3-4-5-6-7-0-1-2-3"
+_ANT_PRETRAINING = "032 103 210 321 020 021 031 102 131 132 202 203 213 310 313 320"
+_ANT_POST_TRAINING = "0-1-2-3"
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSet:
+    """Pretraining tasks, the post-training task and their subgoals.
+
+    Attributes:
+      name: name by which `task_set` finds the set again.
+      num_colours: colours are numbered 0 to `num_colours - 1`.
+      pretraining: tasks of the expert data.
+      post_training: task of reinforcement learning.
+      subgoal_length: number of consecutive colours that make one subgoal: 1 (a subgoal is a
+        colour) or 2 (a subgoal is a pair of colours and every task a sequence of whole pairs).
+    """
+
+    name: str
+    num_colours: int
+    pretraining: tuple[Task, ...]
+    post_training: Task
+    subgoal_length: int = 1
+
+    def __post_init__(self):
+        if self.subgoal_length not in (1, 2):
+            raise ValueError(f"subgoal_length is {self.subgoal_length}, allowed are 1 and 2")
+        if not self.pretraining:
+            raise ValueError(f"pretraining of task set '{self.name}' holds no task")
+        for task in self.pretraining:
+            check_task(task, self.num_colours, "pretraining")
+        check_task(self.post_training, self.num_colours, "post_training")
+        for task in (*self.pretraining, self.post_training):
+            if len(task) % self.subgoal_length:
+                raise ValueError(
+                    f"task {format_task(task)} of task set '{self.name}' has {len(task)} colours, "
+                    f"allowed is a multiple of subgoal_length={self.subgoal_length}"
+                )
+
+    @property
+    def max_length(self) -> int:
+        """Number of colours in the longest task."""
+        return max(len(task) for task in (*self.pretraining, self.post_training))
+
+    @property
+    def subgoals(self) -> tuple[Task, ...]:
+        """Subgoal of every id: single colours, or all pairs that occur, in ascending order."""
+        if self.subgoal_length == 1:
+            return tuple((colour,) for colour in range(self.num_colours))
+        tasks = (*self.pretraining, self.post_training)
+        return tuple(sorted({pair for task in tasks for pair in self._split(task)}))
+
+    @property
+    def num_subgoals(self) -> int:
+        """Number of subgoal ids."""
+        return len(self.subgoals)
+
+    def subgoal_ids(self, task: Task) -> Task:
+        """Id of the subgoal that each colour of `task` belongs to, as long as `task`.
+
+        Raises:
+          ValueError: if the task contains a pair that is no subgoal of this set.
+        """
+        subgoals = self.subgoals
+        for part in self._split(task):
+            if part not in subgoals:
+                raise ValueError(
+                    f"task {format_task(task)} contains {format_task(part)}, allowed subgoals are "
+                    + " ".join(format_task(subgoal) for subgoal in subgoals)
+                )
+        return tuple(
+            subgoals.index(part) for part in self._split(task) for _ in range(self.subgoal_length)
+        )
+
+    def _split(self, task: Task) -> list[Task]:
+        size = self.subgoal_length
+        return [tuple(task[i : i + size]) for i in range(0, len(task), size)]
+
+
+def check_task(task: Task, num_colours: int, field: str = "task") -> None:
+    """Checks one task.
+
+    Raises:
+      ValueError: for an empty task, a colour outside 0..num_colours-1 or a colour that follows
+        itself (a cell is only visited when it is entered from another cell).
+    """
+    if len(task) == 0:
+        raise ValueError(f"{field} contains an empty task, allowed are one or more colours")
+    for colour in task:
+        if not 0 <= colour < num_colours:
+            raise ValueError(
+                f"{field} {format_task(task)} contains colour {colour}, "
+                f"allowed are 0 to {num_colours - 1}"
+            )
+    if any(first == second for first, second in itertools.pairwise(task)):
+        raise ValueError(
+            f"{field} {format_task(task)} repeats a colour, "
+            "allowed are neighbours that differ from each other"
+        )
+
+
+def parse_task(text: str) -> Task:
+    """Reads `"0-1-12"` (dashes) or `"012"` (one digit per colour).
+
+    Raises:
+      ValueError: if something else than a number stands where a colour should.
+    """
+    parts = text.split("-") if "-" in text else list(text)
+    if not parts or not all(part.isdigit() for part in parts):
+        raise ValueError(f"task '{text}' cannot be read, allowed are colours joined by '-'")
+    return tuple(int(part) for part in parts)
+
+
+def format_task(task: Task) -> str:
+    """Writes a task as `parse_task` reads it."""
+    return "-".join(str(colour) for colour in task)
+
+
+def task_array(tasks: tuple[Task, ...], max_length: int) -> np.ndarray:
+    """Tasks as `(len(tasks), max_length)` int32, padded with -1.
+
+    Raises:
+      ValueError: if a task is longer than `max_length`.
+    """
+    array = np.full((len(tasks), max_length), -1, np.int32)
+    for row, task in zip(array, tasks, strict=True):
+        if len(task) > max_length:
+            raise ValueError(
+                f"task {format_task(task)} has {len(task)} colours, allowed are up to {max_length}"
+            )
+        row[: len(task)] = task
+    return array
+
+
+def markov_task_set(num_colours: int, length: int, post_training: Task) -> TaskSet:
+    """All colour walks of `length` that hold no transition of the post-training task.
+
+    Raises:
+      ValueError: if `length` is below 1 or no walk is left.
+    """
+    if length < 1:
+        raise ValueError(f"length of the walks is {length}, allowed is 1 or more")
+    check_task(post_training, num_colours, "post_training")
+    excluded = set(itertools.pairwise(post_training))
+    walks = [(colour,) for colour in range(num_colours)]
+    for _ in range(length - 1):
+        walks = [
+            (*walk, colour)
+            for walk in walks
+            for colour in range(num_colours)
+            if colour != walk[-1] and (walk[-1], colour) not in excluded
+        ]
+    name = f"walks:{num_colours}:{length}:{format_task(post_training)}"
+    return TaskSet(name, num_colours, tuple(walks), tuple(post_training))
+
+
+def task_set(name: str) -> TaskSet:
+    """Task set by name: `gridworld-pinpad`, `ant-pinpad` or `walks:<colours>:<length>:<task>`.
+
+    Raises:
+      ValueError: for any other name.
+    """
+    if name == "gridworld-pinpad":
+        pretraining = tuple(parse_task(text) for text in _GRIDWORLD_PRETRAINING.split())
+        return TaskSet(name, 8, pretraining, parse_task(_GRIDWORLD_POST_TRAINING), 2)
+    if name == "ant-pinpad":
+        pretraining = tuple(parse_task(text) for text in _ANT_PRETRAINING.split())
+        return TaskSet(name, 4, pretraining, parse_task(_ANT_POST_TRAINING), 1)
+    parts = name.split(":")
+    if len(parts) == 4 and parts[0] == "walks" and parts[1].isdigit() and parts[2].isdigit():
+        return markov_task_set(int(parts[1]), int(parts[2]), parse_task(parts[3]))
+    raise ValueError(
+        f"tasks is '{name}', allowed are gridworld-pinpad, ant-pinpad and "
+        "walks:<number of colours>:<length>:<post-training task such as 0-1-2-3>"
+    )
+
+
+def unseen_transitions(tasks: TaskSet) -> set[tuple[int, int]]:
+    """Colour transitions `(from, to)` between subgoals that only the post-training task holds.
+
+    With pairs as subgoals a transition runs from the second colour of a pair to the first colour
+    of the next one; transitions inside a pair are not counted.
+    """
+
+    def between_subgoals(task: Task) -> set[tuple[int, int]]:
+        size = tasks.subgoal_length
+        return {(task[i - 1], task[i]) for i in range(size, len(task), size)}
+
+    seen = set().union(*(between_subgoals(task) for task in tasks.pretraining))
+    return between_subgoals(tasks.post_training) - seen

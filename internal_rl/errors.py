@@ -1,0 +1,28 @@
+"""Faults a user can mend, each told in one line."""
+
+
+class UserError(Exception):
+    """A fault whose message is one line that says what is wrong and what is allowed.
+
+    Command lines print the message without a traceback and leave with exit code 2.
+    """
+
+
+class ConfigError(UserError):
+    """A configuration field is unknown, has the wrong type or a value outside its range."""
+
+
+class StageMissingError(UserError):
+    """An earlier stage whose results are needed has not been finished."""
+
+
+class StageConflictError(UserError):
+    """A stage directory belongs to another configuration or to another running process."""
+
+
+class StorageError(UserError):
+    """The work directory cannot be read or written."""
+
+
+class DivergenceError(UserError):
+    """The loss or the parameters stopped being finite."""

@@ -1,0 +1,364 @@
+"""Endless streams of expert trajectories, packed into rows without bias, on the device.
+
+Every row of a batch is a lane with its own endless sequence of episodes; episode `j` of lane `i` is
+a function of `fold_in(fold_in(key, i), j)` alone. A call plays the next episodes of each lane, keeps
+those that end inside the row and advances the lane by their number, so that an episode that did not
+fit opens the next row instead of being dropped: dropping it would favour short episodes.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from internal_rl.envs import pinpad
+from internal_rl.envs.gridworld import GridWorld
+from internal_rl.experts import shortest_path
+from internal_rl.types import Trajectory
+
+_RUNNING, _SUCCESS, _FAILURE = 0, 1, 2
+
+
+@struct.dataclass
+class StreamState:
+    """Position of a stream; plain integers, so that it can be stored in any checkpoint.
+
+    Attributes:
+      lane: `(B, 2)` uint32 key data of each lane.
+      episode: `(B,)` int32 number of the next episode of each lane.
+    """
+
+    lane: chex.Array
+    episode: chex.Array
+
+
+@struct.dataclass
+class Episodes:
+    """What episodes start from; `(B, M)` leading axes.
+
+    Attributes:
+      seed: `(B, M, 2)` uint32 key data for the actions.
+      objects: `(B, M, O)` int32, walls: `(B, M, W)` int32 cells of the layout.
+      layout_index: `(B, M)` int32 index into the pool, -1 without a pool.
+      task_index: `(B, M)` int32 row of the stream's tasks.
+      start_cell: `(B, M)` int32.
+    """
+
+    seed: chex.Array
+    objects: chex.Array
+    walls: chex.Array
+    layout_index: chex.Array
+    task_index: chex.Array
+    start_cell: chex.Array
+
+
+@struct.dataclass
+class ExpertTokens:
+    """Packed expert trajectories as integers, `(B, S)` each; the one-hots are made from these.
+
+    Attributes:
+      cell: cell of the agent at the token.
+      next_cell: cell after the action.
+      action: int32; 0 at terminal and padding tokens.
+      mask: bool, the token carries a next-action target.
+      progress: number of colours visited before the action; at terminal tokens all of them.
+      goal: colour the expert walks to, -1 at padding; at terminal tokens the last one.
+      subgoal: id of the subgoal, -1 at padding; at terminal tokens the last one.
+      task_index: row of the stream's tasks.
+      layout_index: index into the pool of layouts, -1 without a pool.
+      episode: index into `episodes` of the trajectory, 0 at padding.
+      segment: index of the trajectory in its row, -1 at padding.
+      episodes: the `Episodes` that the rows were made from, `(B, M)`.
+    """
+
+    cell: chex.Array
+    next_cell: chex.Array
+    action: chex.Array
+    mask: chex.Array
+    progress: chex.Array
+    goal: chex.Array
+    subgoal: chex.Array
+    task_index: chex.Array
+    layout_index: chex.Array
+    episode: chex.Array
+    segment: chex.Array
+    episodes: Episodes
+
+
+class ExpertStream:
+    """Successful expert trajectories of a grid world, episode after episode.
+
+    Layouts and start cells are drawn as by `env.reset`, tasks uniformly. Episodes that run into the
+    time limit are skipped.
+
+    Attributes:
+      env: the world.
+      tasks: `(N, K)` int32 tasks padded with -1.
+      ties: how the expert tells equally short paths apart, see `shortest_path.TIES`.
+      epsilon: probability of a uniformly random harmless action.
+      sequence_length: `S`, tokens per row.
+      include_terminal: whether each trajectory ends with a token for its terminal observation.
+      max_episodes: `M`, most episodes started in one row.
+    """
+
+    def __init__(
+        self,
+        env: GridWorld,
+        tasks: np.ndarray,
+        ties: str = "random",
+        epsilon: float = 0.0,
+        sequence_length: int = 256,
+        include_terminal: bool = False,
+    ):
+        """Builds the stream.
+
+        Raises:
+          ValueError: for unknown ties, epsilon outside [0, 1], or rows that could not hold an
+            episode as long as the time limit.
+        """
+        shortest_path.check_ties(ties)
+        if not 0.0 <= epsilon <= 1.0:
+            raise ValueError(f"epsilon is {epsilon}, allowed is 0 to 1")
+        shortest_row = env.time_limit + int(include_terminal)
+        if sequence_length < shortest_row:
+            raise ValueError(
+                f"sequence_length is {sequence_length}, allowed is {shortest_row} or more, the "
+                "longest episode of this world"
+            )
+        self.env = env
+        self.tasks = np.asarray(tasks, np.int32)
+        self.ties = ties
+        self.epsilon = epsilon
+        self.sequence_length = sequence_length
+        self.include_terminal = include_terminal
+        self._task_length = (self.tasks >= 0).sum(axis=1)
+        self._subgoals = np.full_like(self.tasks, -1)
+        for row, task, length in zip(self._subgoals, self.tasks, self._task_length, strict=True):
+            row[:length] = env.task_set.subgoal_ids(tuple(task[:length].tolist()))
+        self._pool_table = None if env.layouts is None else self._solve_pool()
+        # Steps per colour that an episode takes at least. Without a pool 3 is a guess on the safe
+        # side; rows of even shorter episodes end early and lose nothing.
+        pace = 3 * int(self._task_length.min())
+        if self._pool_table is not None:
+            pace = self._shortest_episode()
+        self.max_episodes = sequence_length // (pace + int(include_terminal)) + 1
+
+    def init(self, key: chex.PRNGKey, num_rows: int) -> StreamState:
+        """State of a stream of `num_rows` lanes at its beginning."""
+        lanes = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))
+        return StreamState(lanes(jnp.arange(num_rows)), jnp.zeros(num_rows, jnp.int32))
+
+    def next(self, state: StreamState) -> tuple[StreamState, Trajectory]:
+        """Next rows: the advanced state and a `Trajectory` with leading axis `B`."""
+        state, tokens = self.next_tokens(state)
+        return state, self.trajectory(tokens)
+
+    def next_tokens(self, state: StreamState) -> tuple[StreamState, ExpertTokens]:
+        """Next rows as integers: the advanced state and `ExpertTokens`."""
+        episodes = self._draw(state)
+        steps = self._play(episodes)
+        ended = steps["status"] != _RUNNING
+        state = state.replace(episode=state.episode + ended.sum(axis=1, dtype=jnp.int32))
+        return state, self._pack(episodes, steps)
+
+    def trajectory(self, tokens: ExpertTokens) -> Trajectory:
+        """Observations in place of cells; padding tokens observe nothing (zeros)."""
+        if self.env.layouts is None:
+            pick = tokens.episode[..., None]
+            objects = jnp.take_along_axis(tokens.episodes.objects, pick, axis=1)
+            walls = jnp.take_along_axis(tokens.episodes.walls, pick, axis=1)
+        else:
+            objects, walls, _ = (jnp.asarray(cells) for cells in self.env.layouts)
+            objects, walls = objects[tokens.layout_index], walls[tokens.layout_index]
+        real = tokens.segment >= 0
+        # A cell outside the grid makes an observation without any thing in it.
+        outside = self.env.config.grid_size**2
+        objects = jnp.where(real[..., None], objects, outside)
+        walls = jnp.where(real[..., None], walls, outside)
+        cells = (jnp.where(real, cell, outside) for cell in (tokens.cell, tokens.next_cell))
+        encode = jax.vmap(jax.vmap(self.env.encode))
+        observation, next_observation = (encode(objects, walls, cell) for cell in cells)
+        return Trajectory(
+            observation=observation,
+            next_observation=next_observation,
+            action=tokens.action,
+            mask=tokens.mask,
+            subgoal=tokens.subgoal,
+            segment=tokens.segment,
+        )
+
+    def evaluation_set(self, key: chex.PRNGKey, num_rows: int) -> Trajectory:
+        """One batch of rows from a stream of its own."""
+        return self.next(self.init(key, num_rows))[1]
+
+    def padding_fraction(self, key: chex.PRNGKey, num_rows: int = 64, num_calls: int = 4) -> float:
+        """Share of padding among the tokens of a few calls."""
+
+        def call(state, _):
+            state, tokens = self.next_tokens(state)
+            return state, jnp.mean(tokens.segment < 0)
+
+        _, shares = jax.lax.scan(call, self.init(key, num_rows), length=num_calls)
+        return float(shares.mean())
+
+    def _solve_pool(self) -> shortest_path.ExpertTable:
+        """Expert tables of all layouts of the pool, `(N, ...)`."""
+        objects, walls, _ = self.env.layouts
+        solve = jax.vmap(self._solve)
+        return jax.tree.map(np.asarray, jax.jit(solve)(objects, walls))
+
+    def _solve(self, objects, walls) -> shortest_path.ExpertTable:
+        return shortest_path.expert_table(objects, walls, self.env.config.grid_size, self.ties)
+
+    def _shortest_episode(self) -> int:
+        """Fewest steps that any task takes in any layout of the pool."""
+        objects, walls, _ = self.env.layouts
+        fields = jax.vmap(
+            lambda o, w: shortest_path.distance_fields(o, w, self.env.config.grid_size)
+        )
+        distance = np.asarray(jax.jit(fields)(objects, walls)).astype(np.int64)
+        size = self.env.config.grid_size
+        around, inside = (np.asarray(x) for x in pinpad.neighbours(objects, size))
+        # distance[n, goal, neighbour of colour], then one step to that neighbour.
+        layouts = np.arange(len(objects))[:, None, None, None]
+        goals = np.arange(objects.shape[1])[None, :, None, None]
+        ahead = distance[layouts, goals, np.where(inside, around, 0)[:, None]]
+        between = np.where(inside[:, None], ahead, np.iinfo(np.int16).max).min(axis=-1) + 1
+        steps = [
+            1 + sum(between[:, task[k + 1], task[k]] for k in range(length - 1))
+            for task, length in zip(self.tasks, self._task_length, strict=True)
+        ]
+        return int(np.min(steps))
+
+    def _draw(self, state: StreamState) -> Episodes:
+        """Starts of the next `max_episodes` episodes of every lane."""
+        tasks = jnp.asarray(self.tasks)
+
+        def draw(lane, number):
+            key = jax.random.fold_in(jax.random.wrap_key_data(lane), number)
+            task_key, start_key, action_key = jax.random.split(key, 3)
+            task_index = jax.random.randint(task_key, (), 0, tasks.shape[0], jnp.int32)
+            objects, walls, layout_index, start_cell = self.env.sample_start(
+                start_key, tasks[task_index]
+            )
+            seed = jax.random.key_data(action_key)
+            return Episodes(seed, objects, walls, layout_index, task_index, start_cell)
+
+        numbers = state.episode[:, None] + jnp.arange(self.max_episodes)
+        return jax.vmap(jax.vmap(draw, in_axes=(None, 0)))(state.lane, numbers)
+
+    def _play(self, episodes: Episodes) -> dict[str, chex.Array]:
+        """Plays the episodes of each lane one behind the other for `S` tokens.
+
+        Returns:
+          `(B, S)` arrays: cell, next_cell, action, progress, episode, terminal (bool) and status
+          (at the last token of an episode success or failure, elsewhere running).
+        """
+        num_lanes = episodes.start_cell.shape[0]
+        lanes = jnp.arange(num_lanes)
+        task_table, length_table = jnp.asarray(self.tasks), jnp.asarray(self._task_length)
+        if self._pool_table is None:
+            table = jax.vmap(jax.vmap(self._solve))(episodes.objects, episodes.walls)
+            table = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), table)
+            layout = lanes[:, None] * self.max_episodes + jnp.arange(self.max_episodes)
+        else:
+            table = jax.tree.map(jnp.asarray, self._pool_table)
+            layout = episodes.layout_index
+        goals = task_table[episodes.task_index]
+        goal_cells = jnp.take_along_axis(episodes.objects, jnp.maximum(goals, 0), axis=2)
+        lengths = length_table[episodes.task_index]
+        offsets = jnp.array([-1, 1, 0, 0]) * self.env.config.grid_size + jnp.array([0, 0, -1, 1])
+
+        def step(carry, _):
+            episode, cell, progress, time, terminal = carry
+            current = jnp.minimum(episode, self.max_episodes - 1)
+            task_length = lengths[lanes, current]
+            slot = jnp.minimum(progress, task_length - 1)
+            goal = goals[lanes, current, slot]
+            place = layout[lanes, current]
+            words = jax.vmap(_random_words)(episodes.seed[lanes, current], time)
+            mask = table.expert[place, goal, cell]
+            if self.epsilon > 0.0:
+                noisy = _uniform(words[:, 0]) < self.epsilon
+                mask = jnp.where(noisy, table.harmless[place, goal, cell], mask)
+            action = shortest_path.choose_action(mask, words[:, 1])
+            moves = (table.moves[place, cell] >> action.astype(jnp.uint8)) & 1
+            next_cell = jnp.where((moves == 1) & ~terminal, cell + offsets[action], cell)
+            reached = (next_cell == goal_cells[lanes, current, slot]) & (next_cell != cell)
+            new_progress = progress + reached
+            completed = new_progress == task_length
+            failed = ~completed & (time + 1 >= self.env.time_limit)
+            ended = terminal if self.include_terminal else completed
+            status = jnp.where(ended, _SUCCESS, jnp.where(failed, _FAILURE, _RUNNING))
+            status = jnp.where(episode < self.max_episodes, status, _RUNNING)
+            token = {
+                "cell": cell,
+                "next_cell": next_cell,
+                "action": jnp.where(terminal, 0, action),
+                "progress": progress,
+                "episode": current,
+                "terminal": terminal,
+                "status": status,
+            }
+            fresh = status != _RUNNING
+            episode = episode + fresh
+            start = episodes.start_cell[lanes, jnp.minimum(episode, self.max_episodes - 1)]
+            carry = (
+                episode,
+                jnp.where(fresh, start, next_cell),
+                jnp.where(fresh, 0, new_progress),
+                jnp.where(fresh, 0, time + 1),
+                completed & ~fresh,
+            )
+            return carry, token
+
+        zeros = jnp.zeros(num_lanes, jnp.int32)
+        carry = (zeros, episodes.start_cell[:, 0], zeros, zeros, zeros.astype(bool))
+        _, steps = jax.lax.scan(step, carry, length=self.sequence_length)
+        return jax.tree.map(lambda x: x.T, steps)
+
+    def _pack(self, episodes: Episodes, steps: dict[str, chex.Array]) -> ExpertTokens:
+        """Keeps the tokens of successful episodes and moves them to the front of their row."""
+        num_tokens = self.sequence_length
+        order = jnp.arange(num_tokens) * 3
+        # Status of the episode a token belongs to: that of the next token with a status.
+        ends = jnp.where(steps["status"] != _RUNNING, order + steps["status"], 3 * num_tokens)
+        kept = jax.lax.cummin(ends, axis=1, reverse=True) % 3 == _SUCCESS
+        success = steps["status"] == _SUCCESS
+        segment = jnp.cumsum(success, axis=1) - success
+        place = jnp.where(kept, jnp.cumsum(kept, axis=1) - 1, num_tokens)
+        rows = jnp.arange(kept.shape[0])[:, None]
+
+        def pack(values, padding):
+            row = jnp.full(values.shape, padding, values.dtype)
+            return row.at[rows, place].set(values, mode="drop")
+
+        task_index = jnp.take_along_axis(episodes.task_index, steps["episode"], axis=1)
+        last = jnp.asarray(self._task_length)[task_index] - 1
+        slot = jnp.minimum(steps["progress"], last)
+        layout_index = jnp.take_along_axis(episodes.layout_index, steps["episode"], axis=1)
+        return ExpertTokens(
+            cell=pack(steps["cell"], 0),
+            next_cell=pack(steps["next_cell"], 0),
+            action=pack(steps["action"], 0),
+            mask=pack(~steps["terminal"], False),
+            progress=pack(steps["progress"], 0),
+            goal=pack(jnp.asarray(self.tasks)[task_index, slot], -1),
+            subgoal=pack(jnp.asarray(self._subgoals)[task_index, slot], -1),
+            task_index=pack(task_index, 0),
+            layout_index=pack(layout_index, -1),
+            episode=pack(steps["episode"], 0),
+            segment=pack(segment.astype(jnp.int32), -1),
+            episodes=episodes,
+        )
+
+
+def _random_words(seed: chex.Array, time: chex.Array) -> chex.Array:
+    """Two random uint32 for one step: a Threefry block of the episode's key and the step's time."""
+    return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(seed), time))
+
+
+def _uniform(word: chex.Array) -> chex.Array:
+    """Uniform float32 in [0, 1) from uint32."""
+    return (word >> 8).astype(jnp.float32) * (2.0**-24)

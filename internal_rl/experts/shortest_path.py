@@ -1,0 +1,233 @@
+"""The expert: stochastic shortest paths to every colour, by dynamic programming.
+
+For a goal colour all other colours and the walls are blocked, so the expert never enters a wrong
+colour. Sets of actions are bit masks (bit a stands for action a), which keeps the tables small and
+the rollouts to integer look-ups.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from internal_rl.envs import pinpad
+
+TIES = ("random", "fixed", "fork", "axis")
+"""How equally short paths are told apart.
+
+random: uniformly among the optimal actions, at every step anew.
+fixed: one optimal action per layout, goal and cell, always the same in the same layout.
+fork: as fixed, but the paths that leave a colour start with actions that differ as much as possible.
+axis: towards even colours up or down wherever that is optimal, towards odd ones left or right, up
+  before down and left before right; a rule that is the same in all layouts.
+"""
+
+_UNREACHED = np.int16(np.iinfo(np.int16).max // 2)
+_NUM_ACTIONS = 4
+
+
+@struct.dataclass
+class ExpertTable:
+    """Bit masks of the actions in one layout; all fields may carry leading axes.
+
+    Attributes:
+      expert: `(O, G*G)` uint8, the expert's choices by goal colour and cell; 0 where the goal cannot
+        be reached.
+      harmless: `(O, G*G)` uint8, the actions that do not enter a wrong colour.
+      moves: `(G*G,)` uint8, the actions that leave the cell.
+    """
+
+    expert: chex.Array
+    harmless: chex.Array
+    moves: chex.Array
+
+
+def check_ties(ties: str) -> None:
+    """Raises ValueError for an unknown way to break ties."""
+    if ties not in TIES:
+        raise ValueError(f"ties is '{ties}', allowed are {', '.join(TIES)}")
+
+
+def distance_fields(objects: chex.Array, walls: chex.Array, grid_size: int) -> chex.Array:
+    """Steps to each colour with walls and all other colours blocked, `(O, G*G)` int16.
+
+    Blocked cells and cells from which a colour cannot be reached hold a large number.
+    """
+    cells = jnp.arange(grid_size**2)
+    goal = (cells == objects[:, None]).reshape(-1, grid_size, grid_size)
+    blocked = pinpad.occupancy(jnp.concatenate([objects, walls]), grid_size) & ~goal
+
+    def relax(carry):
+        distance, _ = carry
+        nearest = pinpad.shifted(distance, _UNREACHED).min(axis=0)
+        relaxed = jnp.minimum(distance, jnp.where(blocked, _UNREACHED, nearest + jnp.int16(1)))
+        relaxed = jnp.minimum(relaxed, _UNREACHED)
+        return relaxed, jnp.any(relaxed != distance)
+
+    start = jnp.where(goal, jnp.int16(0), _UNREACHED)
+    distance, _ = jax.lax.while_loop(lambda carry: carry[1], relax, (start, jnp.bool_(True)))
+    return distance.reshape(-1, grid_size**2)
+
+
+def expert_table(
+    objects: chex.Array, walls: chex.Array, grid_size: int, ties: str = "random"
+) -> ExpertTable:
+    """Solves one layout.
+
+    Args:
+      objects: `(O,)` int32 cells of the colours.
+      walls: `(W,)` int32 cells of the walls.
+      grid_size: side `G` of the grid.
+      ties: one of `TIES`.
+
+    Raises:
+      ValueError: for unknown ties.
+    """
+    check_ties(ties)
+    distance = distance_fields(objects, walls, grid_size).reshape(-1, grid_size, grid_size)
+    ahead = pinpad.shifted(distance, _UNREACHED)
+    nearest = ahead.min(axis=0)
+    expert = _to_mask((ahead == nearest) & (nearest < _UNREACHED))
+    wall = pinpad.occupancy(walls, grid_size)
+    wrong = pinpad.occupancy(objects, grid_size) & (distance != 0)
+    harmless = _to_mask(~pinpad.shifted(wrong, False))
+    moves = _to_mask(~pinpad.shifted(wall, True))
+    table = ExpertTable(
+        *(mask.reshape(*mask.shape[:-2], grid_size**2) for mask in (expert, harmless, moves))
+    )
+    if ties == "random":
+        return table
+    if ties == "axis":
+        return table.replace(expert=_prefer_axis(table.expert))
+    bits = _layout_bits(objects, walls, table.expert.shape)
+    fixed = choose_bit(table.expert, bits)
+    if ties == "fork":
+        goals = jnp.arange(objects.shape[0])
+        first = table.expert[:, objects].T
+        first = jnp.where(goals == goals[:, None], jnp.uint8(0), first)
+        chosen = jax.vmap(_spread_choices)(first, bits[0, objects])
+        here = (jnp.arange(grid_size**2) == objects[:, None])[:, None, :]
+        at_colours = jnp.sum(jnp.where(here, chosen[:, :, None], 0), axis=0, dtype=jnp.uint8)
+        fixed = jnp.where(at_colours > 0, at_colours, fixed)
+    return table.replace(expert=fixed)
+
+
+def policy_table(
+    objects: chex.Array, walls: chex.Array, grid_size: int, ties: str = "random"
+) -> chex.Array:
+    """Action probabilities of the noiseless expert, `(O, G*G, 4)` float32.
+
+    Rows are zero where the goal cannot be reached; other arguments as in `expert_table`.
+    """
+    return mask_probabilities(expert_table(objects, walls, grid_size, ties).expert)
+
+
+def noisy_probabilities(table: ExpertTable, epsilon: float) -> chex.Array:
+    """Action probabilities of the noisy expert, `(..., O, G*G, 4)` float32.
+
+    With probability `epsilon` the action is uniform over the harmless ones (walking against a wall
+    counts as harmless, entering the goal colour too), otherwise it is the expert's.
+    """
+    return (1.0 - epsilon) * mask_probabilities(table.expert) + epsilon * mask_probabilities(
+        table.harmless
+    )
+
+
+def mask_probabilities(mask: chex.Array) -> chex.Array:
+    """Uniform distribution over the actions in `mask (...)`, `(..., 4)` float32; 0 if empty."""
+    member = (mask[..., None] >> jnp.arange(_NUM_ACTIONS, dtype=jnp.uint8)) & 1
+    count = jnp.maximum(member.sum(axis=-1, keepdims=True), 1)
+    return member.astype(jnp.float32) / count
+
+
+def choose_action(mask: chex.Array, bits: chex.Array) -> chex.Array:
+    """Picks an action of `mask (...)` uint8 uniformly with random `bits (...)` uint32.
+
+    Returns:
+      `(...)` int32 action; 0 for an empty mask.
+    """
+    mask = mask.astype(jnp.int32)
+    member = [(mask >> action) & 1 for action in range(_NUM_ACTIONS)]
+    count = sum(member)
+    # The upper 16 bits times the count, shifted back: uniform over the ranks 0 to count - 1.
+    rank = ((bits >> 16) * count.astype(jnp.uint32) >> 16).astype(jnp.int32)
+    action = jnp.zeros_like(mask)
+    passed = jnp.zeros_like(mask)
+    for candidate in range(_NUM_ACTIONS):
+        action = jnp.where((member[candidate] == 1) & (passed == rank), candidate, action)
+        passed = passed + member[candidate]
+    return action
+
+
+def choose_bit(mask: chex.Array, bits: chex.Array) -> chex.Array:
+    """As `choose_action`, but returns the mask of the picked action; 0 for an empty mask."""
+    return jnp.where(mask > 0, 1 << choose_action(mask, bits), 0).astype(jnp.uint8)
+
+
+def _to_mask(member: chex.Array) -> chex.Array:
+    """`(4, ...)` bool to `(...)` uint8."""
+    member = member.astype(jnp.uint8)
+    return member[0] | member[1] << 1 | member[2] << 2 | member[3] << 3
+
+
+def _prefer_axis(mask: chex.Array) -> chex.Array:
+    """Keeps one action of `mask (O, cells)`: vertical first for even colours, else horizontal."""
+    even = (jnp.arange(mask.shape[0]) % 2 == 0)[:, None]
+    preferred = mask & jnp.where(even, jnp.uint8(0b0011), jnp.uint8(0b1100))
+    mask = jnp.where(preferred > 0, preferred, mask)
+    return mask & -mask
+
+
+def _layout_bits(objects: chex.Array, walls: chex.Array, shape: tuple[int, ...]) -> chex.Array:
+    """Random uint32 of `shape` that depend on nothing but the layout."""
+    cells = jnp.concatenate([objects, walls]).astype(jnp.uint32)
+    powers = np.cumprod(np.full(cells.shape[0], 0x9E3779B1, np.uint64) & 0xFFFFFFFF)
+    powers = (powers & 0xFFFFFFFF).astype(np.uint32)
+    seed = jnp.sum((cells + 1) * powers, dtype=jnp.uint32)
+    return jax.random.bits(jax.random.fold_in(jax.random.key(0), seed), shape, jnp.uint32)
+
+
+def _spread_choices(mask: chex.Array, bits: chex.Array) -> chex.Array:
+    """Picks one action for every goal so that the picks are spread over the actions.
+
+    An optimal semi-matching (Harvey et al. 2006, algorithm A_SM1): goals are added one by one, each
+    along the alternating path that ends at the least used action it can reach. The result minimises
+    the sum of squared uses and with it maximises the number of distinct actions.
+
+    Args:
+      mask: `(O,)` uint8 optimal actions for every goal; 0 leaves a goal out.
+      bits: `()` uint32 that decide between equally good choices.
+
+    Returns:
+      `(O,)` uint8, one bit of every mask.
+    """
+    num_goals = mask.shape[0]
+    member = ((mask[:, None] >> jnp.arange(_NUM_ACTIONS, dtype=jnp.uint8)) & 1) > 0
+    # Equal uses are told apart by a rotation of the action numbers that depends on the layout.
+    preference = (jnp.arange(_NUM_ACTIONS) + (bits >> 30).astype(jnp.int32)) % _NUM_ACTIONS
+
+    def add(goal, chosen):
+        via = jnp.where(member[goal], goal, -1)
+        for _ in range(_NUM_ACTIONS - 1):
+            # Goal h may give up its action a for another one if a is reached.
+            can_give_up = (chosen >= 0) & (via[jnp.maximum(chosen, 0)] >= 0)
+            step = member & can_give_up[:, None]
+            via = jnp.where((via < 0) & step.any(axis=0), jnp.argmax(step, axis=0), via)
+        uses = jnp.sum(chosen[:, None] == jnp.arange(_NUM_ACTIONS), axis=0)
+        cost = jnp.where(via >= 0, uses * _NUM_ACTIONS + preference, num_goals * _NUM_ACTIONS * 2)
+        action = jnp.argmin(cost).astype(jnp.int32)
+        moving = jnp.bool_(True)
+        for _ in range(_NUM_ACTIONS):
+            mover = via[action]
+            given_up = chosen[mover]
+            chosen = jnp.where(moving & (jnp.arange(num_goals) == mover), action, chosen)
+            moving = moving & (mover != goal)
+            action = jnp.where(moving, given_up, action)
+        return chosen
+
+    def add_if_any(goal, chosen):
+        return jnp.where(mask[goal] > 0, add(goal, chosen), chosen)
+
+    chosen = jax.lax.fori_loop(0, num_goals, add_if_any, jnp.full(num_goals, -1, jnp.int32))
+    return jnp.where(chosen >= 0, 1 << jnp.maximum(chosen, 0), 0).astype(jnp.uint8)

@@ -1,0 +1,48 @@
+"""Keeps XLA's CPU runtime from hanging on hosts with few cores."""
+
+import logging
+import os
+import sys
+
+# XLA's CPU runtime takes the size of its thread pools from NPROC. With as few threads as cores
+# of a small host, large vmapped programs can wait for each other for ever.
+SAFE_NUM_THREADS = 8
+
+_logger = logging.getLogger("internal_rl")
+
+
+def _backend_is_initialised() -> bool:
+    """Whether jax already made its backends; never makes them itself."""
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    return bridge is not None and bridge.backends_are_initialized()
+
+
+def guard_host_threads() -> str:
+    """Gives XLA's CPU runtime more threads than a small host has cores.
+
+    Sets the environment variable `NPROC`, which the CPU runtime alone reads and reads once, when
+    jax makes its backends; accelerators are not touched, and a value set by the user stays.
+
+    Returns:
+      One line that says what was done, also written to the log `internal_rl`.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    level = logging.INFO
+    if "NPROC" in os.environ:
+        message = f"host threads: NPROC={os.environ['NPROC']} from the environment"
+    elif cores >= SAFE_NUM_THREADS:
+        message = f"host threads: {cores} cores, no guard needed"
+    elif _backend_is_initialised():
+        level = logging.WARNING
+        message = (
+            f"host threads: jax was started before internal_rl was imported; on {cores} cores XLA's"
+            f" CPU runtime may hang: import internal_rl first or set NPROC={SAFE_NUM_THREADS}"
+        )
+    else:
+        os.environ["NPROC"] = str(SAFE_NUM_THREADS)
+        message = (
+            f"host threads: {cores} cores, NPROC set to {SAFE_NUM_THREADS} against hangs of XLA's"
+            " CPU runtime"
+        )
+    _logger.log(level, message)
+    return message

@@ -1,0 +1,257 @@
+"""The metacontroller: it discovers codes that steer the frozen base model (method §5).
+
+At every step a gate `beta_t` decides between keeping the code `z_{t-1}` and taking a new proposal;
+a hypernetwork turns the code into a linear controller of the residual stream. While it is trained,
+proposals come from an encoder that sees the whole trajectory; in internal RL they come from a policy.
+Gate, integrator, history and decoder are causal and are the same functions in both uses.
+"""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.nn.initializers import normal, zeros
+
+from internal_rl.models.blocks import MLP
+from internal_rl.models.recurrence import starts_segment
+from internal_rl.models.sequence_embedding import SequenceEmbedding
+
+GATES = ("sigmoid", "gumbel", "one", "random")
+
+
+@struct.dataclass
+class Discovery:
+    """What the metacontroller infers about a packed row of trajectories.
+
+    Attributes:
+      code: `(B, S, n_z)` active code `z_t`.
+      beta: `(B, S)` switching gate in [0, 1]; 1 on the first step of every trajectory.
+      proposal: `(B, S, n_z)` sampled proposal.
+      mean: `(B, S, n_z)` posterior mean.
+      log_std: `(B, S, n_z)` posterior log standard deviation.
+      kl: `(B, S)` KL to the standard normal prior, in nats, not weighted by `beta`.
+    """
+
+    code: chex.Array
+    beta: chex.Array
+    proposal: chex.Array
+    mean: chex.Array
+    log_std: chex.Array
+    kl: chex.Array
+
+
+def kl_to_standard_normal(mean: chex.Array, log_std: chex.Array) -> chex.Array:
+    """`KL(N(mean, exp(log_std)^2) || N(0, I))` in nats, summed over the last axis."""
+    return 0.5 * jnp.sum(mean**2 + jnp.exp(2 * log_std) - 1.0 - 2 * log_std, axis=-1)
+
+
+class Metacontroller(nn.Module):
+    """Encoder, switching gate, integrator and controller decoder.
+
+    Attributes:
+      residual_size: width `n_e` of the residual stream it reads and writes.
+      code_size: size `n_z` of a code.
+      history_size: state size of the GRU that summarises the past.
+      embedding_size: width of the non-causal sequence embedding.
+      embedding_depth: its bidirectional layers.
+      encoder_size: hidden size of the encoder MLP.
+      switch_size: hidden size of the switch MLP.
+      decoder_size: hidden size of the hypernetwork.
+      rank: rank of the controller; 0 makes it a full `n_e x n_e` matrix.
+      gate: `"sigmoid"`; `"gumbel"` adds logistic noise in training; `"one"` forces `beta = 1`;
+        `"random"` switches at random moments, a control whose codes do not follow subgoals.
+      switch_rate: probability of a switch per step, for the `"random"` gate.
+      temperature: divides the gate's logit.
+      switch_bias: initial bias of the gate's logit.
+      initial_log_std: initial posterior log standard deviation.
+      controller_gain: initial size of `U e` relative to `e`, for a code drawn from the prior.
+    """
+
+    residual_size: int
+    code_size: int = 8
+    history_size: int = 32
+    embedding_size: int = 32
+    embedding_depth: int = 1
+    encoder_size: int = 64
+    switch_size: int = 32
+    decoder_size: int = 32
+    rank: int = 16
+    gate: str = "sigmoid"
+    temperature: float = 1.0
+    switch_bias: float = -1.0
+    switch_rate: float = 0.2
+    initial_log_std: float = -2.0
+    controller_gain: float = 0.35
+
+    def setup(self):
+        if self.gate not in GATES:
+            raise ValueError(f"metacontroller.gate: got {self.gate!r}, allowed: {', '.join(GATES)}")
+        if not 0 <= self.rank <= self.residual_size:
+            raise ValueError(
+                f"metacontroller.rank: got {self.rank}, allowed: 0 (full) to {self.residual_size}"
+            )
+        self.input_norm = nn.LayerNorm()
+        self.history_cell = nn.GRUCell(self.history_size)
+        self.embedding = SequenceEmbedding(self.embedding_size, self.embedding_depth)
+        self.encoder = MLP(self.encoder_size, 2 * self.code_size, activation=nn.gelu)
+        self.switch_context = nn.Dense(self.switch_size)
+        self.switch_code = nn.Dense(self.switch_size, use_bias=False)
+        self.switch_output = nn.Dense(1, bias_init=nn.initializers.constant(self.switch_bias))
+        self.decoder_hidden = nn.Dense(self.decoder_size)
+        self.decoder_output = nn.Dense(
+            self._controller_size(), kernel_init=self._decoder_init(), bias_init=zeros
+        )
+
+    def _controller_size(self) -> int:
+        if self.rank == 0:
+            return self.residual_size**2
+        return 2 * self.rank * self.residual_size
+
+    def _decoder_init(self):
+        """Kernel scale at which `|U e|` is about `controller_gain * |e|` for `z ~ N(0, I)`."""
+        if self.rank == 0:
+            entry = self.controller_gain / self.residual_size**0.5
+        else:
+            entry = (self.controller_gain / (self.rank * self.residual_size) ** 0.5) ** 0.5
+        return normal(entry * (2 / self.decoder_size) ** 0.5)
+
+    def initial_history(self, batch_size: int) -> chex.Array:
+        """`h_0 = 0`, `(B, history_size)`."""
+        return jnp.zeros((batch_size, self.history_size))
+
+    def history_step(self, residual: chex.Array, history: chex.Array) -> chex.Array:
+        """`h_t = GRU(e_t, h_{t-1})` for `(B, n_e)` residuals."""
+        return self.history_cell(history, self.input_norm(residual))[0]
+
+    def _switch_context(self, normed: chex.Array, history: chex.Array) -> chex.Array:
+        return self.switch_context(jnp.concatenate([normed, history], axis=-1))
+
+    def _switch_logit(self, context: chex.Array, code: chex.Array) -> chex.Array:
+        hidden = nn.gelu(context + self.switch_code(code))
+        return self.switch_output(hidden)[..., 0]
+
+    def switch(self, residual: chex.Array, history: chex.Array, code: chex.Array) -> chex.Array:
+        """Gate `beta_t = f_switch(e_t, h_{t-1}, z_{t-1})` without noise, in [0, 1].
+
+        Args:
+          residual: `(..., n_e)`.
+          history: `(..., history_size)` before this step.
+          code: `(..., n_z)` active before this step; zeros on the first step.
+
+        Returns:
+          `(...)`. The caller treats the first step of an episode as a switch whatever the gate says,
+          and draws switches with this probability if the gate is `"random"`.
+        """
+        if self.gate in ("one", "random"):
+            return jnp.full(residual.shape[:-1], 1.0 if self.gate == "one" else self.switch_rate)
+        context = self._switch_context(self.input_norm(residual), history)
+        return nn.sigmoid(self._switch_logit(context, code) / self.temperature)
+
+    def decode(self, code: chex.Array) -> tuple[chex.Array, ...]:
+        """`U = f_hyp(z)`: `(..., n_z)` codes to controller factors.
+
+        Returns:
+          `(read, write)`, each `(..., rank, n_e)`, with `U = write^T read`; or `(U,)` of
+          `(..., n_e, n_e)` when `rank` is 0.
+        """
+        parameters = self.decoder_output(nn.gelu(self.decoder_hidden(code)))
+        if self.rank == 0:
+            shape = (*code.shape[:-1], self.residual_size, self.residual_size)
+            return (parameters.reshape(shape),)
+        shape = (*code.shape[:-1], 2, self.rank, self.residual_size)
+        factors = parameters.reshape(shape)
+        return factors[..., 0, :, :], factors[..., 1, :, :]
+
+    def control(self, residual: chex.Array, code: chex.Array) -> chex.Array:
+        """Controlled residual `e + U(z) e` for `(..., n_e)` residuals and `(..., n_z)` codes."""
+        return apply_controller(self.decode(code), residual)
+
+    def discover(self, residual: chex.Array, segment: chex.Array, key: chex.PRNGKey) -> Discovery:
+        """Infers gates and codes for whole trajectories.
+
+        Args:
+          residual: `(B, S, n_e)` residual stream of the frozen base model.
+          segment: `(B, S)` index of the packed trajectory; nothing crosses its borders.
+          key: noise of the proposals (and of the gate, if `"gumbel"`).
+        """
+        proposal_key, gate_key = jax.random.split(key)
+        start = starts_segment(segment)
+        normed = self.input_norm(residual)
+        history = self._histories(normed, start)
+        embedding = self.embedding(normed, segment)
+        encoded = self.encoder(jnp.concatenate([normed, history, embedding], axis=-1))
+        mean, log_std = jnp.split(encoded, 2, axis=-1)
+        log_std = jnp.clip(log_std + self.initial_log_std, -6.0, 2.0)
+        noise = jax.random.normal(proposal_key, mean.shape)
+        proposal = mean + jnp.exp(log_std) * noise
+        beta, code = self._integrate(
+            self._switch_context(normed, history), proposal, start, gate_key
+        )
+        return Discovery(
+            code, beta, proposal, mean, log_std, kl_to_standard_normal(mean, log_std)
+        )
+
+    def _histories(self, normed: chex.Array, start: chex.Array) -> chex.Array:
+        """`h_{t-1}` for every `t`, `(B, S, history_size)`."""
+
+        def body(cell, history, inputs):
+            x, first = inputs
+            before = jnp.where(first[:, None], 0.0, history)
+            return cell(before, x)[0], before
+
+        scan = nn.scan(
+            body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
+        )
+        _, before = scan(
+            self.history_cell, jnp.zeros((normed.shape[0], self.history_size)), (normed, start)
+        )
+        return before
+
+    def _integrate(self, context, proposal, start, gate_key):
+        """`z_t = beta_t z~_t + (1 - beta_t) z_{t-1}` with the gate evaluated on the way."""
+        if self.gate == "one":
+            return jnp.ones(start.shape), proposal
+        noise = jnp.zeros(start.shape)
+        if self.gate == "gumbel":
+            noise = jax.random.logistic(gate_key, start.shape)
+        drawn = jax.random.bernoulli(gate_key, self.switch_rate, start.shape)
+
+        def body(module, code, inputs):
+            context_t, proposal_t, first, noise_t, drawn_t = inputs
+            code = jnp.where(first[:, None], 0.0, code)
+            logit = module._switch_logit(context_t, code) + noise_t
+            beta = nn.sigmoid(logit / module.temperature)
+            if module.gate == "random":
+                beta = drawn_t.astype(beta.dtype)
+            beta = jnp.where(first, 1.0, beta)
+            code = beta[:, None] * proposal_t + (1 - beta[:, None]) * code
+            return code, (beta, code)
+
+        scan = nn.scan(
+            body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
+        )
+        initial = jnp.zeros((proposal.shape[0], self.code_size))
+        _, (beta, code) = scan(self, initial, (context, proposal, start, noise, drawn))
+        return beta, code
+
+    def __call__(self, residual: chex.Array, segment: chex.Array, key: chex.PRNGKey):
+        """Discovery and controlled residuals `(B, S, n_e)` of packed rows."""
+        if self.is_initializing():  # scans below cannot create parameters
+            history = self.history_step(residual[:, 0], self.initial_history(residual.shape[0]))
+            self._switch_logit(
+                self._switch_context(self.input_norm(residual[:, 0]), history),
+                jnp.zeros((residual.shape[0], self.code_size)),
+            )
+        discovery = self.discover(residual, segment, key)
+        return discovery, self.control(residual, discovery.code)
+
+
+def apply_controller(factors: tuple[chex.Array, ...], residual: chex.Array) -> chex.Array:
+    """`e + U e` for controller factors as returned by `Metacontroller.decode`."""
+    if len(factors) == 1:
+        return residual + jnp.einsum("...ij,...j->...i", factors[0], residual)
+    read, write = factors
+    return residual + jnp.einsum(
+        "...r,...rn->...n", jnp.einsum("...rn,...n->...r", read, residual), write
+    )

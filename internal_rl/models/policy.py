@@ -1,0 +1,91 @@
+"""The policy of internal RL: which controller code to use next, given the residual stream."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from internal_rl.models.blocks import scaled_initializer
+from internal_rl.models.hawk import HawkBlock, HawkState
+
+LOG_STD_BOUND = 3.0
+
+
+class CodePolicy(nn.Module):
+    """Gaussian policy `π(z | e)` that lives on the abstract timescale (method §6).
+
+    One element of its input sequence is one decision: the residual `e_{t,l}` at a raw step at which
+    the switch asked for a new code. The output layer starts near zero, so that the untrained policy
+    is close to the prior `N(0, I)` of the codes whatever it reads.
+
+    Attributes:
+      code_size: size `n_z` of a code.
+      width: width of the single Hawk block.
+      num_heads: diagonal blocks of the RG-LRU's gates.
+      mlp_size: hidden size of the block's MLP.
+      init_scale: variance-scaling factor of the kernels.
+      output_init_scale: the same for the output layer.
+    """
+
+    code_size: int
+    width: int = 256
+    num_heads: int = 8
+    mlp_size: int = 512
+    init_scale: float = 0.1
+    output_init_scale: float = 1e-4
+
+    def setup(self):
+        self.input_norm = nn.RMSNorm()
+        self.input_projection = nn.Dense(
+            self.width, kernel_init=scaled_initializer(self.init_scale)
+        )
+        self.block = HawkBlock(self.width, self.num_heads, self.mlp_size, self.init_scale)
+        self.output_norm = nn.RMSNorm()
+        self.output = nn.Dense(
+            2 * self.code_size, kernel_init=scaled_initializer(self.output_init_scale)
+        )
+
+    def _heads(self, x: chex.Array) -> tuple[chex.Array, chex.Array]:
+        mean, log_std = jnp.split(self.output(self.output_norm(x)), 2, axis=-1)
+        # A smooth bound: the deviation stays within e^±3 and its gradient never vanishes entirely.
+        return mean, LOG_STD_BOUND * jnp.tanh(log_std / LOG_STD_BOUND)
+
+    def __call__(self, residual: chex.Array, segment: chex.Array) -> tuple[chex.Array, chex.Array]:
+        """Parallel form over whole sequences of decisions.
+
+        Args:
+          residual: `(B, K, n_e)` residuals at the decisions, in order.
+          segment: `(B, K)` index of the episode for rows that hold several of them, -1 at padding;
+            with one episode per row, a bool mask of the entries that hold a decision will do.
+
+        Returns:
+          Mean and log standard deviation of the code, each `(B, K, n_z)`; arbitrary at padding.
+        """
+        x = self.input_projection(self.input_norm(residual))
+        return self._heads(self.block(x, segment))
+
+    @nn.nowrap
+    def initial_state(self, batch_size: int) -> HawkState:
+        """State before the first decision of `batch_size` episodes."""
+        block = HawkBlock(self.width, self.num_heads, self.mlp_size, parent=None)
+        return block.initial_state(batch_size)
+
+    def step(
+        self, residual: chex.Array, state: HawkState, active: chex.Array
+    ) -> tuple[chex.Array, chex.Array, HawkState]:
+        """One decision.
+
+        Args:
+          residual: `(B, n_e)`.
+          state: state after the previous decision.
+          active: `(B,)` bool; the state of the other rows stays as it was.
+
+        Returns:
+          Mean and log standard deviation, each `(B, n_z)`, and the new state.
+        """
+        x, advanced = self.block.step(self.input_projection(self.input_norm(residual)), state)
+
+        def keep(new, old):
+            return jnp.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return *self._heads(x), jax.tree.map(keep, advanced, state)

@@ -1,0 +1,105 @@
+"""One policy update: a few passes of gradient steps over a batch of episodes."""
+
+import dataclasses
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from internal_rl.rl.objective import ObjectiveSums
+from internal_rl.rl.packing import sum_over_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateConfig:
+    """Settings the paper leaves open; the defaults are PPO's customary ones.
+
+    Attributes:
+      clip: half-width ε of the trust region of the probability ratio.
+      num_epochs: passes over the batch.
+      num_minibatches: gradient steps per pass; each uses another part of the episodes.
+      tokens: decisions per part when a gradient is accumulated, padding included; no influence on
+        the result, bounds the memory.
+    """
+
+    clip: float = 0.2
+    num_epochs: int = 4
+    num_minibatches: int = 1
+    tokens: int = 1024
+
+    def __post_init__(self):
+        if not self.clip > 0:
+            raise ValueError(f"clip: got {self.clip}, allowed: above 0")
+        for name in ("num_epochs", "num_minibatches", "tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 1 or more")
+
+
+def update_policy(
+    part_sums: Callable[[chex.ArrayTree, chex.Array, chex.Array, chex.Array], ObjectiveSums],
+    optimiser: optax.GradientTransformation,
+    config: UpdateConfig,
+    params: chex.ArrayTree,
+    optimiser_state: optax.OptState,
+    key: chex.PRNGKey,
+    num_decisions: chex.Array,
+    max_decisions: int,
+) -> tuple[chex.ArrayTree, optax.OptState, dict[str, chex.Array]]:
+    """Takes `num_epochs * num_minibatches` gradient steps.
+
+    Args:
+      part_sums: `part_sums(params, episode, index, segment)` sums the objective over the decisions
+        `index` of the episodes `episode`, packed as in `packing.row_contents`.
+      optimiser: gradient transformation.
+      config: settings.
+      params: parameters of the policy.
+      optimiser_state: state of the optimiser.
+      key: draws the minibatches.
+      num_decisions: `(B,)` int32 decisions in each episode.
+      max_decisions: upper bound of `num_decisions` (static).
+
+    Returns:
+      New parameters, new optimiser state, and metrics averaged over the gradient steps: `loss`,
+      `clip_fraction`, `divergence` (of the acting policy from the current one, nats) and
+      `gradient_norm`.
+    """
+    num_episodes = num_decisions.shape[0]
+    rows = min(max(config.tokens // max_decisions, 1), num_episodes)
+    if num_episodes % config.num_minibatches:
+        raise ValueError(
+            f"num_minibatches: got {config.num_minibatches}, allowed: divisors of {num_episodes}"
+        )
+
+    def gradient_step(carry, minibatch):
+        params, optimiser_state = carry
+        lengths = jnp.where(minibatch, num_decisions, 0)
+
+        def gradient_of_part(*contents):
+            def loss(params):
+                sums = part_sums(params, *contents)
+                return sums.loss, sums
+
+            return jax.grad(loss, has_aux=True)(params)
+
+        gradient, sums = sum_over_rows(gradient_of_part, lengths, max_decisions, rows)
+        gradient, sums = jax.tree.map(lambda x: x / sums.decisions, (gradient, sums))
+        updates, optimiser_state = optimiser.update(gradient, optimiser_state, params)
+        metrics = {
+            "loss": sums.loss,
+            "clip_fraction": sums.clipped,
+            "divergence": sums.divergence,
+            "gradient_norm": optax.global_norm(gradient),
+        }
+        return (optax.apply_updates(params, updates), optimiser_state), metrics
+
+    def epoch(carry, key):
+        group = jax.random.permutation(key, num_episodes) % config.num_minibatches
+        minibatches = group == jnp.arange(config.num_minibatches)[:, None]
+        return jax.lax.scan(gradient_step, carry, minibatches)
+
+    (params, optimiser_state), metrics = jax.lax.scan(
+        epoch, (params, optimiser_state), jax.random.split(key, config.num_epochs)
+    )
+    return params, optimiser_state, jax.tree.map(jnp.mean, metrics)

@@ -1,0 +1,155 @@
+"""Checkpoints of several seeds that advance together."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from internal_rl.errors import StorageError
+
+NUM_KEPT = 2
+
+
+def _is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _names(tree: chex.ArrayTree) -> list[str]:
+    """One name a leaf, from its path; distinct."""
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    return [jax.tree_util.keystr(path, simple=True, separator=".") or "state" for path in paths]
+
+
+@contextlib.contextmanager
+def _faults(directory: pathlib.Path) -> Iterator[None]:
+    """Turns whatever Orbax and its storage raise into one line.
+
+    The writing happens in other threads and in C++, so that a full disk arrives here as any of
+    several exceptions.
+
+    Raises:
+      StorageError: in place of any exception of the body.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise StorageError(
+            f"{directory}: checkpoint cannot be written or read ({type(error).__name__}: {reason});"
+            " --workdir must be a writable folder with free space"
+        ) from error
+
+
+class Checkpoints:
+    """Atomic, asynchronous Orbax checkpoints, one manager for each seed.
+
+    The state of every seed is stored as a flat dictionary of arrays, so a checkpoint can be read
+    without the code that made it. A new round of saves begins only when every seed has finished the
+    last one; with two checkpoints kept there is therefore always a step that all seeds share,
+    whatever the moment of a kill.
+    """
+
+    def __init__(self, directories: Sequence[pathlib.Path], batched: bool):
+        """Opens the checkpoints.
+
+        Args:
+          directories: one for each seed.
+          batched: the leaves of the state have a leading seed axis.
+        """
+        # Orbax takes half a second to import, which finished stages need not pay.
+        import orbax.checkpoint as ocp
+
+        self._orbax = ocp
+        self._batched = batched
+        options = ocp.CheckpointManagerOptions(max_to_keep=NUM_KEPT, cleanup_tmp_directories=True)
+        self._managers = [ocp.CheckpointManager(path, options=options) for path in directories]
+        self._slice = jax.jit(self._slices)
+
+    def _slices(self, state: chex.ArrayTree) -> list[dict[str, jax.Array]]:
+        """The state of each seed in buffers of its own, safe from the donation of `state`."""
+
+        def take(leaf, index):
+            leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+            return jnp.copy(leaf[index] if self._batched else leaf)
+
+        names, leaves = _names(state), jax.tree.leaves(state)
+        return [
+            {name: take(leaf, index) for name, leaf in zip(names, leaves, strict=True)}
+            for index in range(len(self._managers))
+        ]
+
+    def latest_step(self) -> int:
+        """Newest step that every seed has; 0 where there is none."""
+        steps = [set(manager.all_steps()) for manager in self._managers]
+        return max(set.intersection(*steps), default=0)
+
+    def save(self, step: int, state: chex.ArrayTree) -> None:
+        """Starts to save; a later round of saves of the same step replaces nothing.
+
+        Args:
+          step: updates done.
+          state: state of all seeds.
+
+        Raises:
+          StorageError: this save or the last one cannot be written.
+        """
+        self.wait()
+        for manager, leaves in zip(self._managers, self._slice(state), strict=True):
+            with _faults(manager.directory):
+                if step not in manager.all_steps():
+                    manager.save(step, args=self._orbax.args.StandardSave(leaves))
+
+    def restore(self, step: int, template: chex.ArrayTree) -> chex.ArrayTree:
+        """Reads the state of all seeds back, bit for bit.
+
+        Args:
+          step: a step that every seed has.
+          template: shapes and dtypes of the state, as `jax.eval_shape` gives them.
+
+        Returns:
+          The state, on the host but for keys.
+
+        Raises:
+          StorageError: a checkpoint cannot be read or has another structure.
+        """
+        names, (leaves, structure) = _names(template), jax.tree.flatten(template)
+        seeds = []
+        for manager in self._managers:
+            with _faults(manager.directory):
+                stored = manager.restore(step, args=self._orbax.args.StandardRestore())
+                seeds.append([np.asarray(stored[name]) for name in names])
+        restored = []
+        for name, leaf, copies in zip(names, leaves, zip(*seeds, strict=True), strict=True):
+            array = np.stack(copies) if self._batched else copies[0]
+            if _is_key(leaf):
+                array = jax.random.wrap_key_data(
+                    array, impl=jax.random.key_impl(jnp.empty((), leaf.dtype))
+                )
+            if array.shape != leaf.shape or array.dtype != leaf.dtype:
+                raise StorageError(
+                    f"checkpoint of step {step}: {name} is {array.dtype}{list(array.shape)},"
+                    f" expected {leaf.dtype}{list(leaf.shape)}"
+                )
+            restored.append(array)
+        return structure.unflatten(restored)
+
+    def wait(self) -> None:
+        """Waits for saves under way.
+
+        Raises:
+          StorageError: one of them failed.
+        """
+        for manager in self._managers:
+            with _faults(manager.directory):
+                manager.wait_until_finished()
+                manager.check_for_errors()
+
+    def close(self) -> None:
+        """Waits for saves under way and gives the threads back."""
+        for manager in self._managers:
+            with _faults(manager.directory):
+                manager.close()

@@ -1,0 +1,65 @@
+"""Files that are either whole or not there."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+
+from internal_rl.errors import StorageError
+
+
+def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
+    """Writes a file so that a kill or a full disk leaves the old content or none.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | os.PathLike, content: object) -> None:
+    """Writes JSON atomically, see `write_atomically`."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> object:
+    """Reads a JSON file.
+
+    Raises:
+      StorageError: the file is not JSON.
+      OSError: the file cannot be read.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except ValueError as error:
+        raise StorageError(f"{path}: damaged, not JSON") from error
+
+
+@contextlib.contextmanager
+def storage_faults(path: str | os.PathLike) -> Iterator[None]:
+    """Turns faults of the file system into one line that names the path.
+
+    Raises:
+      StorageError: in place of any OSError of the body.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise StorageError(
+            f"{where}: {error.strerror or error}; --workdir must be a writable folder with free"
+            " space"
+        ) from error

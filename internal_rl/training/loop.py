@@ -1,0 +1,199 @@
+"""The training loop of every stage: compile once, advance, log, save, resume.
+
+A stage is pure functions over a state pytree. Several updates run inside one compiled call that
+reuses the memory of the state; the seeds of a stage are one vmapped program. The state holds all
+that an update reads and changes (parameters, optimiser, keys, counters of the data), so that a run
+which goes on from a checkpoint repeats, bit for bit, what an undisturbed run would have done.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from internal_rl.errors import DivergenceError, StageConflictError
+from internal_rl.training.checkpoints import Checkpoints
+from internal_rl.training.files import read_json, storage_faults, write_json
+from internal_rl.training.metrics import MetricsWriter, read_metrics
+from internal_rl.training.program import Program
+from internal_rl.training.stage import Stage, State
+from internal_rl.training.stage_directory import StageDirectory
+
+
+def run_stage(stage: Stage, workdir: str | os.PathLike) -> None:
+    """Trains what is not yet trained of a stage.
+
+    A finished stage is left as it is, an interrupted one goes on from its last checkpoint.
+
+    Args:
+      stage: the stage.
+      workdir: work directory of the run.
+
+    Raises:
+      StageConflictError: the directory was made with another configuration, or is in use.
+      DivergenceError: the loss or a parameter is not finite; the last good checkpoint is kept.
+      StorageError: the work directory cannot be read or written.
+    """
+    directories = {seed: StageDirectory(workdir, stage.name, seed) for seed in stage.seeds}
+    with storage_faults(workdir):
+        groups = _groups(stage, directories)
+        if not groups:
+            logging.info("%s: finished already", stage.name)
+        for seeds in groups:
+            with contextlib.ExitStack() as stack:
+                for seed in seeds:
+                    stack.callback(directories[seed].release)
+                    directories[seed].begin(stage.config, seeds)
+                _Run(stage.for_seeds(seeds), [directories[seed] for seed in seeds]).run()
+
+
+def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[list[int]]:
+    """Which seeds still to be trained share a program.
+
+    Seeds begun together go on together, since a program over other seeds may round differently.
+    """
+    begun = {seed: directory.check(stage.config) for seed, directory in directories.items()}
+    unfinished = [seed for seed in stage.seeds if not directories[seed].finished]
+    groups = []
+    for seed in unfinished:
+        group = begun[seed]
+        if group is None or group in groups:
+            continue
+        if not set(group) <= set(stage.seeds):
+            raise StageConflictError(
+                f"{stage.name}.num_seeds: seeds {list(stage.seeds)} asked for, but"
+                f" {directories[seed].path} was begun together with seeds {group}; allowed is a"
+                " range that holds these, or another --workdir"
+            )
+        groups.append(group)
+    fresh = [seed for seed in unfinished if not any(seed in group for group in groups)]
+    return [*groups, fresh] if fresh else groups
+
+
+class _Run:
+    """One group of seeds on its way from its last checkpoint to the end of the stage."""
+
+    def __init__(self, stage: Stage, directories: Sequence[StageDirectory]):
+        self._stage = stage
+        self._directories = directories
+        self._program = Program(stage)
+        self._stack = contextlib.ExitStack()
+
+    def run(self) -> None:
+        """Trains to the end, then writes what later stages read."""
+        stage, program = self._stage, self._program
+        with self._stack:
+            paths = [directory.path / "checkpoints" for directory in self._directories]
+            self._checkpoints = Checkpoints(paths, program.batched)
+            self._stack.callback(self._checkpoints.close)
+            first_step = self._checkpoints.latest_step()
+            if first_step:
+                template = program.state_template()
+                state = program.place_state(self._checkpoints.restore(first_step, template))
+                logging.info("%s: goes on from step %d", stage.name, first_step)
+            else:
+                state = program.initial_state()
+            self._references = self._load_references()
+            self._open_metrics(first_step)
+            state = self._train(state, first_step)
+            self._checkpoints.wait()
+            for index, directory in enumerate(self._directories):
+                self._finish(directory, *program.of_seed(state, index))
+        for directory in self._directories:
+            directory.finish(stage.num_steps)
+
+    def _load_references(self) -> dict[str, float]:
+        """Constants beside the curves, computed once and kept in `references.json`."""
+        if self._stage.references is None:
+            return {}
+        file = self._directories[0].path / "references.json"
+        if file.exists():
+            references = read_json(file)
+        else:
+            references = {f"reference/{k}": float(v) for k, v in self._stage.references().items()}
+        for directory in self._directories:
+            write_json(directory.path / "references.json", references)
+        return references
+
+    def _open_metrics(self, first_step: int) -> None:
+        self._writers = []
+        for directory in self._directories:
+            self._writers.append(MetricsWriter(directory.path, first_step))
+            self._stack.callback(self._writers[-1].close)
+        lines = read_metrics(self._directories[0].path)
+        seconds_before = lines[-1]["seconds"] if lines else 0.0
+        self._started = time.monotonic() - seconds_before
+
+    def _train(self, state: State, step: int) -> State:
+        """Advances from line to line of metrics."""
+        stage, program = self._stage, self._program
+        bar = self._stack.enter_context(
+            tqdm(
+                total=stage.num_steps,
+                initial=step,
+                desc=stage.name,
+                unit="update",
+                mininterval=0.5 if sys.stderr.isatty() else 30.0,
+                dynamic_ncols=True,
+            )
+        )
+        while step < stage.num_steps:
+            line_step = min(step + stage.log_every - step % stage.log_every, stage.num_steps)
+            count, sums = line_step - step, {}
+            while step < line_step:
+                chunk = min(stage.steps_per_call, line_step - step)
+                state, means = program.advance(state, chunk)
+                self._check(np.isfinite(means["loss"]), "loss", step + chunk)
+                for name, value in means.items():
+                    sums[name] = sums.get(name, 0.0) + chunk * value.astype(np.float64)
+                step += chunk
+                bar.update(chunk)
+            means = {name: value / count for name, value in sums.items()}
+            bar.set_postfix(loss=f"{means['loss'].mean():.4f}", refresh=False)
+            if self._is_due(step, stage.evaluate_every):
+                means |= program.evaluate(state)
+            # Lines come before the checkpoint of their step, so that none is missing after a kill.
+            self._write_line(step, means)
+            if step in stage.snapshot_steps or self._is_due(step, stage.checkpoint_every):
+                self._check(program.finite(state), "parameters", step)
+            if step in stage.snapshot_steps:
+                for index, directory in enumerate(self._directories):
+                    directory.save_snapshot(step, stage.params(program.of_seed(state, index)[0]))
+            if self._is_due(step, stage.checkpoint_every):
+                self._checkpoints.save(step, state)
+        return state
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return step == self._stage.num_steps or (every > 0 and step % every == 0)
+
+    def _check(self, finite: np.ndarray, what: str, step: int) -> None:
+        """Stops before anything that is not finite is saved."""
+        if finite.all():
+            return
+        self._checkpoints.wait()
+        kept = self._checkpoints.latest_step()
+        bad = [d.seed for d, good in zip(self._directories, finite, strict=True) if not good]
+        last = f"the checkpoint of step {kept} is kept" if kept else "there is no checkpoint yet"
+        raise DivergenceError(
+            f"{self._stage.name}: {what} not finite by step {step} (seed {bad[0]}); {last} in"
+            f" {self._directories[0].path.parent}; try a lower {self._stage.name}.learning_rate in"
+            " another --workdir"
+        )
+
+    def _write_line(self, step: int, means: Mapping[str, np.ndarray]) -> None:
+        """One line of metrics for each seed."""
+        seconds = time.monotonic() - self._started
+        for index, writer in enumerate(self._writers):
+            values = {name: value[index] for name, value in means.items()}
+            writer.write(step, values | self._references | {"seconds": seconds}, time.time())
+
+    def _finish(self, directory: StageDirectory, state: State, frozen) -> None:
+        if self._stage.artifacts is not None:
+            artifacts = self._stage.artifacts(state, frozen)
+            directory.save_artifacts({name: np.asarray(x) for name, x in artifacts.items()})
+        directory.save_params(self._stage.params(state))

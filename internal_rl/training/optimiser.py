@@ -1,0 +1,74 @@
+"""AdamW, the one optimiser of every stage."""
+
+import chex
+import jax
+import optax
+
+
+def make_schedule(
+    learning_rate: float, num_steps: int, warmup_steps: int = 0, final_learning_rate: float = -1.0
+) -> optax.Schedule:
+    """Linear warm-up, then constant or cosine decay.
+
+    Args:
+      learning_rate: rate after the warm-up.
+      num_steps: updates of the whole run.
+      warmup_steps: updates over which the rate rises linearly from 0; 0 for none.
+      final_learning_rate: rate at the last update; negative keeps the rate constant.
+
+    Returns:
+      A function from the number of updates done to the learning rate.
+    """
+    decay_steps = max(num_steps - warmup_steps, 1)
+    if final_learning_rate < 0.0:
+        main = optax.constant_schedule(learning_rate)
+    else:
+        main = optax.cosine_decay_schedule(
+            learning_rate, decay_steps, alpha=final_learning_rate / learning_rate
+        )
+    if not warmup_steps:
+        return main
+    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.join_schedules([warmup, main], [warmup_steps])
+
+
+def make_optimiser(
+    learning_rate: float | optax.Schedule,
+    weight_decay: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    max_gradient_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter 2019) over every parameter.
+
+    Args:
+      learning_rate: constant rate or schedule.
+      weight_decay: decoupled decay, multiplied by the learning rate.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      max_gradient_norm: gradients are scaled down to this global norm; 0 for no clipping.
+
+    Returns:
+      The optax transformation.
+    """
+    adamw = optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay)
+    if max_gradient_norm > 0.0:
+        return optax.chain(optax.clip_by_global_norm(max_gradient_norm), adamw)
+    return adamw
+
+
+def apply_gradients(
+    optimiser: optax.GradientTransformation,
+    gradients: chex.ArrayTree,
+    optimiser_state: optax.OptState,
+    params: chex.ArrayTree,
+) -> tuple[chex.ArrayTree, optax.OptState, dict[str, jax.Array]]:
+    """One optimiser step.
+
+    Returns:
+      New parameters, new optimiser state, and the metric `gradient_norm` (global, unclipped).
+    """
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradients, params)
+    updates, optimiser_state = optimiser.update(gradients, optimiser_state, params)
+    metrics = {"gradient_norm": optax.global_norm(gradients)}
+    return optax.apply_updates(params, updates), optimiser_state, metrics

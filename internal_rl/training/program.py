@@ -1,0 +1,164 @@
+"""The compiled functions of a stage."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from internal_rl.training import mesh as mesh_lib
+from internal_rl.training.stage import Frozen, Metrics, Stage, State, map_frozen
+
+
+def _strong(tree: chex.ArrayTree) -> chex.ArrayTree:
+    """Takes weak types away: a leaf that changes its weak type would compile everything anew."""
+
+    def strengthen(leaf):
+        dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            return leaf
+        return jax.lax.convert_element_type(leaf, dtype)
+
+    return jax.tree.map(strengthen, tree)
+
+
+def _all_finite(tree: chex.ArrayTree) -> jax.Array:
+    """Whether every inexact leaf is finite, `()` bool."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in leaves] or [jnp.array(True)]))
+
+
+class Program:
+    """The functions of a stage, compiled for all its seeds and placed on the devices.
+
+    One seed runs without a seed axis, several are vmapped and have one in front of every leaf.
+
+    Attributes:
+      batched: the state has a leading seed axis.
+      frozen: the constants, on the devices.
+      memory: XLA's own analysis of the memory of the update; None before `compile`.
+    """
+
+    def __init__(self, stage: Stage):
+        self._stage = stage
+        self.batched = len(stage.seeds) > 1
+        self._mesh = mesh_lib.make_mesh(len(stage.seeds))
+        self._sharding = self._sharding_of(self.batched)
+        self.frozen = self._place_frozen()
+        keys = jnp.stack([jax.random.key(seed) for seed in stage.seeds])
+        self._keys = keys if self.batched else keys[0]
+        self._init = self._jit(lambda key, frozen: _strong(stage.init(key, frozen)))
+        self._evaluate = stage.evaluate and self._jit(stage.evaluate)
+        self._all_finite = self._jit(lambda state, frozen: _all_finite(stage.params(state)))
+        self._advance = None
+        self.memory = None
+
+    def _per_seed(self, function: Callable) -> Callable:
+        """`(state or key, frozen)` of one seed -> of all seeds."""
+        if not self.batched:
+            return function
+        axes = (0, self._stage.frozen_axes)
+        return jax.vmap(function, in_axes=axes, spmd_axis_name=mesh_lib.SEED)
+
+    def _jit(self, function: Callable) -> Callable:
+        return jax.jit(self._per_seed(function))
+
+    def _call(self, compiled: Callable, *arguments) -> chex.ArrayTree:
+        with jax.set_mesh(self._mesh):
+            return compiled(*arguments)
+
+    def _sharding_of(self, has_seed_axis: bool) -> jax.sharding.NamedSharding:
+        shard = mesh_lib.seed_sharding if has_seed_axis else mesh_lib.replicated
+        return shard(self._mesh)
+
+    def _place_frozen(self) -> Frozen:
+        def place(axis, subtree):
+            if axis is not None and not self.batched:
+                subtree = jax.tree.map(lambda leaf: leaf[0], subtree)
+            sharding = self._sharding_of(axis is not None and self.batched)
+            return _strong(jax.device_put(subtree, sharding))
+
+        return map_frozen(place, self._stage.frozen_axes, self._stage.frozen)
+
+    def initial_state(self) -> State:
+        """The state of all seeds at step 0."""
+        return self.place_state(self._call(self._init, self._keys, self.frozen))
+
+    def place_state(self, state: State) -> State:
+        """Puts a state on the devices."""
+        return jax.device_put(state, self._sharding)
+
+    def state_template(self) -> State:
+        """Shapes and dtypes of the state of all seeds."""
+        return self._call(self._init.eval_shape, self._keys, self.frozen)
+
+    def _updates(self, state: State, frozen: Frozen, count: jax.Array) -> tuple[State, Metrics]:
+        """`count` updates; metrics are means over them."""
+        update = self._per_seed(self._stage.update)
+        shapes = jax.eval_shape(update, state, frozen)[1]
+        expected = (len(self._stage.seeds),) if self.batched else ()
+        for name, shape in shapes.items():
+            if shape.shape != expected:
+                raise ValueError(f"{self._stage.name}: metric {name} is not a scalar")
+        if "loss" not in shapes:
+            raise ValueError(f"{self._stage.name}: the metrics lack a loss")
+
+        def body(_, carry):
+            state, sums = carry
+            state, metrics = update(state, frozen)
+            return _strong(state), jax.tree.map(lambda s, m: s + m.astype(s.dtype), sums, metrics)
+
+        sums = jax.tree.map(lambda shape: jnp.zeros(shape.shape, jnp.float32), shapes)
+        state, sums = jax.lax.fori_loop(0, count, body, (state, sums))
+        return state, jax.tree.map(lambda s: s / count, sums)
+
+    def compile(self) -> None:
+        """Compiles the update once; arguments of another shape or type raise TypeError later."""
+        frozen_shardings = jax.tree.map(lambda leaf: leaf.sharding, self.frozen)
+        updates = jax.jit(
+            self._updates,
+            in_shardings=(self._sharding, frozen_shardings, None),
+            out_shardings=(self._sharding, None),
+            donate_argnums=0,
+        )
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        with jax.set_mesh(self._mesh):
+            lowered = updates.lower(self.state_template(), self.frozen, count)
+            self._advance = lowered.compile()
+        self.memory = self._advance.memory_analysis()
+
+    def advance(self, state: State, count: int) -> tuple[State, dict[str, np.ndarray]]:
+        """Runs `count` updates and reuses the memory of `state`, which is gone afterwards.
+
+        Returns:
+          The new state, and the mean of each metric as an array `(seeds,)`.
+        """
+        if self._advance is None:
+            self.compile()
+        state, metrics = self._advance(state, self.frozen, np.int32(count))
+        return state, self._to_host(metrics)
+
+    def evaluate(self, state: State) -> dict[str, np.ndarray]:
+        """The stage's evaluation, each metric as an array `(seeds,)`; empty where it has none."""
+        if self._evaluate is None:
+            return {}
+        metrics = self._to_host(self._call(self._evaluate, state, self.frozen))
+        return {f"evaluation/{name}": value for name, value in metrics.items()}
+
+    def finite(self, state: State) -> np.ndarray:
+        """Which seeds have finite parameters, `(seeds,)` bool."""
+        return np.atleast_1d(self._call(self._all_finite, state, self.frozen))
+
+    def of_seed(self, state: State, index: int) -> tuple[State, Frozen]:
+        """State and constants of one seed."""
+        if not self.batched:
+            return state, self.frozen
+
+        def take(axis, subtree):
+            return subtree if axis is None else jax.tree.map(lambda leaf: leaf[index], subtree)
+
+        return take(0, state), map_frozen(take, self._stage.frozen_axes, self.frozen)
+
+    def _to_host(self, metrics: Metrics) -> dict[str, np.ndarray]:
+        return {name: np.atleast_1d(value) for name, value in jax.device_get(dict(metrics)).items()}

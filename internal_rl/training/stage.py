@@ -1,0 +1,95 @@
+"""What a trainer hands to the training loop."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+
+from internal_rl.errors import ConfigError
+
+State = Any
+Frozen = Any
+Metrics = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What a trainer hands to `run_stage`.
+
+    Attributes:
+      name: name of the stage and of its folder.
+      config: plain nested dictionary of everything the results depend on, but for the seed; a
+        directory made with another one is refused.
+      init: `(key, frozen) -> state` of one seed; pure.
+      update: `(state, frozen) -> (state, metrics)`, one update of one seed; pure. `metrics` are
+        scalars and hold `loss`, which must stay finite.
+      num_steps: updates of the whole stage.
+      log_every: updates averaged into one line of metrics.
+      checkpoint_every: updates between checkpoints, a multiple of `log_every`.
+      steps_per_call: updates inside one compiled call.
+      seeds: seeds to train, as one program.
+      params: `state -> params`, what later stages read.
+      frozen: constants of `init` and `update` such as the parameters of a frozen model, passed as
+        arguments rather than compiled in, and never saved.
+      frozen_axes: as `in_axes` of `jax.vmap`: 0 at the subtrees of `frozen` that have a leading
+        axis over `seeds`, None at those that all seeds share.
+      evaluate: `(state, frozen) -> metrics`, pure, draws its own fixed keys; None for none.
+      evaluate_every: updates between evaluations, a multiple of `log_every`; 0 for the end only.
+      references: called once per seed directory; constants written into each line of metrics, to be
+        shown as lines beside the curves.
+      snapshot_steps: training ages, multiples of `log_every`, at which parameters are kept for
+        later stages.
+      artifacts: `(state, frozen) -> {name: array}` of one seed, called at the end on the host.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    init: Callable[[jax.Array, Frozen], State]
+    update: Callable[[State, Frozen], tuple[State, Metrics]]
+    num_steps: int
+    log_every: int
+    checkpoint_every: int
+    steps_per_call: int = 1
+    seeds: Sequence[int] = (0,)
+    params: Callable[[State], chex.ArrayTree] = lambda state: state.params
+    frozen: Frozen = None
+    frozen_axes: Any = None
+    evaluate: Callable[[State, Frozen], Metrics] | None = None
+    evaluate_every: int = 0
+    references: Callable[[], Mapping[str, float]] | None = None
+    snapshot_steps: Sequence[int] = ()
+    artifacts: Callable[[State, Frozen], Mapping[str, np.ndarray]] | None = None
+
+    def __post_init__(self):
+        for field in ("num_steps", "log_every", "checkpoint_every", "steps_per_call"):
+            if getattr(self, field) < 1:
+                raise ConfigError(
+                    f"{self.name}.{field}: {getattr(self, field)} given, allowed is 1 or more"
+                )
+        for field in ("checkpoint_every", "evaluate_every", "snapshot_steps"):
+            for value in np.atleast_1d(getattr(self, field)):
+                if value % self.log_every:
+                    raise ConfigError(
+                        f"{self.name}.{field}: {int(value)} given, allowed are multiples of"
+                        f" log_every = {self.log_every}"
+                    )
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"{self.name}.seeds: {self.seeds} given, allowed are distinct seeds")
+
+    def for_seeds(self, seeds: Sequence[int]) -> "Stage":
+        """The same stage for some of its seeds."""
+        indices = np.asarray([list(self.seeds).index(seed) for seed in seeds])
+
+        def take(axis, subtree):
+            return subtree if axis is None else jax.tree.map(lambda leaf: leaf[indices], subtree)
+
+        frozen = map_frozen(take, self.frozen_axes, self.frozen)
+        return dataclasses.replace(self, seeds=tuple(seeds), frozen=frozen)
+
+
+def map_frozen(function: Callable, axes: Any, frozen: Frozen) -> Frozen:
+    """Applies `function(axis, subtree)` at each entry of `axes`, a prefix of `frozen`."""
+    return jax.tree.map(function, axes, frozen, is_leaf=lambda axis: axis is None)

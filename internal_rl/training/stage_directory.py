@@ -1,0 +1,208 @@
+"""The directory of one seed of one stage, and how later stages read it.
+
+`<workdir>/<stage>/seed_<k>/` holds `config.json`, `versions.json`, `references.json`,
+`metrics.jsonl`, `events/`, `checkpoints/`, `snapshots/` and, once the stage is finished,
+`params.msgpack`, perhaps `artifacts.npz`, and `DONE`.
+"""
+
+import fcntl
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+
+import chex
+import jax
+import numpy as np
+
+from internal_rl.errors import StageConflictError, StageMissingError
+from internal_rl.training.files import read_json, storage_faults, write_atomically, write_json
+from internal_rl.training.weights import load_weights, save_weights
+
+_PACKAGES = ("internal_rl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def _flatten(config: Mapping, prefix: str = "") -> dict[str, object]:
+    """Nested dictionaries as one dictionary with dotted names."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def check_same_config(config: Mapping, stored: Mapping, directory: str | os.PathLike) -> None:
+    """Refuses a configuration that differs from the stored one.
+
+    Raises:
+      StageConflictError: names the first field that differs and both values.
+    """
+    asked = _flatten(json.loads(json.dumps(config)))
+    found = _flatten(stored)
+    for name in [*asked, *(name for name in found if name not in asked)]:
+        if asked.get(name, "absent") != found.get(name, "absent"):
+            raise StageConflictError(
+                f"{name}: {asked.get(name, 'absent')} asked for, but {directory} was made with"
+                f" {found.get(name, 'absent')}; allowed is that value, or another --workdir"
+            )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers, and the device."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    device = jax.devices()[0]
+    return versions | {"platform": device.platform, "device": device.device_kind}
+
+
+class StageDirectory:
+    """Files of one seed of one stage.
+
+    Attributes:
+      path: `<workdir>/<stage>/seed_<k>`.
+      seed: k.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, stage: str, seed: int):
+        self.path = pathlib.Path(workdir).absolute() / stage / f"seed_{seed}"
+        self.seed = seed
+        self._lock = None
+
+    @property
+    def finished(self) -> bool:
+        """The stage is done: its parameters will not change any more."""
+        return (self.path / "DONE").exists()
+
+    def check(self, config: Mapping) -> list[int] | None:
+        """Compares a configuration with the one the directory was made with; writes nothing.
+
+        Args:
+          config: plain nested dictionary.
+
+        Returns:
+          Seeds that are trained together with this one, or None for a directory not yet begun.
+
+        Raises:
+          StageConflictError: the configurations differ.
+        """
+        file = self.path / "config.json"
+        if not file.exists():
+            return None
+        stored = read_json(file)
+        check_same_config(config, stored["config"], self.path)
+        return stored["seeds"]
+
+    def begin(self, config: Mapping, seeds: Sequence[int]) -> None:
+        """Makes and locks the directory; writes `config.json` and `versions.json` once.
+
+        Args:
+          config: plain nested dictionary of everything the results depend on.
+          seeds: seeds trained together with this one, by one program.
+
+        Raises:
+          StageConflictError: another process works in the directory.
+          OSError: the directory cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StageConflictError(
+                f"{self.path}: another process is working here; wait for it or choose another"
+                " --workdir"
+            ) from None
+        if not (self.path / "config.json").exists():
+            write_json(self.path / "versions.json", package_versions())
+            write_json(self.path / "config.json", {"seeds": list(seeds), "config": config})
+
+    def release(self) -> None:
+        """Gives the directory free for other processes."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def save_snapshot(self, step: int, params: chex.ArrayTree) -> None:
+        """Keeps the parameters of one training age, see `load_stage`."""
+        folder = self.path / "snapshots"
+        folder.mkdir(exist_ok=True)
+        save_weights(folder / f"params_{step}.msgpack", params)
+
+    def save_params(self, params: chex.ArrayTree) -> None:
+        """Writes the final parameters to `params.msgpack`."""
+        save_weights(self.path / "params.msgpack", params)
+
+    def save_artifacts(self, artifacts: Mapping[str, np.ndarray]) -> None:
+        """Writes named arrays to `artifacts.npz`."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **artifacts)
+        write_atomically(self.path / "artifacts.npz", buffer.getvalue())
+
+    def finish(self, num_steps: int) -> None:
+        """Marks the stage as done."""
+        write_json(self.path / "DONE", {"steps": num_steps})
+
+
+def load_stage(
+    workdir: str | os.PathLike,
+    stage: str,
+    seed: int,
+    *,
+    config: Mapping | None = None,
+    step: int | None = None,
+    command: str = "",
+) -> tuple[dict, dict]:
+    """Reads the parameters a finished stage left.
+
+    Args:
+      workdir: work directory of the run.
+      stage: name of the stage.
+      seed: which of its seeds.
+      config: configuration that the stage must have been run with; None accepts any.
+      step: training age of a snapshot; None for the final parameters.
+      command: the command that makes the stage, for the error message.
+
+    Returns:
+      `(params, config)`: nested dictionaries of NumPy arrays, and the configuration of the stage.
+
+    Raises:
+      StageMissingError: the stage is not finished; names the command that makes it.
+      StageConflictError: the stage was run with another configuration.
+      StorageError: its files cannot be read.
+    """
+    directory = StageDirectory(workdir, stage, seed)
+    with storage_faults(directory.path):
+        if config is not None:
+            directory.check(config)
+        if step is None:
+            file, ready = directory.path / "params.msgpack", directory.finished
+        else:
+            file = directory.path / "snapshots" / f"params_{step}.msgpack"
+            ready = file.exists()
+        if not ready:
+            age = "" if step is None else f" at step {step}"
+            command = command or f"python -m experiments.{stage} --workdir={workdir}"
+            raise StageMissingError(
+                f"{stage} seed {seed}{age}: not there or not finished in {workdir}; run: {command}"
+            )
+        return load_weights(file), read_json(directory.path / "config.json")["config"]
+
+
+def load_artifacts(workdir: str | os.PathLike, stage: str, seed: int) -> dict[str, np.ndarray]:
+    """Reads `artifacts.npz` of a finished stage.
+
+    Raises:
+      StorageError: the file cannot be read.
+    """
+    directory = StageDirectory(workdir, stage, seed)
+    with storage_faults(directory.path), np.load(directory.path / "artifacts.npz") as file:
+        return dict(file)

@@ -1,0 +1,49 @@
+"""Installation of internal_rl; tools are set up in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+INIT = (HERE / "internal_rl" / "__init__.py").read_text()
+README = HERE / "README.md"
+
+setup(
+    name="internal_rl",
+    version=re.search(r'__version__ = "(.*)"', INIT).group(1),
+    description="Internal reinforcement learning: steering a frozen sequence model by its own "
+    "abstractions, in JAX",
+    long_description=README.read_text() if README.exists() else "",
+    long_description_content_type="text/markdown",
+    packages=find_packages(
+        include=["internal_rl*", "experiments*", "configs*", "benchmarks*"], exclude=["tests*"]
+    ),
+    package_data={"internal_rl": ["pretrained/*"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "chex>=0.1.88",
+        "flax>=0.10.2",
+        "imageio>=2.34",
+        "jax>=0.10",
+        "matplotlib>=3.8",
+        "ml_collections>=1.0",
+        "msgpack>=1.0",
+        "numpy>=1.26",
+        "optax>=0.2.4",
+        "orbax-checkpoint>=0.11",
+        "pillow>=10.0",
+        "tensorboardX>=2.6.2",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": [
+            "import-linter>=2.1",
+            "networkx>=3.2",
+            "pytest>=8.0",
+            "ruff>=0.8",
+        ],
+        "cuda": ["jax[cuda12]>=0.10"],
+    },
+)

@@ -1,0 +1,111 @@
+"""Variance of the two policy-gradient estimates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from internal_rl.analysis import credit
+from internal_rl.models.heads import action_log_prob, gaussian_log_prob
+from internal_rl.models.metacontroller import Metacontroller
+from internal_rl.models.policy import CodePolicy
+from internal_rl.rl.internal_env import InternalEnv, decision_steps
+
+LAYER, NUM_EPISODES = 1, 32
+
+
+@pytest.fixture(scope="module")
+def internal(env, base, base_params):
+    """Environment, parameters and a rollout of an untrained policy."""
+    metacontroller = Metacontroller(
+        residual_size=base.width, code_size=3, rank=2, history_size=8, controller_gain=1.0
+    )
+    policy = CodePolicy(
+        code_size=3, width=8, num_heads=2, mlp_size=8, init_scale=1.0, output_init_scale=1.0
+    )
+    segment = jnp.zeros((1, 4), jnp.int32)
+    residual = jnp.zeros((1, 4, base.width))
+    key = jax.random.key(5)
+    params = {
+        "base": base_params,
+        "metacontroller": jax.jit(metacontroller.init)(key, residual, segment, key),
+        "policy": jax.jit(policy.init)(key, residual, segment),
+    }
+    internal_env = InternalEnv(
+        env, base, metacontroller, policy, LAYER, threshold=0.27, num_stages=1, rows=NUM_EPISODES,
+        policy_rows=NUM_EPISODES,
+    )
+    run = jax.jit(
+        lambda key: internal_env.rollout(params, key, env.pretraining_tasks[0][:1], NUM_EPISODES)
+    )
+    return internal_env, params, run(jax.random.key(6))
+
+
+def test_code_scores_sum_to_the_gradient_of_the_codes_log_probability(internal):
+    env, params, rollout = internal
+    steps = decision_steps(rollout.ask)
+    episode = jnp.arange(NUM_EPISODES)[:, None]
+    mask = jnp.arange(steps.shape[1]) < rollout.switches[:, None]
+    assert rollout.switches.max() > 1
+
+    def log_prob(bias):
+        mean, log_std = env.policy.apply(
+            params["policy"], rollout.residual[episode, steps], mask
+        )
+        each = gaussian_log_prob(mean + bias, log_std, rollout.code[episode, steps])
+        return jnp.sum(each * mask, axis=1)
+
+    expected = jax.jacobian(log_prob)(jnp.zeros(3))
+    scores = credit.code_scores(env, params, rollout)
+    np.testing.assert_allclose(jnp.sum(scores, axis=1), expected, rtol=1e-3, atol=1e-4)
+    assert np.all(np.asarray(scores)[~np.asarray(rollout.ask)] == 0.0)
+
+
+def test_raw_scores_sum_to_the_gradient_through_the_base_model(internal):
+    env, params, rollout = internal
+
+    def log_prob(bias):
+        controlled = env.metacontroller.apply(
+            params["metacontroller"], rollout.residual, rollout.code + bias, method="control"
+        )
+        segment = jnp.zeros(rollout.active.shape, jnp.int32)
+        output = env.base.apply(params["base"], controlled, segment, LAYER, method="upper")
+        each = action_log_prob("categorical", output.action, rollout.action)
+        return jnp.sum(each * rollout.active, axis=1)
+
+    expected = jax.jit(jax.jacobian(log_prob))(jnp.zeros(3))
+    scores = jax.jit(lambda: credit.raw_scores(env, params, rollout))()
+    np.testing.assert_allclose(jnp.sum(scores, axis=1), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_variances_equal_numpy_over_the_episodes_that_last(internal):
+    env, params, rollout = internal
+    variance = jax.jit(lambda: credit.gradient_variance(env, params, rollout))()
+    advantage = np.asarray(rollout.returns - rollout.returns.mean())
+    advantage = advantage / (np.std(rollout.returns) + 1e-3)
+    raw = np.cumsum(credit.raw_scores(env, params, rollout), axis=1)
+    code = np.cumsum(credit.code_scores(env, params, rollout), axis=1)
+    lasts = np.asarray(rollout.active)
+    for n in (1, 3, 6):
+        chosen = lasts[:, n - 1]
+        assert variance.episodes[n - 1] == chosen.sum() >= 2
+        for values, weight, name in [
+            (raw, advantage, "raw"),
+            (code, advantage, "code"),
+            (raw, np.ones(NUM_EPISODES), "raw_score"),
+            (code, np.ones(NUM_EPISODES), "code_score"),
+        ]:
+            gradient = (weight[:, None] * values[:, n - 1])[chosen]
+            expected = np.trace(np.atleast_2d(np.cov(gradient.T)))
+            np.testing.assert_allclose(getattr(variance, name)[n - 1], expected, rtol=1e-3)
+
+
+def test_raw_variance_grows_with_raw_steps_and_code_variance_only_at_switches(internal):
+    env, params, rollout = internal
+    once = rollout.replace(
+        ask=rollout.ask & (jnp.arange(rollout.ask.shape[1]) == 0),
+        active=jnp.ones_like(rollout.active),
+    )
+    variance = credit.gradient_variance(env, params, once)
+    np.testing.assert_allclose(variance.code_score, variance.code_score[0], rtol=1e-5)
+    assert variance.raw_score[-1] > 2.0 * variance.raw_score[0]

@@ -1,0 +1,96 @@
+"""The base model: its two forms agree, packing leaks nothing, the cut is exact."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from internal_rl.models.base_model import BaseModel
+from internal_rl.models.transformer import relative_position_bucket
+
+TOLERANCE = 1e-5
+
+
+def make_model(block):
+    return BaseModel(
+        observation_size=7, action_head="categorical", action_size=4, block=block, width=16,
+        depth=3, num_heads=2, head_size=8, mlp_size=32, max_length=12, init_scale=1.0,
+    )  # fmt: skip
+
+
+def randomise(params, key):
+    """Replaces zeros (biases, position bias) as well, so that nothing is hidden by its initial value."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(
+        tree, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
+
+
+@pytest.fixture(params=["transformer", "hawk"], scope="module")
+def setting(request):
+    model = make_model(request.param)
+    observation = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 12, 7)).astype(jnp.uint8)
+    segment = jnp.array([[0] * 12, [0] * 5 + [1] * 4 + [-1] * 3, [0] * 2 + [1] * 7 + [2] * 3])
+    params = randomise(model.init(jax.random.key(0), observation, segment), jax.random.key(2))
+    return model, params, observation, segment
+
+
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_step_form_agrees_with_parallel_form(setting, layer):
+    model, params, observation, _ = setting
+    segment = jnp.zeros(observation.shape[:2], jnp.int32)
+    residual = model.apply(params, observation, segment, layer, method="lower")
+    output = model.apply(params, residual, segment, layer, method="upper")
+    state = model.initial_state(observation.shape[0])
+    for t in range(observation.shape[1]):
+        window = None if t % 2 else t + 1
+        e, state = model.apply(
+            params, observation[:, t], state, layer, window=window, method="lower_step"
+        )
+        step, state = model.apply(params, e, state, layer, window=window, method="upper_step")
+        np.testing.assert_allclose(e, residual[:, t], atol=TOLERANCE)
+        np.testing.assert_allclose(step.action, output.action[:, t], atol=TOLERANCE)
+        np.testing.assert_allclose(step.observation, output.observation[:, t], atol=TOLERANCE)
+
+
+def test_packed_trajectories_do_not_see_each_other(setting):
+    model, params, observation, segment = setting
+    packed = model.apply(params, observation, segment)
+    for row, start, stop in [(1, 5, 9), (2, 2, 9), (2, 9, 12)]:
+        alone = model.apply(
+            params, observation[row : row + 1, start:stop], jnp.zeros((1, stop - start), jnp.int32)
+        )
+        np.testing.assert_allclose(packed.action[row, start:stop], alone.action[0], atol=TOLERANCE)
+
+
+def test_predictions_are_causal(setting):
+    model, params, observation, segment = setting
+    changed = observation.at[:, 6:].set(1 - observation[:, 6:])
+    before = model.apply(params, observation, segment).action
+    after = model.apply(params, changed, segment).action
+    np.testing.assert_allclose(before[:, :6], after[:, :6], atol=TOLERANCE)
+    assert np.abs(before[:, 6:] - after[:, 6:]).max() > 1e-3
+
+
+def test_every_cut_gives_the_same_model(setting):
+    model, params, observation, segment = setting
+    whole = model.apply(params, observation, segment).action
+    residuals = model.apply(params, observation, segment, method="residuals")
+    for layer in range(model.depth + 1):
+        residual = model.apply(params, observation, segment, layer, method="lower")
+        np.testing.assert_allclose(residual, residuals[layer], atol=TOLERANCE)
+        upper = model.apply(params, residual, segment, layer, method="upper").action
+        np.testing.assert_allclose(upper, whole, atol=TOLERANCE)
+
+
+def test_layer_outside_the_model_is_refused(setting):
+    model, params, observation, segment = setting
+    with pytest.raises(ValueError, match="layer: got 4, allowed: 0 to 3"):
+        model.apply(params, observation, segment, 4, method="lower")
+
+
+def test_relative_position_buckets_are_exact_then_logarithmic():
+    bucket = relative_position_bucket(np.arange(300))
+    np.testing.assert_array_equal(bucket[:16], np.arange(16))
+    assert (np.diff(bucket) >= 0).all() and bucket[127] == bucket[128] == bucket[299] == 31

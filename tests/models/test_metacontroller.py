@@ -1,0 +1,142 @@
+"""The metacontroller: causal where the method is causal, one switch function for both uses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from internal_rl.models.metacontroller import Metacontroller, kl_to_standard_normal
+
+SEGMENT = jnp.array([[0] * 6 + [1] * 4 + [-1] * 2, [0] * 12])
+
+
+def make(**overrides):
+    return Metacontroller(
+        **(dict(residual_size=10, code_size=3, history_size=6, embedding_size=8, rank=2) | overrides)
+    )
+
+
+def randomise(params, key, scale=0.3):
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(
+        tree, [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
+
+
+@pytest.fixture(params=["sigmoid", "gumbel", "one"])
+def setting(request):
+    model = make(gate=request.param)
+    residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
+    params = model.init(jax.random.key(1), residual, SEGMENT, jax.random.key(2))
+    return model, randomise(params, jax.random.key(3)), residual
+
+
+def discover(model, params, residual, key=jax.random.key(5), segment=SEGMENT):
+    return model.apply(params, residual, segment, key, method="discover")
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "one"])
+def test_step_functions_reproduce_the_discovered_gates_and_codes(gate):
+    model = make(gate=gate)
+    residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
+    params = randomise(
+        model.init(jax.random.key(1), residual, SEGMENT, jax.random.key(2)), jax.random.key(3)
+    )
+    found = discover(model, params, residual)
+    history = model.apply(params, 2, method="initial_history")
+    code = jnp.zeros((2, 3))
+    previous = jnp.full((2,), -2)
+    for t in range(12):
+        first = SEGMENT[:, t] != previous
+        history = jnp.where(first[:, None], 0.0, history)
+        code = jnp.where(first[:, None], 0.0, code)
+        beta = model.apply(params, residual[:, t], history, code, method="switch")
+        beta = jnp.where(first, 1.0, beta)
+        code = beta[:, None] * found.proposal[:, t] + (1 - beta[:, None]) * code
+        np.testing.assert_allclose(beta, found.beta[:, t], atol=1e-5)
+        np.testing.assert_allclose(code, found.code[:, t], atol=1e-5)
+        history = model.apply(params, residual[:, t], history, method="history_step")
+        previous = SEGMENT[:, t]
+
+
+def test_gate_is_causal_and_encoder_is_not(setting):
+    model, params, residual = setting
+    changed = residual.at[1, 8:].multiply(-1.0)
+    before, after = discover(model, params, residual), discover(model, params, changed)
+    assert np.abs(before.mean[1, :8] - after.mean[1, :8]).max() > 1e-4
+    # With the same codes the gate before the change must not move: feed both through `switch`.
+    history = jnp.zeros((12, 6))
+    gate = model.apply(params, residual[1], history, before.code[1], method="switch")
+    same = model.apply(params, changed[1], history, before.code[1], method="switch")
+    np.testing.assert_allclose(gate[:8], same[:8], atol=1e-6)
+
+
+def test_packed_trajectories_do_not_see_each_other(setting):
+    model, params, residual = setting
+    changed = residual.at[0, :6].multiply(-1.0)
+    before, after = discover(model, params, residual), discover(model, params, changed)
+    np.testing.assert_allclose(before.mean[0, 6:10], after.mean[0, 6:10], atol=1e-5)
+    np.testing.assert_allclose(before.code[0, 6:10], after.code[0, 6:10], atol=1e-5)
+    np.testing.assert_allclose(before.beta[0, 6:10], after.beta[0, 6:10], atol=1e-5)
+
+
+def test_first_step_of_every_trajectory_switches(setting):
+    model, params, residual = setting
+    found = discover(model, params, residual)
+    for row, t in [(0, 0), (0, 6), (1, 0)]:
+        assert found.beta[row, t] == 1.0
+        np.testing.assert_allclose(found.code[row, t], found.proposal[row, t], rtol=1e-6)
+
+
+def test_forced_gate_takes_every_proposal():
+    model = make(gate="one")
+    residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
+    params = model.init(jax.random.key(1), residual, SEGMENT, jax.random.key(2))
+    found = discover(model, params, residual)
+    assert (found.beta == 1).all()
+    np.testing.assert_array_equal(found.code, found.proposal)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 4])
+def test_control_adds_a_linear_map_of_the_residual(rank):
+    model = make(rank=rank)
+    residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
+    params = model.init(jax.random.key(1), residual, SEGMENT, jax.random.key(2))
+    code = jax.random.normal(jax.random.key(3), (3,))
+
+    def change(e):
+        return model.apply(params, e, code, method="control") - e
+
+    matrix = np.asarray(jax.jacobian(change)(jnp.zeros(10)))
+    assert np.linalg.matrix_rank(matrix, tol=1e-5) == (rank or 10)
+    e = np.asarray(residual[0, 0])
+    np.testing.assert_allclose(change(e), matrix @ e, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_controller_gain_is_the_relative_size_of_the_change(rank):
+    model = make(rank=rank, residual_size=64, controller_gain=0.5)
+    residual = jax.random.normal(jax.random.key(0), (2, 12, 64))
+    params = model.init(jax.random.key(1), residual, SEGMENT, jax.random.key(2))
+    code = jax.random.normal(jax.random.key(3), (2, 12, 3))
+    change = model.apply(params, residual, code, method="control") - residual
+    ratio = np.sqrt(np.mean(np.square(change)) / np.mean(np.square(residual)))
+    assert 0.2 < ratio < 1.0
+
+
+def test_kl_agrees_with_numerical_integration():
+    mean, std = 0.7, 0.4
+    x = np.linspace(-8, 8, 200_001)
+    p = np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
+    q = np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
+    expected = np.sum(p * np.where(p > 0, np.log(np.maximum(p, 1e-300) / q), 0)) * (x[1] - x[0])
+    actual = kl_to_standard_normal(jnp.array([mean]), jnp.log(jnp.array([std])))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+def test_bad_settings_name_the_field():
+    with pytest.raises(ValueError, match="metacontroller.gate"):
+        make(gate="hard").init(jax.random.key(0), jnp.zeros((1, 2, 10)), SEGMENT[:1, :2], jax.random.key(0))
+    with pytest.raises(ValueError, match="metacontroller.rank"):
+        make(rank=11).init(jax.random.key(0), jnp.zeros((1, 2, 10)), SEGMENT[:1, :2], jax.random.key(0))

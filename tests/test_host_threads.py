@@ -1,0 +1,56 @@
+"""The guard against hangs of XLA's CPU runtime acts on small hosts alone and before jax starts."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+
+from internal_rl import host_threads
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """A host whose cores and jax can be set; NPROC is put back afterwards."""
+
+    def make(cores, started=False, nproc=None):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+        monkeypatch.setattr(host_threads, "_backend_is_initialised", lambda: started)
+        monkeypatch.setenv("NPROC", nproc or "")
+        if nproc is None:
+            monkeypatch.delenv("NPROC")
+
+    return make
+
+
+def test_a_small_host_gets_more_threads_than_cores_and_a_line_in_the_log(host, caplog):
+    host(cores=2)
+    with caplog.at_level(logging.INFO, "internal_rl"):
+        message = host_threads.guard_host_threads()
+    assert os.environ["NPROC"] == "8"
+    assert "2 cores, NPROC set to 8" in message
+    assert caplog.messages == [message]
+
+
+@pytest.mark.parametrize("settings", [{"cores": 2, "nproc": "3"}, {"cores": 16}])
+def test_the_users_choice_and_large_hosts_are_left_alone(host, settings):
+    host(**settings)
+    host_threads.guard_host_threads()
+    assert os.environ.get("NPROC") == settings.get("nproc")
+
+
+def test_a_guard_that_comes_too_late_warns(host, caplog):
+    host(cores=2, started=True)
+    assert "import internal_rl first" in host_threads.guard_host_threads()
+    assert caplog.records[0].levelno == logging.WARNING
+    assert "NPROC" not in os.environ
+
+
+def test_importing_the_package_starts_no_backend():
+    code = (
+        "import jax, internal_rl, internal_rl.training.loop\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,40 @@
+"""Seeds and rows spread over several devices give what one device gives."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from internal_rl.training.loop import run_stage
+from internal_rl.training.mesh import make_mesh, shard_rows
+from internal_rl.training.stage_directory import load_stage
+from tests.training.test_loop import ROOT
+from tests.training.toy import make_stage
+
+
+@pytest.mark.parametrize(
+    ("num_seeds", "num_devices", "shape"), [(1, 1, (1, 1)), (2, 4, (2, 2)), (10, 4, (2, 2))]
+)
+def test_seeds_take_devices_first_and_rows_the_rest(num_seeds, num_devices, shape):
+    mesh = make_mesh(num_seeds, jax.devices() * num_devices)
+    assert mesh.devices.shape == shape
+    assert mesh.axis_names == ("seed", "data")
+
+
+def test_rows_stay_where_they_are_without_a_mesh():
+    rows = jnp.ones((4, 2))
+    assert shard_rows(rows) is rows
+
+
+def test_four_devices_train_the_same_as_one(tmp_path):
+    command = [sys.executable, "-m", "tests.training.toy", str(tmp_path / "four"), "40", "2"]
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | flags, capture_output=True)
+    run_stage(make_stage(seeds=(0, 1)), tmp_path / "one")
+    for seed in (0, 1):
+        four, one = (load_stage(tmp_path / name, "toy", seed)[0] for name in ("four", "one"))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), four, one)
