@@ -52,12 +52,12 @@ def _paper() -> ConfigDict:
     environment = {"name": "gridworld-pinpad"} | dataclasses.asdict(gridworld.PRESETS["paper"])
     data = {
         # Tokens in a row; whole trajectories are packed one behind the other (open).
-        "sequence_length": 512,
+        "sequence_length": 256,
         # Mean number of trajectories in a row, from which rows per update follow: every
         # `batch_size` counts trajectories, as the paper does.
-        "trajectories_per_row": 16.0,
+        "trajectories_per_row": 7.7,
         # How the experts of pretraining and of the cleaner data D* break ties between shortest
-        # paths ("random", "fixed", "fork"), and their share of random harmless actions.
+        # paths ("random", "fixed", "fork", "axis"), and their share of random harmless actions.
         "ties": "random",
         "epsilon": 0.0,
         "clean_ties": "random",
@@ -90,6 +90,8 @@ def _paper() -> ConfigDict:
         "batch_size": 1024,
         # Rows of held-out data in an evaluation (open).
         "evaluation_rows": 64,
+        # Trajectories over which the exact references are averaged (open).
+        "reference_trajectories": 4096,
         # Training ages at which parameters are kept for the probes.
         "snapshot_steps": (16_000, 32_000, 64_000, 128_000),
         **optimiser,
@@ -119,7 +121,7 @@ def _paper() -> ConfigDict:
     metacontroller = {
         "num_seeds": 10,
         # "discovered": trained without labels; "forced": the same with β = 1 throughout;
-        # "unaligned": a control whose switches do not follow the subgoals.
+        # "unaligned": a control whose switches are drawn at random.
         "variant": "discovered",
         # Controlled layer l = L/2.
         "layer": 3,
@@ -131,12 +133,15 @@ def _paper() -> ConfigDict:
         "switch_size": 32,  # open
         "decoder_size": 32,
         "rank": 16,
-        # "sigmoid", "gumbel" or "one".
+        # "sigmoid", "gumbel", "one", or "random" with this probability of a switch per step (open).
         "gate": "sigmoid",
         "temperature": 1.0,
+        "switch_rate": 0.2,
         # Weight of the KL, from {0, 0.05, 0.1, 0.17, 0.3, 0.5, 1}: 0 for `alpha_free_steps`, then
-        # rising linearly over `alpha_ramp_steps` (open).
+        # rising over `alpha_ramp_steps`, from `alpha_start` by constant factors or, where that is
+        # 0, linearly (open).
         "alpha": 0.17,
+        "alpha_start": 0.0,
         "alpha_free_steps": 2_000,
         "alpha_ramp_steps": 2_000,
         # Initial posterior, gate and controller (open).
@@ -195,7 +200,8 @@ def _small() -> dict:
         "data": {
             "sequence_length": 128,
             "trajectories_per_row": 6.0,
-            "clean_ties": "fork",
+            "ties": "axis",
+            "clean_ties": "axis",
         },
         "base": {
             "width": 64,
@@ -208,13 +214,14 @@ def _small() -> dict:
         },
         "pretrain": {
             "num_seeds": 1,
-            "batch_size": 192,
-            "evaluation_rows": 32,
-            "snapshot_steps": (),
+            "batch_size": 96,
+            "evaluation_rows": 128,
+            "snapshot_steps": (1_000, 2_000, 4_000),
             "learning_rate": 3e-3,
-            "warmup_steps": 100,
-            "final_learning_rate": 1e-4,
-            **_schedule(4_000, 50, 200, 50),
+            "warmup_steps": 200,
+            "final_learning_rate": 1.5e-4,
+            "max_gradient_norm": 1.0,
+            **_schedule(8_000, 50, 200, 50),
         },
         "probe": {
             "num_seeds": 1,
@@ -263,7 +270,7 @@ def _smoke() -> dict:
     tiny = {"num_seeds": 1, **_schedule(8, 2, 4, 2)}
     rows = {"batch_size": 16, "evaluation_rows": 4}
     return {
-        "data": {"sequence_length": 64, "trajectories_per_row": 4.0, "clean_ties": "fork"},
+        "data": {"sequence_length": 64, "trajectories_per_row": 5.0, "clean_ties": "fork"},
         "base": {
             "width": 16,
             "depth": 2,
@@ -272,7 +279,7 @@ def _smoke() -> dict:
             "mlp_size": 32,
             "init_scale": 1.0,
         },
-        "pretrain": {"snapshot_steps": (), **rows, **tiny},
+        "pretrain": {"reference_trajectories": 64, "snapshot_steps": (), **rows, **tiny},
         "probe": rows | tiny,
         "steer": {"batch_size": 16, "rank": 4, "evaluation_episodes": 16, **tiny},
         "metacontroller": {

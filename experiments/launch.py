@@ -12,7 +12,6 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -31,9 +30,6 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string=f"Settings and preset; {DEFAULT_CONFIG} where not given."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder where the stages of a run find each other.")
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join the other hosts of a cluster by jax.distributed.initialize()."
-)
 
 # Sections of the config that decide the results of a stage, those of its inputs included.
 _BASE = ("environment", "data", "base", "pretrain")
@@ -84,8 +80,6 @@ def _start(main: Callable, arguments: Sequence[str], default_workdir: str | None
     if not workdir:
         raise ConfigError("--workdir: not given, allowed is a folder for the results of the run")
     _set_up_log()
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
     check_config(_CONFIG.value)
     main(_CONFIG.value, workdir)
 

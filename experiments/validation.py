@@ -46,6 +46,7 @@ _RULES: dict[str, Rule] = {
     "batch_size": _ONE_OR_MORE,
     "evaluation_rows": _ONE_OR_MORE,
     "evaluation_episodes": _ONE_OR_MORE,
+    "reference_trajectories": _ONE_OR_MORE,
     "episodes_per_update": _at_least(2),
     "num_epochs": _ONE_OR_MORE,
     "num_minibatches": _ONE_OR_MORE,
@@ -74,6 +75,7 @@ _RULES: dict[str, Rule] = {
     "variant": _one_of(VARIANTS),
     "gate": _one_of(GATES),
     "temperature": _POSITIVE,
+    "switch_rate": _within(0, 1),
     "code_size": _ONE_OR_MORE,
     "history_size": _ONE_OR_MORE,
     "embedding_size": _ONE_OR_MORE,
@@ -82,6 +84,7 @@ _RULES: dict[str, Rule] = {
     "switch_size": _ONE_OR_MORE,
     "decoder_size": _ONE_OR_MORE,
     "alpha": _ZERO_OR_MORE,
+    "alpha_start": _ZERO_OR_MORE,
     "alpha_free_steps": _ZERO_OR_MORE,
     "alpha_ramp_steps": _ZERO_OR_MORE,
     "controller_gain": _POSITIVE,
@@ -160,6 +163,9 @@ def _check_models(config: ConfigDict) -> None:
         )
     layer, layers = config.metacontroller.layer, _within(0, base.depth)
     _require(layers[0](layer), "metacontroller.layer", layer, f"{layers[1]} (base.depth)")
+    alpha, start = config.metacontroller.alpha, config.metacontroller.alpha_start
+    allowed = f"0 to {alpha} (metacontroller.alpha)"
+    _require(start <= alpha, "metacontroller.alpha_start", start, allowed)
     for name in ("steer", "metacontroller"):
         rank = config[name].rank
         _require(rank <= width, f"{name}.rank", rank, f"0 (full) to {width} (base.width)")

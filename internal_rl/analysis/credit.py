@@ -1,13 +1,13 @@
 """Why acting in code space helps: variance of two policy-gradient estimates (method §6).
 
-Both estimate the gradient of the expected return with respect to the same parameter, the bias `b` of
-the policy's mean (`z_k = mean_k + b + std_k * noise_k` at decision k), from the same rollouts:
+Both estimate the gradient of the expected return with respect to the same parameter, the bias `b`
+of the policy's mean (`z_k = mean_k + b + std_k * noise_k` at decision k), from the same rollouts:
 
 - *code actions*: the codes are the random actions; a decision contributes
   `A d ln pi(z_k) / db = A (z_k - mean_k) / std_k^2`.
 - *raw actions*: given the noise, the codes are a function of `b` (reparametrised) and the base
-  model's actions are the random ones; a raw step contributes `A d ln p(a_t | o_{1:t}, z_{1:t}) / db`,
-  differentiated through controller and base model.
+  model's actions are the random ones; a raw step contributes
+  `A d ln p(a_t | o_{1:t}, z_{1:t}) / db`, differentiated through controller and base model.
 
 `A` is the trajectory's advantage. The first sum has a term per switch, the second one per raw step.
 """

@@ -243,11 +243,11 @@ PRESETS = {
     "paper": GridWorldConfig(),
     "small": GridWorldConfig(
         grid_size=6,
-        num_colours=6,
+        num_colours=5,
         num_walls=1,
         time_limit=40,
-        tasks="walks:6:4:0-1-2-3",
-        num_layouts=16,
+        tasks="walks:5:4:0-1-2-3-4",
+        num_layouts=64,
         min_colour_distance=3,
     ),
     "smoke": GridWorldConfig(

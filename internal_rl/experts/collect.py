@@ -1,9 +1,9 @@
 """Endless streams of expert trajectories, packed into rows without bias, on the device.
 
 Every row of a batch is a lane with its own endless sequence of episodes; episode `j` of lane `i` is
-a function of `fold_in(fold_in(key, i), j)` alone. A call plays the next episodes of each lane, keeps
-those that end inside the row and advances the lane by their number, so that an episode that did not
-fit opens the next row instead of being dropped: dropping it would favour short episodes.
+a function of `fold_in(fold_in(key, i), j)` alone. A call plays the next episodes of each lane,
+keeps those that end inside the row and advances the lane by their number, so that an episode that
+did not fit opens the next row instead of being dropped: dropping it would favour short episodes.
 """
 
 import chex
@@ -12,12 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from internal_rl.envs import pinpad
 from internal_rl.envs.gridworld import GridWorld
-from internal_rl.experts import shortest_path
+from internal_rl.experts import rollout, shortest_path
+from internal_rl.experts.rollout import Episodes, Steps
 from internal_rl.types import Trajectory
-
-_RUNNING, _SUCCESS, _FAILURE = 0, 1, 2
 
 
 @struct.dataclass
@@ -31,26 +29,6 @@ class StreamState:
 
     lane: chex.Array
     episode: chex.Array
-
-
-@struct.dataclass
-class Episodes:
-    """What episodes start from; `(B, M)` leading axes.
-
-    Attributes:
-      seed: `(B, M, 2)` uint32 key data for the actions.
-      objects: `(B, M, O)` int32, walls: `(B, M, W)` int32 cells of the layout.
-      layout_index: `(B, M)` int32 index into the pool, -1 without a pool.
-      task_index: `(B, M)` int32 row of the stream's tasks.
-      start_cell: `(B, M)` int32.
-    """
-
-    seed: chex.Array
-    objects: chex.Array
-    walls: chex.Array
-    layout_index: chex.Array
-    task_index: chex.Array
-    start_cell: chex.Array
 
 
 @struct.dataclass
@@ -158,7 +136,7 @@ class ExpertStream:
         """Next rows as integers: the advanced state and `ExpertTokens`."""
         episodes = self._draw(state)
         steps = self._play(episodes)
-        ended = steps["status"] != _RUNNING
+        ended = steps.status != rollout.RUNNING
         state = state.replace(episode=state.episode + ended.sum(axis=1, dtype=jnp.int32))
         return state, self._pack(episodes, steps)
 
@@ -202,6 +180,19 @@ class ExpertStream:
         _, shares = jax.lax.scan(call, self.init(key, num_rows), length=num_calls)
         return float(shares.mean())
 
+    def tables(self, episodes: Episodes) -> tuple[shortest_path.ExpertTable, chex.Array]:
+        """Expert tables of the layouts of `episodes`.
+
+        Returns:
+          the tables, with one leading axis, and the index into it of every episode, `(B, M)`.
+        """
+        if self._pool_table is not None:
+            return jax.tree.map(jnp.asarray, self._pool_table), episodes.layout_index
+        table = jax.vmap(jax.vmap(self._solve))(episodes.objects, episodes.walls)
+        shape = episodes.start_cell.shape
+        index = jnp.arange(shape[0] * shape[1]).reshape(shape)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), table), index
+
     def _solve_pool(self) -> shortest_path.ExpertTable:
         """Expert tables of all layouts of the pool, `(N, ...)`."""
         objects, walls, _ = self.env.layouts
@@ -214,19 +205,12 @@ class ExpertStream:
     def _shortest_episode(self) -> int:
         """Fewest steps that any task takes in any layout of the pool."""
         objects, walls, _ = self.env.layouts
-        fields = jax.vmap(
-            lambda o, w: shortest_path.distance_fields(o, w, self.env.config.grid_size)
+        measure = jax.vmap(
+            lambda o, w: shortest_path.colour_distances(o, w, self.env.config.grid_size)
         )
-        distance = np.asarray(jax.jit(fields)(objects, walls)).astype(np.int64)
-        size = self.env.config.grid_size
-        around, inside = (np.asarray(x) for x in pinpad.neighbours(objects, size))
-        # distance[n, goal, neighbour of colour], then one step to that neighbour.
-        layouts = np.arange(len(objects))[:, None, None, None]
-        goals = np.arange(objects.shape[1])[None, :, None, None]
-        ahead = distance[layouts, goals, np.where(inside, around, 0)[:, None]]
-        between = np.where(inside[:, None], ahead, np.iinfo(np.int16).max).min(axis=-1) + 1
+        distance = np.asarray(jax.jit(measure)(objects, walls)).astype(np.int64)
         steps = [
-            1 + sum(between[:, task[k + 1], task[k]] for k in range(length - 1))
+            1 + distance[:, task[: length - 1], task[1:length]].sum(axis=1)
             for task, length in zip(self.tasks, self._task_length, strict=True)
         ]
         return int(np.min(steps))
@@ -248,84 +232,29 @@ class ExpertStream:
         numbers = state.episode[:, None] + jnp.arange(self.max_episodes)
         return jax.vmap(jax.vmap(draw, in_axes=(None, 0)))(state.lane, numbers)
 
-    def _play(self, episodes: Episodes) -> dict[str, chex.Array]:
-        """Plays the episodes of each lane one behind the other for `S` tokens.
+    def _play(self, episodes: Episodes) -> Steps:
+        """Plays the episodes of each lane one behind the other for `S` tokens."""
+        table, table_index = self.tables(episodes)
+        return rollout.play(
+            episodes,
+            jnp.asarray(self.tasks),
+            table,
+            table_index,
+            grid_size=self.env.config.grid_size,
+            time_limit=self.env.time_limit,
+            epsilon=self.epsilon,
+            include_terminal=self.include_terminal,
+            num_tokens=self.sequence_length,
+        )
 
-        Returns:
-          `(B, S)` arrays: cell, next_cell, action, progress, episode, terminal (bool) and status
-          (at the last token of an episode success or failure, elsewhere running).
-        """
-        num_lanes = episodes.start_cell.shape[0]
-        lanes = jnp.arange(num_lanes)
-        task_table, length_table = jnp.asarray(self.tasks), jnp.asarray(self._task_length)
-        if self._pool_table is None:
-            table = jax.vmap(jax.vmap(self._solve))(episodes.objects, episodes.walls)
-            table = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), table)
-            layout = lanes[:, None] * self.max_episodes + jnp.arange(self.max_episodes)
-        else:
-            table = jax.tree.map(jnp.asarray, self._pool_table)
-            layout = episodes.layout_index
-        goals = task_table[episodes.task_index]
-        goal_cells = jnp.take_along_axis(episodes.objects, jnp.maximum(goals, 0), axis=2)
-        lengths = length_table[episodes.task_index]
-        offsets = jnp.array([-1, 1, 0, 0]) * self.env.config.grid_size + jnp.array([0, 0, -1, 1])
-
-        def step(carry, _):
-            episode, cell, progress, time, terminal = carry
-            current = jnp.minimum(episode, self.max_episodes - 1)
-            task_length = lengths[lanes, current]
-            slot = jnp.minimum(progress, task_length - 1)
-            goal = goals[lanes, current, slot]
-            place = layout[lanes, current]
-            words = jax.vmap(_random_words)(episodes.seed[lanes, current], time)
-            mask = table.expert[place, goal, cell]
-            if self.epsilon > 0.0:
-                noisy = _uniform(words[:, 0]) < self.epsilon
-                mask = jnp.where(noisy, table.harmless[place, goal, cell], mask)
-            action = shortest_path.choose_action(mask, words[:, 1])
-            moves = (table.moves[place, cell] >> action.astype(jnp.uint8)) & 1
-            next_cell = jnp.where((moves == 1) & ~terminal, cell + offsets[action], cell)
-            reached = (next_cell == goal_cells[lanes, current, slot]) & (next_cell != cell)
-            new_progress = progress + reached
-            completed = new_progress == task_length
-            failed = ~completed & (time + 1 >= self.env.time_limit)
-            ended = terminal if self.include_terminal else completed
-            status = jnp.where(ended, _SUCCESS, jnp.where(failed, _FAILURE, _RUNNING))
-            status = jnp.where(episode < self.max_episodes, status, _RUNNING)
-            token = {
-                "cell": cell,
-                "next_cell": next_cell,
-                "action": jnp.where(terminal, 0, action),
-                "progress": progress,
-                "episode": current,
-                "terminal": terminal,
-                "status": status,
-            }
-            fresh = status != _RUNNING
-            episode = episode + fresh
-            start = episodes.start_cell[lanes, jnp.minimum(episode, self.max_episodes - 1)]
-            carry = (
-                episode,
-                jnp.where(fresh, start, next_cell),
-                jnp.where(fresh, 0, new_progress),
-                jnp.where(fresh, 0, time + 1),
-                completed & ~fresh,
-            )
-            return carry, token
-
-        zeros = jnp.zeros(num_lanes, jnp.int32)
-        carry = (zeros, episodes.start_cell[:, 0], zeros, zeros, zeros.astype(bool))
-        _, steps = jax.lax.scan(step, carry, length=self.sequence_length)
-        return jax.tree.map(lambda x: x.T, steps)
-
-    def _pack(self, episodes: Episodes, steps: dict[str, chex.Array]) -> ExpertTokens:
+    def _pack(self, episodes: Episodes, steps: Steps) -> ExpertTokens:
         """Keeps the tokens of successful episodes and moves them to the front of their row."""
         num_tokens = self.sequence_length
         order = jnp.arange(num_tokens) * 3
         # Status of the episode a token belongs to: that of the next token with a status.
-        ends = jnp.where(steps["status"] != _RUNNING, order + steps["status"], 3 * num_tokens)
-        kept = jax.lax.cummin(ends, axis=1, reverse=True) % 3 == _SUCCESS
-        success = steps["status"] == _SUCCESS
+        ends = jnp.where(steps.status != rollout.RUNNING, order + steps.status, 3 * num_tokens)
+        kept = jax.lax.cummin(ends, axis=1, reverse=True) % 3 == rollout.SUCCESS
+        success = steps.status == rollout.SUCCESS
         segment = jnp.cumsum(success, axis=1) - success
         place = jnp.where(kept, jnp.cumsum(kept, axis=1) - 1, num_tokens)
         rows = jnp.arange(kept.shape[0])[:, None]
@@ -334,31 +263,21 @@ class ExpertStream:
             row = jnp.full(values.shape, padding, values.dtype)
             return row.at[rows, place].set(values, mode="drop")
 
-        task_index = jnp.take_along_axis(episodes.task_index, steps["episode"], axis=1)
+        task_index = jnp.take_along_axis(episodes.task_index, steps.episode, axis=1)
         last = jnp.asarray(self._task_length)[task_index] - 1
-        slot = jnp.minimum(steps["progress"], last)
-        layout_index = jnp.take_along_axis(episodes.layout_index, steps["episode"], axis=1)
+        slot = jnp.minimum(steps.progress, last)
+        layout_index = jnp.take_along_axis(episodes.layout_index, steps.episode, axis=1)
         return ExpertTokens(
-            cell=pack(steps["cell"], 0),
-            next_cell=pack(steps["next_cell"], 0),
-            action=pack(steps["action"], 0),
-            mask=pack(~steps["terminal"], False),
-            progress=pack(steps["progress"], 0),
+            cell=pack(steps.cell, 0),
+            next_cell=pack(steps.next_cell, 0),
+            action=pack(steps.action, 0),
+            mask=pack(~steps.terminal, False),
+            progress=pack(steps.progress, 0),
             goal=pack(jnp.asarray(self.tasks)[task_index, slot], -1),
             subgoal=pack(jnp.asarray(self._subgoals)[task_index, slot], -1),
             task_index=pack(task_index, 0),
             layout_index=pack(layout_index, -1),
-            episode=pack(steps["episode"], 0),
+            episode=pack(steps.episode, 0),
             segment=pack(segment.astype(jnp.int32), -1),
             episodes=episodes,
         )
-
-
-def _random_words(seed: chex.Array, time: chex.Array) -> chex.Array:
-    """Two random uint32 for one step: a Threefry block of the episode's key and the step's time."""
-    return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(seed), time))
-
-
-def _uniform(word: chex.Array) -> chex.Array:
-    """Uniform float32 in [0, 1) from uint32."""
-    return (word >> 8).astype(jnp.float32) * (2.0**-24)

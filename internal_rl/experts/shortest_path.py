@@ -18,7 +18,7 @@ TIES = ("random", "fixed", "fork", "axis")
 
 random: uniformly among the optimal actions, at every step anew.
 fixed: one optimal action per layout, goal and cell, always the same in the same layout.
-fork: as fixed, but the paths that leave a colour start with actions that differ as much as possible.
+fork: as fixed, but the paths that leave a colour start with actions that differ as far as possible.
 axis: towards even colours up or down wherever that is optimal, towards odd ones left or right, up
   before down and left before right; a rule that is the same in all layouts.
 """
@@ -32,8 +32,8 @@ class ExpertTable:
     """Bit masks of the actions in one layout; all fields may carry leading axes.
 
     Attributes:
-      expert: `(O, G*G)` uint8, the expert's choices by goal colour and cell; 0 where the goal cannot
-        be reached.
+      expert: `(O, G*G)` uint8, the expert's choices by goal colour and cell; 0 where no path leads
+        to the goal.
       harmless: `(O, G*G)` uint8, the actions that do not enter a wrong colour.
       moves: `(G*G,)` uint8, the actions that leave the cell.
     """
@@ -68,6 +68,16 @@ def distance_fields(objects: chex.Array, walls: chex.Array, grid_size: int) -> c
     start = jnp.where(goal, jnp.int16(0), _UNREACHED)
     distance, _ = jax.lax.while_loop(lambda carry: carry[1], relax, (start, jnp.bool_(True)))
     return distance.reshape(-1, grid_size**2)
+
+
+def colour_distances(objects: chex.Array, walls: chex.Array, grid_size: int) -> chex.Array:
+    """Steps from each colour's cell to each colour, `(O, O)` int16 by start and goal.
+
+    The way from a colour to itself leaves its cell and comes back.
+    """
+    distance = distance_fields(objects, walls, grid_size).reshape(-1, grid_size, grid_size)
+    nearest = pinpad.shifted(distance, _UNREACHED).min(axis=0).reshape(-1, grid_size**2)
+    return nearest[:, objects].T + jnp.int16(1)
 
 
 def expert_table(

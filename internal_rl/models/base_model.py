@@ -65,21 +65,26 @@ class BaseModel(nn.Module):
             raise ValueError(f"base.block: got {self.block!r}, allowed: {', '.join(BLOCKS)}")
         init = scaled_initializer(self.init_scale)
         self.embedding = nn.Dense(self.width, kernel_init=init)
-        self.blocks = [self._make_block(f"block_{i + 1}") for i in range(self.depth)]
+        self.blocks = [self._make_block(name=f"block_{i + 1}") for i in range(self.depth)]
         self.output_norm = nn.LayerNorm(use_bias=False)
         self.action_output = nn.Dense(
             action_parameter_size(self.action_head, self.action_size), kernel_init=init
         )
         self.observation_output = nn.Dense(self.observation_size, kernel_init=init)
 
-    def _make_block(self, name: str | None = None) -> nn.Module:
+    def _make_block(self, **kwargs) -> nn.Module:
         if self.block == "hawk":
             return HawkBlock(
-                self.width, self.num_heads, self.mlp_size, self.init_scale, name=name
+                self.width, self.num_heads, self.mlp_size, self.init_scale, **kwargs
             )
         return TransformerBlock(
-            self.width, self.num_heads, self.head_size, self.mlp_size, self.init_scale, name=name
+            self.width, self.num_heads, self.head_size, self.mlp_size, self.init_scale, **kwargs
         )
+
+    @nn.nowrap
+    def _make_detached_block(self) -> nn.Module:
+        """A block outside the module tree, for functions of its state that need no parameters."""
+        return self._make_block(parent=None)
 
     def check_layer(self, layer: int) -> None:
         """Raises ValueError unless `0 <= layer <= depth`."""
@@ -121,17 +126,15 @@ class BaseModel(nn.Module):
     @nn.nowrap
     def initial_state(self, batch_size: int) -> tuple:
         """State of the one-step form before the first observation: one entry per block."""
-        if self.block == "hawk":
-            block = HawkBlock(
-                self.width, self.num_heads, self.mlp_size, self.init_scale, parent=None
-            )
-            return tuple(block.initial_state(batch_size) for _ in range(self.depth))
-        block = TransformerBlock(
-            self.width, self.num_heads, self.head_size, self.mlp_size, parent=None
-        )
-        return tuple(
-            block.initial_state(batch_size, self.max_length) for _ in range(self.depth)
-        )
+        block = self._make_detached_block()
+        lengths = (self.max_length,) if self.block == "transformer" else ()
+        return tuple(block.initial_state(batch_size, *lengths) for _ in range(self.depth))
+
+    @nn.nowrap
+    def restart(self, state: tuple, rows: chex.Array) -> tuple:
+        """Begins a new episode in the rows of `state` where `rows (B,)` bool is set."""
+        block = self._make_detached_block()
+        return tuple(block.restart(block_state, rows) for block_state in state)
 
     def lower_step(
         self, observation: chex.Array, state: tuple, layer: int, window: int | None = None

@@ -195,6 +195,14 @@ class HawkBlock(nn.Module):
             hidden=jnp.zeros((batch_size, self.width)),
         )
 
+    @nn.nowrap
+    def restart(self, state: HawkState, rows: chex.Array) -> HawkState:
+        """Begins a new sequence in the rows where `rows (B,)` bool is set."""
+        return HawkState(
+            recent=jnp.where(rows[:, None, None], 0.0, state.recent),
+            hidden=jnp.where(rows[:, None], 0.0, state.hidden),
+        )
+
     def step(self, x: chex.Array, state: HawkState) -> tuple[chex.Array, HawkState]:
         """One-step form: `(B, n_e)` residual and state in, the same out."""
         normed = self.temporal_norm(x)

@@ -20,14 +20,17 @@ class KeyValueCache:
     run at memory bandwidth on this layout and 4 to 15 times slower on `(B, T, H, dh)`.
 
     Attributes:
-      key: `(B, H, T, dh)` keys of the steps seen so far.
+      key: `(B, H, T, dh)` keys of the last `T` steps; step number `i` lies in slot `i % T`.
       value: `(B, H, T, dh)` values.
-      index: `()` int32 number of steps seen so far; all episodes of a batch run in lock-step.
+      index: `()` int32 number of steps taken; all rows of a batch write to the same slot.
+      length: `(B,)` int32 number of steps since the row's episode began, which is how far back it
+        may look. Rows can restart at different times.
     """
 
     key: chex.Array
     value: chex.Array
     index: chex.Array
+    length: chex.Array
 
 
 def relative_position_bucket(
@@ -111,7 +114,14 @@ class TransformerBlock(nn.Module):
     def initial_state(self, batch_size: int, max_length: int) -> KeyValueCache:
         """Empty cache for episodes of up to `max_length` steps."""
         shape = (batch_size, self.num_heads, max_length, self.head_size)
-        return KeyValueCache(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros((), jnp.int32))
+        return KeyValueCache(
+            jnp.zeros(shape), jnp.zeros(shape), jnp.int32(0), jnp.zeros(batch_size, jnp.int32)
+        )
+
+    @nn.nowrap
+    def restart(self, state: KeyValueCache, rows: chex.Array) -> KeyValueCache:
+        """Begins a new episode in the rows where `rows (B,)` bool is set."""
+        return state.replace(length=jnp.where(rows, 0, state.length))
 
     def step(
         self, x: chex.Array, state: KeyValueCache, window: int | None = None
@@ -128,15 +138,18 @@ class TransformerBlock(nn.Module):
           `(B, n_e)` and the cache with this step added.
         """
         query, key, value = self._project(x)
-        start = (0, 0, state.index, 0)
+        max_length = state.key.shape[2]
+        slot = state.index % max_length
+        start = (0, 0, slot, 0)
         keys = jax.lax.dynamic_update_slice(state.key, key[:, :, None], start)
         values = jax.lax.dynamic_update_slice(state.value, value[:, :, None], start)
-        max_length = keys.shape[2]
         window = max_length if window is None else min(window, max_length)
-        distance = state.index - jnp.arange(window)
+        distance = (slot - jnp.arange(window)) % max_length
         buckets = jnp.asarray(relative_position_bucket(np.arange(max_length)))
-        bias = self.position_bias[:, buckets[jnp.maximum(distance, 0)]]
+        bias = self.position_bias[:, buckets[distance]]
+        visible = distance <= state.length[:, None]
         scores = jnp.einsum("bhd,bhkd->bhk", query, keys[:, :, :window]) + bias
-        scores = jnp.where(distance >= 0, scores, MASKED)
+        scores = jnp.where(visible[:, None], scores, MASKED)
         attended = jnp.einsum("bhk,bhkd->bhd", jax.nn.softmax(scores), values[:, :, :window])
-        return self._finish(x, attended), KeyValueCache(keys, values, state.index + 1)
+        cache = KeyValueCache(keys, values, state.index + 1, state.length + 1)
+        return self._finish(x, attended), cache

@@ -12,6 +12,8 @@ from internal_rl.models.policy import CodePolicy
 from internal_rl.rl.internal_env import InternalEnv, decision_steps
 
 LAYER, NUM_EPISODES = 1, 32
+# Different for every episode, so that a weighted sum tells their gradients apart.
+WEIGHTS = jnp.linspace(-1.0, 2.0, NUM_EPISODES)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,14 @@ def internal(env, base, base_params):
         "policy": jax.jit(policy.init)(key, residual, segment),
     }
     internal_env = InternalEnv(
-        env, base, metacontroller, policy, LAYER, threshold=0.27, num_stages=1, rows=NUM_EPISODES,
+        env,
+        base,
+        metacontroller,
+        policy,
+        LAYER,
+        threshold=0.27,
+        num_stages=1,
+        rows=NUM_EPISODES,
         policy_rows=NUM_EPISODES,
     )
     run = jax.jit(
@@ -53,11 +62,11 @@ def test_code_scores_sum_to_the_gradient_of_the_codes_log_probability(internal):
             params["policy"], rollout.residual[episode, steps], mask
         )
         each = gaussian_log_prob(mean + bias, log_std, rollout.code[episode, steps])
-        return jnp.sum(each * mask, axis=1)
+        return jnp.sum(WEIGHTS[:, None] * each * mask)
 
-    expected = jax.jacobian(log_prob)(jnp.zeros(3))
+    expected = jax.grad(log_prob)(jnp.zeros(3))
     scores = credit.code_scores(env, params, rollout)
-    np.testing.assert_allclose(jnp.sum(scores, axis=1), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(jnp.einsum("b,btz->z", WEIGHTS, scores), expected, rtol=1e-3)
     assert np.all(np.asarray(scores)[~np.asarray(rollout.ask)] == 0.0)
 
 
@@ -71,11 +80,11 @@ def test_raw_scores_sum_to_the_gradient_through_the_base_model(internal):
         segment = jnp.zeros(rollout.active.shape, jnp.int32)
         output = env.base.apply(params["base"], controlled, segment, LAYER, method="upper")
         each = action_log_prob("categorical", output.action, rollout.action)
-        return jnp.sum(each * rollout.active, axis=1)
+        return jnp.sum(WEIGHTS[:, None] * each * rollout.active)
 
-    expected = jax.jit(jax.jacobian(log_prob))(jnp.zeros(3))
+    expected = jax.jit(jax.grad(log_prob))(jnp.zeros(3))
     scores = jax.jit(lambda: credit.raw_scores(env, params, rollout))()
-    np.testing.assert_allclose(jnp.sum(scores, axis=1), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(jnp.einsum("b,btz->z", WEIGHTS, scores), expected, rtol=1e-3)
 
 
 def test_variances_equal_numpy_over_the_episodes_that_last(internal):

@@ -1,0 +1,140 @@
+"""Measures what the project does per second, beside what bounds it on this machine.
+
+`python -m benchmarks.run --json` prints one JSON object; without `--json` the same as a table.
+Progress goes to the standard error.
+"""
+
+import json
+import os
+import sys
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict
+
+import internal_rl
+from benchmarks import data, environment, reinforcement, training
+from benchmarks.timing import CLOCKS, Stopwatch
+from configs import gridworld
+from experiments import build, launch
+from internal_rl.errors import ConfigError, UserError
+
+SECTIONS = ("environment", "data", "training", "internal_rl", "raw_rl")
+# Tokens of one training update on a CPU, where the batch of the paper would take half a minute; the
+# rate hardly depends on it.
+CPU_TOKENS = 8192
+
+_JSON = flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
+_PRESET = flags.DEFINE_list("preset", ["small", "paper"], "Presets of configs/gridworld.py.")
+_ONLY = flags.DEFINE_list("only", list(SECTIONS), "What to measure.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Repetitions of every program.")
+_CLOCK = flags.DEFINE_enum(
+    "clock", "wall", CLOCKS, "'cpu' leaves out what other processes take from a single core."
+)
+
+
+def matmul_shapes(config: ConfigDict, rows: int) -> tuple[tuple[int, int, int], ...]:
+    """`(M, K, N)` of products as in the base model on `rows` rows of tokens, and square ones."""
+    base = config.base
+    tokens = rows * config.data.sequence_length
+    attention = base.num_heads * base.head_size
+    return (
+        (tokens, base.width, 3 * attention),
+        (tokens, base.width, base.mlp_size),
+        (tokens, base.mlp_size, base.width),
+        (1024, 1024, 1024),
+        (2048, 2048, 2048),
+    )
+
+
+def training_rows(config: ConfigDict) -> int:
+    """Rows of a training update; fewer than the config's on a CPU, see `CPU_TOKENS`."""
+    rows = launch.rows_of(config, "pretrain")
+    if jax.default_backend() != "cpu":
+        return rows
+    return max(min(rows, CPU_TOKENS // config.data.sequence_length), 1)
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        "host_threads": internal_rl.HOST_THREADS,
+        "jax": jax.__version__,
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+    }
+
+
+def benchmark(config: ConfigDict, only: tuple[str, ...], clock: str, repeats: int) -> dict:
+    """All chosen figures of one preset.
+
+    Args:
+      config: as `configs/gridworld.py` makes it.
+      only: sections to measure, see `SECTIONS`.
+      clock: see `timing.make_clock`.
+      repeats: repetitions of every program.
+
+    Returns:
+      Nested dictionaries of numbers and strings: one entry per section, and `bounds`.
+    """
+    rows = training_rows(config)
+    stopwatch = Stopwatch(clock, repeats, matmul_shapes(config, rows))
+    sections = {
+        "environment": lambda: environment.benchmark(build.make_world(config), stopwatch),
+        "data": lambda: data.benchmark(config, stopwatch, rows),
+        "training": lambda: training.benchmark(config, stopwatch, rows),
+        "internal_rl": lambda: reinforcement.benchmark_internal(config, stopwatch),
+        "raw_rl": lambda: reinforcement.benchmark_raw(config, stopwatch),
+    }
+    result = {name: sections[name]() for name in SECTIONS if name in only}
+    bounds = {
+        "matmul_flops_per_second": stopwatch.matmul_rate,
+        "matmul_flops_per_second_by_shape": stopwatch.matmul_rates,
+        "copy_bytes_per_second": stopwatch.copy_rate,
+    }
+    return {"bounds": bounds, **result}
+
+
+def table(figures: dict, indent: int = 0) -> str:
+    """Nested dictionaries as indented lines."""
+    lines = []
+    for name, value in figures.items():
+        head = "  " * indent + name
+        if isinstance(value, dict):
+            lines += [head, table(value, indent + 1)]
+        else:
+            shown = f"{value:,.4g}" if isinstance(value, float) else value
+            lines.append(f"{head:<52}{shown}")
+    return "\n".join(lines)
+
+
+def _check(names: list[str], allowed: tuple[str, ...], flag: str) -> tuple[str, ...]:
+    for name in names:
+        if name not in allowed:
+            raise ConfigError(f"--{flag}: '{name}' given, allowed is {', '.join(allowed)}")
+    return tuple(names)
+
+
+def main(arguments: list[str]) -> None:
+    """Measures and prints."""
+    del arguments
+    try:
+        presets = _check(_PRESET.value, gridworld.PRESETS, "preset")
+        only = _check(_ONLY.value, SECTIONS, "only")
+        figures = {"machine": machine(), "clock": _CLOCK.value, "repeats": _REPEATS.value}
+        figures["presets"] = {
+            preset: benchmark(gridworld.get_config(preset), only, _CLOCK.value, _REPEATS.value)
+            for preset in presets
+        }
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(launch.EXIT_USER_ERROR)
+    print(json.dumps(figures, indent=2) if _JSON.value else table(figures))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,34 @@
+"""Runs all stages of a config in order: data to figures, baselines and controls included."""
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from experiments import internal_rl, launch, metacontroller, pretrain, probe, raw_rl, report, steer
+
+VARIANTS = ("discovered", "forced", "unaligned")
+
+
+def with_variant(config: ConfigDict, variant: str) -> ConfigDict:
+    """A copy of the config for another variant of the metacontroller."""
+    copy = ConfigDict(config.to_dict())
+    copy.metacontroller.variant = variant
+    return copy
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Runs every stage; finished ones are skipped, an interrupted one goes on."""
+    for stage in (pretrain, probe, steer):
+        logging.info("stage %s", stage.__name__.rpartition(".")[2])
+        stage.main(config, workdir)
+    for variant in VARIANTS:
+        chosen = with_variant(config, variant)
+        logging.info("stages metacontroller and internal_rl, %s", variant)
+        metacontroller.main(chosen, workdir)
+        internal_rl.main(chosen, workdir)
+    logging.info("stage raw_rl")
+    raw_rl.main(config, workdir)
+    report.main(config, workdir)
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,182 @@
+"""The grid world against an independent reference, and its contract."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from internal_rl import envs
+from internal_rl.envs.gridworld import GridWorld, GridWorldConfig
+from tests.envs.numpy_gridworld import NumpyGridWorld
+
+TIME_LIMIT = 30
+
+
+@pytest.fixture(scope="module")
+def env():
+    return GridWorld(GridWorldConfig(time_limit=TIME_LIMIT))
+
+
+@pytest.fixture(scope="module")
+def step(env):
+    return jax.jit(env.step)
+
+
+def random_task(key, env):
+    """Up to five colours without repeated neighbours, padded."""
+    first_key, step_key, length_key = jax.random.split(key, 3)
+    first = jax.random.randint(first_key, (), 0, env.config.num_colours)
+    steps = jax.random.randint(step_key, (env.max_task_length,), 1, env.config.num_colours)
+    colours = (first + jnp.cumsum(steps)) % env.config.num_colours
+    length = jax.random.randint(length_key, (), 1, 6)
+    return jnp.where(jnp.arange(env.max_task_length) < length, colours, -1)
+
+
+def play(key, env):
+    """An episode of half random, half greedy actions, so that some tasks are completed."""
+    task_key, reset_key, step_key = jax.random.split(key, 3)
+    task = random_task(task_key, env)
+    state, timestep = env.reset(reset_key, task)
+
+    def step(state, key):
+        way_key, greedy_key, action_key = jax.random.split(key, 3)
+        size = env.config.grid_size
+        goal = state.objects[task[state.progress]]
+        down, right = goal // size - state.cell // size, goal % size - state.cell % size
+        vertical = jnp.where(down > 0, 1, 0)
+        horizontal = jnp.where(right > 0, 3, 2)
+        use_vertical = (right == 0) | ((down != 0) & jax.random.bernoulli(way_key))
+        greedy = jnp.where(use_vertical, vertical, horizontal)
+        action = jnp.where(
+            jax.random.bernoulli(greedy_key), greedy, jax.random.randint(action_key, (), 0, 4)
+        )
+        state, timestep = env.step(state, action)
+        return state, (action, timestep, state.success)
+
+    keys = jax.random.split(step_key, TIME_LIMIT + 2)
+    return state, timestep, *jax.lax.scan(step, state, keys)[1]
+
+
+def assert_identical_to_numpy(env, key, num_episodes):
+    keys = jax.random.split(key, num_episodes)
+    batch = jax.jit(jax.vmap(lambda key: play(key, env)))(keys)
+    batch = jax.tree.map(np.asarray, batch)
+    successes = 0
+    for i in range(num_episodes):
+        state, first, actions, timesteps, success = jax.tree.map(lambda x, i=i: x[i], batch)
+        world = NumpyGridWorld(
+            env.config.grid_size,
+            state.objects,
+            state.walls,
+            state.start_cell,
+            state.task,
+            TIME_LIMIT,
+        )
+        np.testing.assert_array_equal(first.observation, world.observation().reshape(-1))
+        for t, action in enumerate(actions):
+            assert world.step(action) == timesteps.reward[t]
+            assert world.done == timesteps.done[t]
+            assert world.success == success[t]
+            seen = timesteps.observation[t]
+            assert np.array_equal(seen, world.observation().reshape(-1))
+        successes += world.success
+    return successes
+
+
+def test_random_episodes_are_identical_to_the_numpy_reference(env):
+    assert assert_identical_to_numpy(env, jax.random.key(0), 200) > 10
+
+
+@pytest.mark.slow
+def test_ten_thousand_random_episodes_are_identical_to_the_numpy_reference(env):
+    keys = jax.random.split(jax.random.key(1), 20)
+    assert sum(assert_identical_to_numpy(env, key, 500) for key in keys) > 1000
+
+
+def test_observation_has_the_documented_channels(env):
+    objects = jnp.arange(8) * 2 + 1
+    walls = jnp.array([20, 22, 24, 26])
+    _, timestep = env.reset_to(objects, walls, 48, env.post_training_task)
+    assert timestep.observation.dtype == jnp.uint8
+    board = np.asarray(timestep.observation).reshape(7, 7, 13)
+    cells = [*objects.tolist(), *walls.tolist(), 48]
+    expected = [(*divmod(cell, 7), channel) for channel, cell in enumerate(cells)]
+    assert sorted(zip(*np.nonzero(board), strict=True)) == sorted(expected)
+
+
+def test_actions_move_up_down_left_right_and_stop_at_walls_and_borders(env, step):
+    objects = jnp.arange(41, 49)
+    walls = jnp.array([9, 30, 31, 32])
+    state, _ = env.reset_to(objects, walls, 8, env.post_training_task)
+    moves = [step(state, action)[0].cell for action in range(4)]
+    assert [int(cell) for cell in moves] == [1, 15, 7, 8]
+    corner, _ = env.reset_to(objects, walls, 0, env.post_training_task)
+    assert [int(step(corner, action)[0].cell) for action in range(4)] == [0, 7, 0, 1]
+
+
+def test_finished_episode_does_not_change(env, step):
+    objects = jnp.arange(8) + 1
+    task = jnp.array([0, 1] + [-1] * 10)
+    state, _ = env.reset_to(objects, jnp.array([20, 22, 24, 26]), 0, task)
+    for action in (3, 3):
+        state, timestep = step(state, action)
+    assert timestep.reward == 1.0 and timestep.done and state.success
+    after, again = step(state, 2)
+    assert again.reward == 0.0 and again.done
+    for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(before, now)
+    np.testing.assert_array_equal(timestep.observation, again.observation)
+
+
+def test_state_keeps_its_types_so_that_it_can_be_scanned(env):
+    shape = jax.eval_shape(env.reset, jax.random.key(0), env.post_training_task)
+    state, _ = shape
+    assert jax.eval_shape(env.step, state, jnp.int32(0)) == shape
+
+
+def test_observation_does_not_depend_on_the_task(env):
+    objects, walls = jnp.arange(8), jnp.arange(8, 12)
+    seen = [env.reset_to(objects, walls, 48, task)[1] for task in env.pretraining_tasks[:2]]
+    np.testing.assert_array_equal(seen[0].observation, seen[1].observation)
+
+
+def test_pool_resets_use_every_layout_and_every_free_cell():
+    env = envs.make("gridworld-pinpad", "smoke")
+    keys = jax.random.split(jax.random.key(0), 2000)
+    state, _ = jax.jit(jax.vmap(env.reset, (0, None)))(keys, env.post_training_task)
+    objects, walls, free = env.layouts
+    index = np.asarray(state.layout_index)
+    np.testing.assert_array_equal(state.objects, objects[index])
+    np.testing.assert_array_equal(state.walls, walls[index])
+    for layout, cells in enumerate(free):
+        assert set(np.asarray(state.cell)[index == layout]) == set(cells)
+
+
+def test_presets_build_and_unknown_names_are_refused():
+    assert envs.make("gridworld-pinpad").observation_size == 637
+    assert envs.make("gridworld-pinpad", "small").layouts is not None
+    with pytest.raises(ValueError, match="name is 'maze', allowed are gridworld-pinpad"):
+        envs.make("maze")
+    with pytest.raises(ValueError, match="preset of gridworld-pinpad is 'big', allowed are paper"):
+        envs.make("gridworld-pinpad", "big")
+    with pytest.raises(ValueError, match="no field 'gridsize', allowed are grid_size"):
+        envs.make_from_config({"name": "gridworld-pinpad", "gridsize": 7})
+    assert envs.make_from_config({"name": "gridworld-pinpad", "time_limit": 9}).time_limit == 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"grid_size": 1}, "grid_size is 1, allowed is 2 or more"),
+        ({"grid_size": 99}, "grid_size is 99, allowed is up to 31"),
+        ({"grid_size": 7.0}, "grid_size is 7.0, allowed is int"),
+        ({"num_walls": -1}, "num_walls is -1, allowed is 0 or more"),
+        ({"grid_size": 3}, "num_colours \\+ num_walls is 12, allowed is up to 8"),
+        ({"num_colours": 7}, "has 8 colours, allowed are up to num_colours=7"),
+        ({"min_colour_distance": 2}, "min_colour_distance is 2, allowed is 1 without a pool"),
+        ({"tasks": "maze"}, "tasks is 'maze'"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(fields, message):
+    with pytest.raises(ValueError, match=message):
+        GridWorld(GridWorldConfig(**fields))
