@@ -90,6 +90,8 @@ def _paper() -> ConfigDict:
         "batch_size": 1024,
         # Rows of held-out data in an evaluation (open).
         "evaluation_rows": 64,
+        # Episodes sampled on the post-training task at the end (open).
+        "evaluation_episodes": 4096,
         # Trajectories over which the exact references are averaged (open).
         "reference_trajectories": 4096,
         # Training ages at which parameters are kept for the probes.

@@ -3,12 +3,12 @@
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from ml_collections import ConfigDict
 
 from experiments import build, launch
-from experiments.pretrain import held_out
+from experiments.pretrain import EVALUATION_KEY, held_out
+from internal_rl.analysis.examination import examine_metacontroller
 from internal_rl.analysis.switching import count_switches, switching_metrics
 from internal_rl.experts.collect import StreamState
 from internal_rl.models import heads
@@ -16,7 +16,7 @@ from internal_rl.models.base_model import BaseModel
 from internal_rl.models.metacontroller import Discovery, Metacontroller
 from internal_rl.training.loop import run_stage
 from internal_rl.training.optimiser import apply_gradients
-from internal_rl.training.randomness import named_keys
+from internal_rl.training.randomness import named_key, named_keys
 from internal_rl.training.stage import Stage
 from internal_rl.types import Trajectory
 
@@ -122,10 +122,19 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         loss = nll + config.metacontroller.alpha * kl
         return {"loss": loss, "action_nll": nll, "kl": kl, **switching_metrics(counts)}
 
+    def artifacts(state, frozen):
+        return examine_metacontroller(
+            world, base, frozen, metacontroller, state.params, layer,
+            held_out(stream, config.metacontroller.evaluation_rows),
+            named_key(jax.random.key(EVALUATION_KEY), "examination"),
+            config.metacontroller.evaluation_episodes,
+        )  # fmt: skip
+
     return Stage(
         init=init,
         update=update,
         evaluate=evaluate,
+        artifacts=artifacts,
         frozen=base_params,
         frozen_axes=axis,
         **launch.schedule_of(config, "metacontroller"),

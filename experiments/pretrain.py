@@ -5,11 +5,11 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from ml_collections import ConfigDict
 
 from experiments import build, launch
+from internal_rl.analysis.examination import examine_base
 from internal_rl.experts.collect import ExpertStream, StreamState
 from internal_rl.experts.references import references
 from internal_rl.models import heads
@@ -83,6 +83,11 @@ def make_stage(config: ConfigDict) -> Stage:
         batch = held_out(stream, config.pretrain.evaluation_rows)
         return loss(state.params, batch)[1]
 
+    def artifacts(state, frozen):
+        del frozen
+        key = named_key(jax.random.key(EVALUATION_KEY), "sampling")
+        return examine_base(world, base, state.params, key, config.pretrain.evaluation_episodes)
+
     def reference_lines():
         key = named_key(jax.random.key(EVALUATION_KEY), "references")
         return references(world, stream, key, config.pretrain.reference_trajectories)
@@ -92,6 +97,7 @@ def make_stage(config: ConfigDict) -> Stage:
         update=update,
         evaluate=evaluate,
         references=reference_lines,
+        artifacts=artifacts,
         snapshot_steps=tuple(config.pretrain.snapshot_steps),
         **launch.schedule_of(config, "pretrain"),
     )

@@ -87,7 +87,7 @@ def injection_control(
     codes: chex.Array,
     preference: chex.Array,
     first_colour: chex.Array,
-    after_visits: int,
+    after_visits: chex.Array,
     enabled: chex.Array,
 ) -> Control:
     """Control that injects one code, holds it until the gate's next switch, then lets go.
@@ -100,7 +100,7 @@ def injection_control(
       preference: `(B, G)`; the subgoal of largest preference is aimed at, among those whose colour
         is not the one just visited; -inf rules a subgoal out.
       first_colour: `(G,)` colour that a subgoal visits first.
-      after_visits: number of visits after which the code is injected, 0 for the first step.
+      after_visits: `()` number of visits after which the code is injected, 0 for the first step.
       enabled: `()` bool; False only chooses the target and controls nothing.
     """
     batch_size = codes.shape[0]
@@ -133,7 +133,7 @@ def injection_control(
     return Control(layer, start, step)
 
 
-def nth_visit(visit: chex.Array, n: int) -> chex.Array:
+def nth_visit(visit: chex.Array, n: chex.Array) -> chex.Array:
     """Colour of the `n`-th visit (from 1) of each episode: `(N, T)` to `(N,)`, -1 if none."""
     is_nth = (jnp.cumsum(visit >= 0, axis=1) == n) & (visit >= 0)
     return jnp.max(jnp.where(is_nth, visit, NO_COLOUR), axis=1)
@@ -149,7 +149,7 @@ def inject_codes(
     bank: CodeBank,
     key: chex.PRNGKey,
     num_episodes: int,
-    after_visits: int = 0,
+    after_visits: chex.Array | int = 0,
     batch_size: int = 256,
 ) -> dict[str, chex.Array]:
     """Where episodes go next once a code has been injected, against the two controls.
@@ -167,7 +167,7 @@ def inject_codes(
       bank: codes to inject, see `collect_codes`.
       key: randomness.
       num_episodes: episodes per arm.
-      after_visits: number of visits after which a code is injected, 0 for the start.
+      after_visits: `()` number of visits after which a code is injected, 0 for the start.
       batch_size: episodes in lock-step.
 
     Returns:

@@ -67,8 +67,17 @@ class CodePolicy(nn.Module):
     @nn.nowrap
     def initial_state(self, batch_size: int) -> HawkState:
         """State before the first decision of `batch_size` episodes."""
-        block = HawkBlock(self.width, self.num_heads, self.mlp_size, parent=None)
-        return block.initial_state(batch_size)
+        return self._detached_block().initial_state(batch_size)
+
+    @nn.nowrap
+    def restart(self, state: HawkState, rows: chex.Array) -> HawkState:
+        """Begins a new episode in the rows where `rows (B,)` bool is set."""
+        return self._detached_block().restart(state, rows)
+
+    @nn.nowrap
+    def _detached_block(self) -> HawkBlock:
+        """A block outside the module tree, for functions of its state that need no parameters."""
+        return HawkBlock(self.width, self.num_heads, self.mlp_size, parent=None)
 
     def step(
         self, residual: chex.Array, state: HawkState, active: chex.Array

@@ -5,10 +5,11 @@ residual `e_{t,l}` and picks a code. Between two decisions the base model acts u
 that the last code decodes to.
 """
 
+import dataclasses
+import math
 from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -17,7 +18,7 @@ from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import gaussian_log_prob, mode_action, sample_action
 from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.policy import CodePolicy
-from internal_rl.rl.lockstep import check_rows, largest, run_lockstep
+from internal_rl.rl.slots import Slots, largest, run_episodes
 
 
 @struct.dataclass
@@ -114,22 +115,25 @@ def abstract_sequence(rollout: Rollout, max_switches: int) -> Decisions:
 
 
 @struct.dataclass
-class _Carry:
-    """State of `B` running episodes; `time` is shared."""
+class _Memory:
+    """What the models remember of the episodes that are running.
 
-    world: Any
-    observation: chex.Array
-    active: chex.Array
-    episode: chex.Array
-    memory: tuple
+    Attributes:
+      base: state of the base model's one-step form.
+      history: `(W, history_size)` state of the switch.
+      policy: state of the policy, as of the last decision.
+      code: `(W, n_z)` code in force.
+      log_prob: `(W,)` log-probability of that code, nats.
+    """
+
+    base: tuple
     history: chex.Array
-    policy_state: Any
+    policy: Any
     code: chex.Array
     log_prob: chex.Array
-    time: chex.Array
 
 
-@struct.dataclass
+@dataclasses.dataclass(frozen=True)
 class InternalEnv:
     """The parts that the policy cannot tell from the world, and how they are run.
 
@@ -141,21 +145,19 @@ class InternalEnv:
       layer: controlled layer `l`.
       threshold: the switch asks for a new code where `β_t >= threshold`.
       force_switch: ask at every step, whatever the switch says.
-      num_stages: see `lockstep.run_lockstep`.
-      rows: the same, episodes per part.
-      policy_rows: episodes per call of the policy among those that ask; divides `rows`.
+      num_slots: episodes that run side by side; bounds the memory.
+      policy_rows: episodes per call of the policy among those that ask.
     """
 
-    world: Any = struct.field(pytree_node=False)
-    base: BaseModel = struct.field(pytree_node=False)
-    metacontroller: Metacontroller = struct.field(pytree_node=False)
-    policy: CodePolicy = struct.field(pytree_node=False)
-    layer: int = struct.field(pytree_node=False)
-    threshold: float = struct.field(pytree_node=False, default=0.5)
-    force_switch: bool = struct.field(pytree_node=False, default=False)
-    num_stages: int = struct.field(pytree_node=False, default=4)
-    rows: int = struct.field(pytree_node=False, default=256)
-    policy_rows: int = struct.field(pytree_node=False, default=64)
+    world: Any
+    base: BaseModel
+    metacontroller: Metacontroller
+    policy: CodePolicy
+    layer: int
+    threshold: float = 0.5
+    force_switch: bool = False
+    num_slots: int = 256
+    policy_rows: int = 64
 
     def rollout(
         self,
@@ -169,143 +171,142 @@ class InternalEnv:
 
         Args:
           params: `{"base": ..., "metacontroller": ..., "policy": ...}` parameters of the modules.
-          key: random key.
+          key: random key. Every episode has its own share of it, so that what happens in an episode
+            does not depend on `num_slots`.
           task: `(K,)` int32 colours of the task, padded with -1.
           num_episodes: batch size `B`.
           deterministic: use the mean code and the most probable action.
         """
-        rows = min(self.rows, num_episodes)
-        check_rows(min(self.policy_rows, rows), rows)
         reset_key, step_key = jax.random.split(key)
-        world, timestep = jax.vmap(self.world.reset, (0, None))(
-            jax.random.split(reset_key, num_episodes), task
+        num_slots = min(self.num_slots, num_episodes)
+        memory = _Memory(
+            base=self.base.initial_state(num_slots),
+            history=self.metacontroller.initial_history(num_slots),
+            policy=self.policy.initial_state(num_slots),
+            code=jnp.zeros((num_slots, self.policy.code_size)),
+            log_prob=jnp.zeros(num_slots),
         )
-        code_size = self.policy.code_size
-        carry = _Carry(
-            world=world,
-            observation=timestep.observation,
-            active=~timestep.done,
-            episode=jnp.arange(num_episodes),
-            memory=self.base.clone(max_length=1).initial_state(num_episodes),
-            history=self.metacontroller.initial_history(num_episodes),
-            policy_state=self.policy.initial_state(num_episodes),
-            code=jnp.zeros((num_episodes, code_size)),
-            log_prob=jnp.zeros(num_episodes),
-            time=jnp.int32(0),
-        )
-        return run_lockstep(
-            lambda carry: self._step(params, step_key, carry, deterministic),
-            lambda carry, length: carry.replace(
-                memory=extend_memory(self.base, carry.memory, length)
-            ),
-            carry,
+        records, length = run_episodes(
+            lambda *carry: self._step(params, step_key, deterministic, *carry),
+            reset_worlds(self.world, reset_key, task, num_episodes),
+            memory,
+            num_slots,
             self.world.time_limit,
-            self.num_stages,
-            rows,
         )
+        active = jnp.arange(self.world.time_limit) < length[:, None]
+        return Rollout(**records, active=active)
 
-    def _step(self, params, key, carry: _Carry, deterministic: bool) -> tuple[_Carry, Rollout]:
-        """One raw step of all episodes."""
-        residual, memory = self.base.apply(
-            params["base"], carry.observation, carry.memory, self.layer, method="lower_step"
+    def _step(self, params, key, deterministic, slots: Slots, state, memory: _Memory):
+        """One raw step of all slots, see `slots.run_episodes`."""
+        world, observation = state
+        first = slots.time == 0
+        residual, base_memory = self.base.apply(
+            params["base"],
+            observation,
+            self.base.restart(memory.base, first),
+            self.layer,
+            method="lower_step",
         )
+        history = jnp.where(first[:, None], 0.0, memory.history)
+        code = jnp.where(first[:, None], 0.0, memory.code)
         beta = self.metacontroller.apply(
-            params["metacontroller"], residual, carry.history, carry.code, method="switch"
+            params["metacontroller"], residual, history, code, method="switch"
         )
-        wanted = (carry.time == 0) | (beta >= self.threshold) | self.force_switch
-        ask = carry.active & wanted
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(
-            jax.random.fold_in(key, carry.time), carry.episode
-        )
-        code_keys, action_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        switch_keys, code_keys, action_keys = episode_keys(key, slots, 3)
+        wanted = first | self._wants_code(beta, switch_keys)
         code, log_prob, policy_state = self._ask_policy(
-            params["policy"], residual, ask, code_keys, carry, deterministic
+            params["policy"],
+            residual,
+            wanted & slots.active,
+            first,
+            None if deterministic else code_keys,
+            (code, memory.log_prob, memory.policy),
         )
         history = self.metacontroller.apply(
-            params["metacontroller"], residual, carry.history, method="history_step"
+            params["metacontroller"], residual, history, method="history_step"
         )
         controlled = self.metacontroller.apply(
             params["metacontroller"], residual, code, method="control"
         )
-        output, memory = self.base.apply(
-            params["base"], controlled, memory, self.layer, method="upper_step"
+        output, base_memory = self.base.apply(
+            params["base"], controlled, base_memory, self.layer, method="upper_step"
         )
-        action = act(self.base.action_head, output.action, action_keys, deterministic)
-        world, timestep = jax.vmap(self.world.step)(carry.world, action)
-        record = Rollout(
-            observation=carry.observation,
-            residual=residual,
-            beta=beta,
-            ask=ask,
-            code=code,
-            log_prob=log_prob,
-            action=action,
-            reward=jnp.where(carry.active, timestep.reward, 0.0),
-            progress=world.progress,
-            active=carry.active,
-        )
-        carry = carry.replace(
-            world=world,
-            observation=timestep.observation,
-            active=carry.active & ~timestep.done,
-            memory=memory,
-            history=history,
-            policy_state=policy_state,
-            code=code,
-            log_prob=log_prob,
-            time=carry.time + 1,
-        )
-        return carry, record
+        action = act(self.base.action_head, output.action, None if deterministic else action_keys)
+        world, timestep = jax.vmap(self.world.step)(world, action)
+        record = {
+            "observation": observation,
+            "residual": residual,
+            "beta": beta,
+            "ask": wanted,
+            "code": code,
+            "log_prob": log_prob,
+            "action": action,
+            "reward": timestep.reward,
+            "progress": world.progress,
+        }
+        memory = _Memory(base_memory, history, policy_state, code, log_prob)
+        return (world, timestep.observation), memory, timestep.done, record
 
-    def _ask_policy(self, params, residual, ask, keys, carry: _Carry, deterministic: bool):
-        """New code, its log-probability and the policy's state, renewed where `ask` is set.
+    def _wants_code(self, beta: chex.Array, keys: chex.Array) -> chex.Array:
+        """`(W,)` bool: the switch asks for a new code."""
+        if self.force_switch:
+            return jnp.ones(beta.shape, bool)
+        if self.metacontroller.gate == "random":
+            return jax.vmap(jax.random.uniform)(keys) < beta
+        return beta >= self.threshold
+
+    def _ask_policy(self, params, residual, ask, first, keys, held):
+        """Renews `held` (code, its log-probability, policy state) where `ask` is set.
 
         Few episodes ask at any one step, so the policy runs on these alone, `policy_rows` at a time.
         """
-        rows = min(self.policy_rows, ask.shape[0])
+        rows = math.gcd(self.policy_rows, ask.shape[0])
         order = jnp.argsort(~ask, stable=True)
         count = largest(jnp.sum(ask))
 
         def ask_some(loop):
-            index, *held = loop
+            index, held = loop
             chosen = jax.lax.dynamic_slice_in_dim(order, index * rows, rows)
-            code, log_prob, state = jax.tree.map(lambda x: x[chosen], tuple(held))
+            code, log_prob, state = jax.tree.map(lambda x: x[chosen], held)
             asked = ask[chosen]
             mean, log_std, state = self.policy.apply(
-                params, residual[chosen], state, asked, method="step"
+                params,
+                residual[chosen],
+                self.policy.restart(state, first[chosen]),
+                asked,
+                method="step",
             )
-            if deterministic:
-                drawn = mean
-            else:
+            drawn = mean
+            if keys is not None:
                 noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys[chosen])
                 drawn = mean + jnp.exp(log_std) * noise
             code = jnp.where(asked[:, None], drawn, code)
             log_prob = jnp.where(asked, gaussian_log_prob(mean, log_std, drawn), log_prob)
-            held = jax.tree.map(
-                lambda x, new: x.at[chosen].set(new), tuple(held), (code, log_prob, state)
-            )
-            return index + 1, *held
+            held = jax.tree.map(lambda x, new: x.at[chosen].set(new), held, (code, log_prob, state))
+            return index + 1, held
 
-        loop = (jnp.int32(0), carry.code, carry.log_prob, carry.policy_state)
-        return jax.lax.while_loop(lambda loop: loop[0] * rows < count, ask_some, loop)[1:]
+        loop = (jnp.int32(0), held)
+        return jax.lax.while_loop(lambda loop: loop[0] * rows < count, ask_some, loop)[1]
 
 
-def extend_memory(base: BaseModel, memory: tuple, length: int) -> tuple:
-    """Grows the caches of the base model's one-step form to `length` steps."""
-    rows = jax.tree.leaves(memory)[0].shape[0]
-    target = jax.eval_shape(lambda: base.clone(max_length=length).initial_state(rows))
-
-    def grow(x, like):
-        missing = [(0, m - n, 0) for n, m in zip(x.shape, like.shape, strict=True)]
-        return jax.lax.pad(x, jnp.zeros((), x.dtype), missing)
-
-    return jax.tree.map(grow, memory, target)
+def reset_worlds(world, key: chex.PRNGKey, task: chex.Array, num_episodes: int):
+    """States and observations of `num_episodes` worlds at their start."""
+    state, timestep = jax.vmap(world.reset, (0, None))(jax.random.split(key, num_episodes), task)
+    return state, timestep.observation
 
 
-def act(
-    head: str, parameters: chex.Array, keys: chex.Array, deterministic: bool
-) -> chex.Array:
-    """One action per row: drawn with the row's own key, or the most probable one."""
-    if deterministic:
+def episode_keys(key: chex.PRNGKey, slots: Slots, num_uses: int) -> list[chex.Array]:
+    """Keys `(W,)` for each of `num_uses` uses, made from episode and time alone."""
+    keys = jax.vmap(
+        lambda episode, time: jax.random.split(
+            jax.random.fold_in(jax.random.fold_in(key, episode), time), num_uses
+        )
+    )(slots.episode, slots.time)
+    return [keys[:, i] for i in range(num_uses)]
+
+
+def act(head: str, parameters: chex.Array, keys: chex.Array | None) -> chex.Array:
+    """One action per row: drawn with the row's own key, or the most probable one without keys."""
+    if keys is None:
         return mode_action(head, parameters)
     return jax.vmap(lambda row, key: sample_action(head, row, key))(parameters, keys)

@@ -16,9 +16,9 @@ from flax import struct
 
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import action_log_prob
-from internal_rl.rl.internal_env import act, extend_memory
-from internal_rl.rl.lockstep import run_lockstep
+from internal_rl.rl.internal_env import act, episode_keys, reset_worlds
 from internal_rl.rl.objective import ObjectiveSums, clipped_surrogate, trajectory_advantage
+from internal_rl.rl.slots import Slots, run_episodes
 from internal_rl.rl.update import UpdateConfig, update_policy
 
 
@@ -54,18 +54,6 @@ class RawRollout:
 
 
 @struct.dataclass
-class _Carry:
-    """State of `B` running episodes; `time` is shared."""
-
-    world: Any
-    observation: chex.Array
-    active: chex.Array
-    episode: chex.Array
-    memory: tuple
-    time: chex.Array
-
-
-@struct.dataclass
 class RawState:
     """Everything that changes during raw-action RL.
 
@@ -93,8 +81,7 @@ class RawActionTrainer:
       task: `(K,)` int32 colours of the task, padded with -1.
       num_episodes: episodes per update.
       update_config: settings of the policy update.
-      num_stages: see `lockstep.run_lockstep`.
-      rows: the same, episodes per part.
+      num_slots: episodes that run side by side; bounds the memory.
     """
 
     world: Any
@@ -103,8 +90,7 @@ class RawActionTrainer:
     task: chex.Array
     num_episodes: int = 1024
     update_config: UpdateConfig = UpdateConfig()
-    num_stages: int = 4
-    rows: int = 256
+    num_slots: int = 256
 
     def init(self, key: chex.PRNGKey, params: chex.ArrayTree) -> RawState:
         """Starts from the pretrained base model `params`."""
@@ -150,57 +136,35 @@ class RawActionTrainer:
     ) -> RawRollout:
         """Runs `num_episodes` episodes of the base model."""
         reset_key, step_key = jax.random.split(key)
-        world, timestep = jax.vmap(self.world.reset, (0, None))(
-            jax.random.split(reset_key, num_episodes), self.task
-        )
-        carry = _Carry(
-            world=world,
-            observation=timestep.observation,
-            active=~timestep.done,
-            episode=jnp.arange(num_episodes),
-            memory=self.base.clone(max_length=1).initial_state(num_episodes),
-            time=jnp.int32(0),
-        )
-        return run_lockstep(
-            lambda carry: self._step(params, step_key, carry, deterministic),
-            lambda carry, length: carry.replace(
-                memory=extend_memory(self.base, carry.memory, length)
-            ),
-            carry,
+        num_slots = min(self.num_slots, num_episodes)
+        records, length = run_episodes(
+            lambda *carry: self._step(params, step_key, deterministic, *carry),
+            reset_worlds(self.world, reset_key, self.task, num_episodes),
+            self.base.initial_state(num_slots),
+            num_slots,
             self.world.time_limit,
-            self.num_stages,
-            min(self.rows, num_episodes),
         )
+        active = jnp.arange(self.world.time_limit) < length[:, None]
+        return RawRollout(**records, active=active)
 
-    def _step(self, params, key, carry: _Carry, deterministic: bool) -> tuple[_Carry, RawRollout]:
-        """One raw step of all episodes."""
-        residual, memory = self.base.apply(
-            params, carry.observation, carry.memory, self.base.depth, method="lower_step"
-        )
-        output, memory = self.base.apply(
-            params, residual, memory, self.base.depth, method="upper_step"
-        )
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(
-            jax.random.fold_in(key, carry.time), carry.episode
-        )
-        action = act(self.base.action_head, output.action, keys, deterministic)
-        world, timestep = jax.vmap(self.world.step)(carry.world, action)
-        record = RawRollout(
-            observation=carry.observation,
-            action=action,
-            log_prob=action_log_prob(self.base.action_head, output.action, action),
-            reward=jnp.where(carry.active, timestep.reward, 0.0),
-            progress=world.progress,
-            active=carry.active,
-        )
-        carry = carry.replace(
-            world=world,
-            observation=timestep.observation,
-            active=carry.active & ~timestep.done,
-            memory=memory,
-            time=carry.time + 1,
-        )
-        return carry, record
+    def _step(self, params, key, deterministic, slots: Slots, state, memory: tuple):
+        """One raw step of all slots, see `slots.run_episodes`."""
+        world, observation = state
+        memory = self.base.restart(memory, slots.time == 0)
+        depth = self.base.depth
+        residual, memory = self.base.apply(params, observation, memory, depth, method="lower_step")
+        output, memory = self.base.apply(params, residual, memory, depth, method="upper_step")
+        (keys,) = episode_keys(key, slots, 1)
+        action = act(self.base.action_head, output.action, None if deterministic else keys)
+        world, timestep = jax.vmap(self.world.step)(world, action)
+        record = {
+            "observation": observation,
+            "action": action,
+            "log_prob": action_log_prob(self.base.action_head, output.action, action),
+            "reward": timestep.reward,
+            "progress": world.progress,
+        }
+        return (world, timestep.observation), memory, timestep.done, record
 
     def _part_sums(
         self, rollout: RawRollout, advantage, params, episode, index, segment
