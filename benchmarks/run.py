@@ -22,7 +22,7 @@ from internal_rl.errors import ConfigError, UserError
 SECTIONS = ("environment", "data", "training", "internal_rl", "raw_rl")
 # Tokens of one training update on a CPU, where the batch of the paper would take half a minute; the
 # rate hardly depends on it.
-CPU_TOKENS = 8192
+CPU_TOKENS = 4096
 
 _JSON = flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
 _PRESET = flags.DEFINE_list("preset", ["small", "paper"], "Presets of configs/gridworld.py.")

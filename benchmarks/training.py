@@ -1,14 +1,16 @@
 """Training rate of the base model."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import flops
 from benchmarks.timing import Stopwatch
 from experiments import build, pretrain
+from internal_rl.training.program import Program
 from internal_rl.types import Trajectory
+
+UPDATES_PER_CALL = 4
 
 
 def segment_lengths(segment: np.ndarray) -> np.ndarray:
@@ -41,25 +43,34 @@ def training_flops(config: ConfigDict, batch: Trajectory) -> dict[str, float]:
 
 
 def benchmark(config: ConfigDict, stopwatch: Stopwatch, rows: int) -> dict:
-    """Whole updates of the pretraining stage: data, gradient and optimiser, one seed."""
+    """Whole updates of the pretraining stage: data, gradient and optimiser, one seed.
+
+    Runs `UPDATES_PER_CALL` updates in one compiled call, as the training loop does.
+    """
     config = config.copy_and_resolve_references()
     config.pretrain.batch_size = max(round(rows * config.data.trajectories_per_row), 1)
     config.pretrain.num_seeds = 1
-    stage = pretrain.make_stage(config)
-    state = jax.jit(stage.init)(jax.random.key(0), None)
-    update = jax.jit(stage.update)
+    program = Program(pretrain.make_stage(config))
+    # The program reuses the memory of the state that it is given.
+    held = [program.initial_state()]
     stream = build.make_stream(config, build.make_world(config))
-    batch = jax.jit(stream.next)(state.stream)[1]
-    tokens = int(jnp.sum(batch.mask))
-    timing = stopwatch.measure({"update": lambda: update(state, None)}, "training")["update"]
+    batch = jax.device_get(jax.jit(stream.next)(held[0].stream)[1])
+
+    def update():
+        held[0], metrics = program.advance(held[0], UPDATES_PER_CALL)
+        return metrics
+
+    timing = stopwatch.measure({"update": update}, "training")["update"]
+    tokens = float(batch.mask.sum())
     operations = training_flops(config, batch)
+    needed, computed = (UPDATES_PER_CALL * operations[kind] for kind in ("needed", "computed"))
     return {
         "rows": int(batch.segment.shape[0]),
         "tokens_per_update": tokens,
-        "tokens_per_second": timing.rate(tokens),
+        "tokens_per_second": timing.rate(UPDATES_PER_CALL * tokens),
         "flops_per_token": operations["needed"] / tokens,
-        "flops_per_second": timing.rate(operations["needed"]),
-        "share_of_matmul_rate": timing.share_of_matmul(operations["needed"]),
-        "computed_share_of_matmul_rate": timing.share_of_matmul(operations["computed"]),
-        "seconds": timing.best,
+        "flops_per_second": timing.rate(needed),
+        "share_of_matmul_rate": timing.share_of_matmul(needed),
+        "computed_share_of_matmul_rate": timing.share_of_matmul(computed),
+        "seconds": timing.best / UPDATES_PER_CALL,
     }

@@ -57,7 +57,8 @@ def _paper() -> ConfigDict:
         # `batch_size` counts trajectories, as the paper does.
         "trajectories_per_row": 7.7,
         # How the experts of pretraining and of the cleaner data D* break ties between shortest
-        # paths ("random", "fixed", "fork", "axis"), and their share of random harmless actions.
+        # paths ("random", "fixed", "fork", "axis",
+        # "departures"), and their share of random harmless actions.
         "ties": "random",
         "epsilon": 0.0,
         "clean_ties": "random",
@@ -152,6 +153,8 @@ def _paper() -> ConfigDict:
         "controller_gain": 0.35,
         "batch_size": 512,
         "evaluation_rows": 64,
+        # Episodes per arm of the code injection (open).
+        "evaluation_episodes": 1024,
         **optimiser,
         "learning_rate": 1e-3,
         **_schedule(64_000, 200, 1_000, 100),
@@ -192,6 +195,8 @@ def _paper() -> ConfigDict:
             "metacontroller": metacontroller,
             "internal_rl": internal_rl,
             "raw_rl": raw_rl,
+            # Fields that the quickstart changes, to end within minutes.
+            "quickstart": {"internal_rl": {"steps": 100_000}, "raw_rl": {"steps": 100_000}},
         }
     )
 
@@ -202,8 +207,8 @@ def _small() -> dict:
         "data": {
             "sequence_length": 128,
             "trajectories_per_row": 6.0,
-            "ties": "axis",
-            "clean_ties": "axis",
+            "ties": "departures",
+            "clean_ties": "departures",
         },
         "base": {
             "width": 64,
@@ -223,21 +228,23 @@ def _small() -> dict:
             "warmup_steps": 200,
             "final_learning_rate": 1.5e-4,
             "max_gradient_norm": 1.0,
-            **_schedule(8_000, 50, 200, 50),
+            **_schedule(5_000, 50, 250, 50),
         },
         "probe": {
             "num_seeds": 1,
-            "batch_size": 192,
-            "evaluation_rows": 32,
+            "batch_size": 96,
+            "evaluation_rows": 64,
             "learning_rate": 1e-2,
             **_schedule(500, 50, 250, 50),
         },
         "steer": {
             "num_seeds": 1,
-            "batch_size": 192,
+            "batch_size": 96,
             "rank": 8,
+            "evaluation_episodes": 2048,
             "learning_rate": 1e-2,
-            **_schedule(500, 50, 250, 50),
+            "final_learning_rate": 1e-3,
+            **_schedule(1_000, 50, 250, 50),
         },
         "metacontroller": {
             "num_seeds": 1,
@@ -246,23 +253,30 @@ def _small() -> dict:
             "alpha": 0.3,
             "alpha_free_steps": 500,
             "alpha_ramp_steps": 500,
-            "batch_size": 192,
-            "evaluation_rows": 32,
+            # As often as subgoals change.
+            "switch_rate": 0.17,
+            "batch_size": 96,
+            "evaluation_rows": 128,
             "learning_rate": 4e-3,
-            **_schedule(2_000, 50, 200, 50),
+            "warmup_steps": 50,
+            "final_learning_rate": 4e-4,
+            "max_gradient_norm": 1.0,
+            **_schedule(2_400, 50, 200, 50),
         },
         "internal_rl": {
             "num_seeds": 1,
             "policy_width": 64,
-            "episodes_per_update": 512,
             "learning_rate": 1e-3,
-            **_schedule(200, 10, 50, 5),
+            **_schedule(400, 10, 50, 5),
         },
         "raw_rl": {
             "num_seeds": 1,
-            "episodes_per_update": 512,
-            "learning_rate": 1e-3,
-            **_schedule(200, 10, 50, 5),
+            "learning_rate": 1e-4,
+            **_schedule(400, 10, 50, 5),
+        },
+        "quickstart": {
+            "internal_rl": {"steps": 100},
+            "raw_rl": {"steps": 30},
         },
     }
 
@@ -281,7 +295,13 @@ def _smoke() -> dict:
             "mlp_size": 32,
             "init_scale": 1.0,
         },
-        "pretrain": {"reference_trajectories": 64, "snapshot_steps": (), **rows, **tiny},
+        "pretrain": {
+            "evaluation_episodes": 16,
+            "reference_trajectories": 64,
+            "snapshot_steps": (),
+            **rows,
+            **tiny,
+        },
         "probe": rows | tiny,
         "steer": {"batch_size": 16, "rank": 4, "evaluation_episodes": 16, **tiny},
         "metacontroller": {
@@ -289,6 +309,7 @@ def _smoke() -> dict:
             "rank": 4,
             "alpha_free_steps": 2,
             "alpha_ramp_steps": 2,
+            "evaluation_episodes": 16,
             **rows,
             **tiny,
         },

@@ -1,9 +1,8 @@
 """Reinforcement learning on the codes of a frozen metacontroller (method §6)."""
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
-
-import jax
 
 from experiments import build, launch
 from internal_rl.rl.internal import InternalTrainer

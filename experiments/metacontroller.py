@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 from ml_collections import ConfigDict
 

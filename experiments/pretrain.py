@@ -5,6 +5,7 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 from ml_collections import ConfigDict
 

@@ -1,7 +1,6 @@
 """Trains a linear probe of the subgoal at every layer of the frozen base model (method §4)."""
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct

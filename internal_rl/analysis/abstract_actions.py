@@ -131,9 +131,7 @@ def decoding_accuracy(
             updates, state = optimiser.update(jax.grad(loss)(weights), state)
             return (optax.apply_updates(weights, updates), state), None
 
-        (weights, _), _ = jax.lax.scan(
-            step, (weights, optimiser.init(weights)), length=num_steps
-        )
+        (weights, _), _ = jax.lax.scan(step, (weights, optimiser.init(weights)), length=num_steps)
         return weights
 
     weights = fit(jnp.zeros((code.shape[1], num_subgoals)))

@@ -7,12 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from internal_rl.analysis import abstract_actions, code_injection, rate_distortion, switching
+from internal_rl.analysis import (
+    abstract_actions,
+    code_injection,
+    credit,
+    rate_distortion,
+    switching,
+)
 from internal_rl.analysis.rollout import sample_base, transition_counts, unseen_transition_rate
 from internal_rl.envs.gridworld import GridWorld
 from internal_rl.envs.tasks import unseen_transitions
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.metacontroller import Metacontroller
+from internal_rl.rl.internal_env import InternalEnv
 from internal_rl.types import Trajectory
 
 Arrays = dict[str, np.ndarray]
@@ -168,3 +175,32 @@ def example_trajectories(
             examples[name][i, : len(tokens)] = values[row, tokens]
             examples["mask"][i, : len(tokens)] = True
     return examples
+
+
+def examine_credit(
+    internal_env: InternalEnv,
+    params: dict,
+    key: chex.PRNGKey,
+    task: chex.Array,
+    num_episodes: int,
+) -> Arrays:
+    """Variance of the policy gradient with code actions and with raw actions.
+
+    Args:
+      internal_env: the environment of internal RL.
+      params: `{"base": ..., "metacontroller": ..., "policy": ...}`.
+      key: randomness.
+      task: `(K,)` int32 colours of the task, padded with -1.
+      num_episodes: episodes to estimate it from.
+
+    Returns:
+      The fields of `credit.GradientVariance`, `(T,)` each, as `gradient_<field>`.
+    """
+
+    @jax.jit
+    def run(params, key):
+        rollout = internal_env.rollout(params, key, task, num_episodes)
+        return credit.gradient_variance(internal_env, params, rollout)
+
+    variance = run(params, key)
+    return _to_host({f"gradient_{name}": value for name, value in vars(variance).items()})

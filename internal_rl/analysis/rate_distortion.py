@@ -133,6 +133,5 @@ def kl_by_place(
         "kl_elsewhere": mask & continues & ~change,
     }
     return {
-        name: jnp.sum(kl * place) / jnp.maximum(jnp.sum(place), 1)
-        for name, place in places.items()
+        name: jnp.sum(kl * place) / jnp.maximum(jnp.sum(place), 1) for name, place in places.items()
     }

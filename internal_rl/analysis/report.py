@@ -1,131 +1,207 @@
 """Gathers the stages of a work directory into `<workdir>/report/`.
 
-Whatever is there is shown: the report of an unfinished or partial run leaves out the figures and
-rows that it has no data for. Written are the figures as PNG, `table.md` and `table.csv` with one row
-per quantity, and `summary.json` with its medians over seeds.
+Whatever is there is shown: the report of a partial run leaves out the figures and rows that it has
+no data for. Written are the figures as PNG, `table.md` and `table.csv` with one row per quantity,
+and `summary.json` with the medians over seeds.
 """
 
-import csv
-import dataclasses
-import io
-import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from internal_rl.analysis import figures
-from internal_rl.analysis.rate_distortion import Solution, summarise_sweep
+from internal_rl.analysis.code_injection import ARMS
+from internal_rl.analysis.examination import INJECTION_MOMENTS
+from internal_rl.analysis.rate_distortion import summarise_sweep
+from internal_rl.analysis.report_table import (
+    RL_STAGES,
+    format_csv,
+    format_markdown,
+    loss_accounting,
+    solutions_of,
+    table_rows,
+)
+from internal_rl.analysis.run_results import RunResults, read_sweep, stacked_curves
 from internal_rl.analysis.switching import SWITCH_THRESHOLD
 from internal_rl.errors import StorageError
-from internal_rl.training.files import read_json, storage_faults, write_atomically, write_json
-from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import load_artifacts
+from internal_rl.training.files import storage_faults, write_atomically, write_json
 
-RL_STAGES = {
-    "internal_rl": "internal RL",
-    "internal_rl_forced": "forced switching",
-    "internal_rl_unaligned": "unaligned switching",
-    "raw_rl": "raw actions",
-}
-REFERENCES = ("bayes", "goal_blind", "goal_given")
+# Keys that every summary holds, whatever has been run.
+EXPECTED = ("internal_rl_success", "raw_rl_success", "switching_f1")
 
 
-@dataclasses.dataclass(frozen=True)
-class SeedRun:
-    """What one seed of one stage left behind.
-
-    Attributes:
-      stage: name of the stage.
-      seed: its seed.
-      config: its configuration, nested dictionaries.
-      metrics: lines of `metrics.jsonl`.
-      artifacts: arrays by name; empty without any.
-    """
-
-    stage: str
-    seed: int
-    config: Mapping
-    metrics: Sequence[Mapping]
-    artifacts: Mapping[str, np.ndarray]
-
-    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of a metric, where it was written and finite."""
-        lines = [line for line in self.metrics if line.get(name) is not None]
-        return np.array([line["step"] for line in lines]), np.array([line[name] for line in lines])
-
-    def last(self, name: str) -> float:
-        """Last value of a metric, NaN without one."""
-        values = self.curve(name)[1]
-        return float(values[-1]) if len(values) else math.nan
-
-    def scalar(self, name: str) -> float:
-        """An artifact of shape `()`, NaN without it."""
-        return float(self.artifacts[name]) if name in self.artifacts else math.nan
-
-
-Run = Mapping[str, Sequence[SeedRun]]
-
-
-def read_run(workdir: str | os.PathLike) -> dict[str, list[SeedRun]]:
-    """Reads all stages of a work directory, by name.
-
-    Raises:
-      StorageError: files cannot be read.
-    """
-    run: dict[str, list[SeedRun]] = {}
-    with storage_faults(workdir):
-        for path in sorted(pathlib.Path(workdir).glob("*/seed_*/config.json")):
-            stage, seed = path.parent.parent.name, int(path.parent.name.removeprefix("seed_"))
-            has_artifacts = (path.parent / "artifacts.npz").exists()
-            artifacts = load_artifacts(workdir, stage, seed) if has_artifacts else {}
-            run.setdefault(stage, []).append(
-                SeedRun(
-                    stage,
-                    seed,
-                    read_json(path)["config"],
-                    read_metrics(path.parent),
-                    artifacts,
-                )
-            )
-    return {stage: sorted(seeds, key=lambda s: s.seed) for stage, seeds in run.items()}
-
-
-def write_report(
-    workdir: str | os.PathLike, wall_seconds: float = math.nan
-) -> dict[str, float | None]:
+def write_report(workdir: str | os.PathLike, wall_seconds: float = math.nan) -> dict:
     """Writes the report.
 
     Args:
       workdir: work directory of the run.
-      wall_seconds: duration of the whole run; if unknown, the sum over the stages.
+      wall_seconds: duration of the whole run; if unknown, the sum over its stages.
 
     Returns:
-      What `summary.json` holds: medians over seeds, None where there is no data.
+      What `summary.json` holds: medians over seeds by key, None where there is no data.
 
     Raises:
-      StorageError: nothing to report is there, or files cannot be read or written.
+      StorageError: there is nothing to report, or files cannot be read or written.
     """
-    run = read_run(workdir)
+    runs = read_sweep(workdir)
+    run = runs[0]
     if not run:
         raise StorageError(f"{workdir}: holds no stage of a run, nothing to report")
-    folder = pathlib.Path(workdir) / "report"
     rows = table_rows(run)
+    summary = dict.fromkeys(EXPECTED) | {row.key: row.median for row in rows}
+    if math.isnan(wall_seconds):
+        wall_seconds = float(np.nansum([seeds[0].last("seconds") for seeds in run.values()]))
+    summary["wall_seconds"] = wall_seconds
+    folder = pathlib.Path(workdir) / "report"
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in run_figures(run).items():
+        for name, figure in report_figures(runs).items():
             figures.save_figure(figure, folder / f"{name}.png")
-        write_atomically(folder / "table.md", format_markdown(rows).encode())
-        write_atomically(folder / "table.csv", format_csv(rows).encode())
-        summary = {row.key: _finite(row.median) for row in rows}
-        if not math.isfinite(wall_seconds):
-            wall_seconds = sum(s.last("seconds") for seeds in run.values() for s in seeds[:1])
-        summary["wall_seconds"] = _finite(wall_seconds)
+        write_atomically(folder / "table.md", format_markdown(rows, loss_accounting(run)))
+        write_atomically(folder / "table.csv", format_csv(rows))
         write_json(folder / "summary.json", summary)
     return summary
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def report_figures(runs: Sequence[RunResults]) -> dict[str, Figure]:
+    """All figures that there is data for, by file name.
+
+    Args:
+      runs: the run, and runs that repeat its metacontroller with other settings.
+    """
+    run = runs[0]
+    made = {
+        "pretraining": _pretraining(run),
+        "probe_beliefs": _probe_beliefs(run),
+        "probe_accuracy": _probe_accuracy(run),
+        "steering": _steering(run),
+        "gates": _gates(run),
+        "rate_distortion": _rate_distortion(runs),
+        "code_injection": _code_injection(run),
+        "reinforcement_learning": _reinforcement_learning(run),
+        "gradient_variance": _gradient_variance(run),
+    }
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def _pretraining(run: RunResults) -> Figure | None:
+    steps, values = stacked_curves(run.get("pretrain", ()), "action_nll")
+    if not len(steps):
+        return None
+    first = run["pretrain"][0]
+    batch_size = first.config["pretrain"]["batch_size"]
+    references = {name: first.last(f"reference/{name}") for name in figures.REFERENCE_STYLES}
+    held_steps, held_out = stacked_curves(run["pretrain"], "evaluation/action_nll")
+    return figures.pretraining_curve(
+        steps * batch_size,
+        values,
+        {name: value for name, value in references.items() if not math.isnan(value)},
+        (held_steps * batch_size, held_out) if len(held_steps) else None,
+    )
+
+
+def _with(run: RunResults, stage: str, artifact: str) -> list:
+    """Seeds of a stage that have an artifact."""
+    return [results for results in run.get(stage, ()) if artifact in results.artifacts]
+
+
+def _probe_beliefs(run: RunResults) -> Figure | None:
+    seeds = _with(run, "probe", "example_beliefs")
+    if not seeds:
+        return None
+    artifacts = seeds[0].artifacts
+    first = artifacts["example_segment"] == 0
+    return figures.probe_beliefs(
+        artifacts["example_beliefs"][:, first], artifacts["example_subgoal"][first]
+    )
+
+
+def _probe_accuracy(run: RunResults) -> Figure | None:
+    ages = {}
+    for stage in run:
+        seeds = _with(run, stage, "accuracy_by_time") if stage.startswith("probe") else []
+        if seeds:
+            # The final parameters, written as age 0, are the oldest.
+            ages[seeds[0].config["probe"]["base_step"] or math.inf] = seeds
+    if not ages:
+        return None
+    accuracy = {
+        "final" if math.isinf(age) else f"{age:,} updates": np.stack(
+            [results.artifacts["accuracy"] for results in ages[age]]
+        )
+        for age in sorted(ages)
+    }
+    oldest = ages[max(ages)][0].artifacts
+    by_time = oldest["accuracy_by_time"]
+    known = ~np.all(np.isnan(by_time), axis=0)
+    num_subgoals = oldest["example_beliefs"].shape[-1]
+    return figures.probe_accuracy(accuracy, by_time[:, known], 1.0 / num_subgoals)
+
+
+def _steering(run: RunResults) -> Figure | None:
+    seeds = _with(run, "steer", "success")
+    if not seeds:
+        return None
+    success = np.stack([results.artifacts["success"] for results in seeds])
+    return figures.steering_success({f"{success.shape[1] - 1} blocks": success})
+
+
+def _gates(run: RunResults) -> Figure | None:
+    seeds = _with(run, "metacontroller", "example_beta")
+    if not seeds:
+        return None
+    names = ("example_beta", "example_subgoal", "example_mask")
+    return figures.gates(*(seeds[0].artifacts[name] for name in names), SWITCH_THRESHOLD)
+
+
+def _rate_distortion(runs: Sequence[RunResults]) -> Figure | None:
+    rows = summarise_sweep([solution for run in runs for solution in solutions_of(run)])
+    if len({row["alpha"] for row in rows}) < 2:
+        return None
+    first = runs[0].get("metacontroller", ())
+    values = {
+        name: first[0].last(f"reference/{name}") if first else math.nan
+        for name in ("bayes", "goal_given")
+    }
+    known = {name: value for name, value in values.items() if not math.isnan(value)}
+    return figures.rate_distortion(rows, known)
+
+
+def _code_injection(run: RunResults) -> Figure | None:
+    reach = {}
+    for visits in INJECTION_MOMENTS:
+        names = [f"injection_{visits}_reach_{arm}" for arm in ARMS]
+        seeds = _with(run, "metacontroller", names[0])
+        if seeds:
+            label = "at the start" if visits == 0 else f"after {visits} visit(s)"
+            values = [np.median([results.scalar(name) for results in seeds]) for name in names]
+            reach[label] = dict(zip(ARMS, values, strict=True))
+    return figures.injected_codes(reach) if reach else None
+
+
+def _reinforcement_learning(run: RunResults) -> Figure | None:
+    curves = {}
+    for stage, label in RL_STAGES.items():
+        episodes, success = stacked_curves(run.get(stage, ()), "success", against="episodes")
+        if len(episodes):
+            curves[label] = (episodes, success)
+    return figures.rl_curves(curves) if curves else None
+
+
+def _gradient_variance(run: RunResults) -> Figure | None:
+    seeds = _with(run, "internal_rl", "gradient_code_score")
+    if not seeds:
+        return None
+    artifacts = seeds[0].artifacts
+    # Without a single success the advantage is zero and so are both estimates.
+    suffix, note = ("", "") if np.nanmax(artifacts["gradient_code"]) > 0 else ("_score", ", A = 1")
+    return figures.gradient_variance(
+        {
+            f"code actions{note}": artifacts[f"gradient_code{suffix}"],
+            f"raw actions{note}": artifacts[f"gradient_raw{suffix}"],
+        }
+    )

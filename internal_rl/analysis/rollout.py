@@ -81,9 +81,7 @@ class EpisodeBatch:
     observation: chex.Array | None
 
 
-def reset_batch(
-    env: GridWorld, key: chex.PRNGKey, task: chex.Array, batch_size: int
-) -> GridState:
+def reset_batch(env: GridWorld, key: chex.PRNGKey, task: chex.Array, batch_size: int) -> GridState:
     """Fresh states of `batch_size` worlds, all with the same task `(K,)`."""
     keys = jax.random.split(key, batch_size)
     state, _ = jax.vmap(env.reset, in_axes=(0, None))(keys, jnp.asarray(task))

@@ -116,9 +116,7 @@ def steering_loss(
       layer: residual stream that is controlled, 0 (embedding) to `L`.
       batch: `(B, S)` packed rows of expert trajectories.
     """
-    residual = base.apply(
-        base_params, batch.observation, batch.segment, layer, method="lower"
-    )
+    residual = base.apply(base_params, batch.observation, batch.segment, layer, method="lower")
     steered = steer(controllers, jax.lax.stop_gradient(residual), batch.subgoal)
     output = base.apply(base_params, steered, batch.segment, layer, method="upper")
     log_prob = heads.action_log_prob(base.action_head, output.action, batch.action)
@@ -157,9 +155,7 @@ def task_subgoals(env: GridWorld, task: chex.Array) -> np.ndarray:
     return subgoals
 
 
-def steering_control(
-    controllers: Controllers, layer: int, goals: chex.Array
-) -> Control:
+def steering_control(controllers: Controllers, layer: int, goals: chex.Array) -> Control:
     """Control that always applies the controller of the next subgoal.
 
     Args:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from internal_rl.envs import pinpad, tasks
+from internal_rl.envs.layout_pool import draw_pool
 from internal_rl.types import Timestep
 
 
@@ -24,6 +25,9 @@ class GridWorldConfig:
       num_layouts: 0 draws a new layout at every reset; otherwise the size of a fixed pool.
       layout_seed: seed of the pool.
       min_colour_distance: smallest L1 distance between two colours of a pool layout, in cells.
+      min_departures: with a pool, the shortest paths from each colour to those that follow it in
+        pretraining tasks can leave by at least this many different actions (or all different, where
+        fewer colours follow), so that a change of subgoal shows in the first action.
     """
 
     grid_size: int = 7
@@ -34,6 +38,7 @@ class GridWorldConfig:
     num_layouts: int = 0
     layout_seed: int = 0
     min_colour_distance: int = 1
+    min_departures: int = 0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -54,6 +59,11 @@ class GridWorldConfig:
             raise ValueError(
                 f"num_colours + num_walls is {self.num_colours + self.num_walls}, allowed is up to "
                 f"{self.grid_size**2 - 1} on a grid of grid_size={self.grid_size}"
+            )
+        if not 0 <= self.min_departures <= (4 if self.num_layouts else 0):
+            raise ValueError(
+                f"min_departures is {self.min_departures}, allowed is 0 to 4 with a pool of "
+                "layouts (num_layouts above 0) and 0 without"
             )
         if self.min_colour_distance > 1 and self.num_layouts == 0:
             raise ValueError(
@@ -132,13 +142,15 @@ class GridWorld:
         self.observation_size = config.grid_size**2 * self.num_channels
         self.layouts = None
         if config.num_layouts:
-            self.layouts = pinpad.layout_pool(
+            self.layouts = draw_pool(
                 config.num_layouts,
                 config.layout_seed,
                 config.grid_size,
                 config.num_colours,
                 config.num_walls,
                 config.min_colour_distance,
+                config.min_departures,
+                tasks.followers(self.task_set, config.num_colours),
             )
 
     def reset(self, key: chex.PRNGKey, task: chex.Array) -> tuple[GridState, Timestep]:
@@ -249,6 +261,7 @@ PRESETS = {
         tasks="walks:5:4:0-1-2-3-4",
         num_layouts=64,
         min_colour_distance=3,
+        min_departures=3,
     ),
     "smoke": GridWorldConfig(
         grid_size=5,

@@ -7,12 +7,10 @@ is `objects (O,)`, the cell of every colour, and `walls (W,)`, the cells of the 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 MAX_GRID_SIZE = 31
-MAX_REDRAWS = 64
+MAX_REDRAWS = 1000
 FREE, WALL = -1, -2
-_MAX_POOL_DRAWS = 200_000
 # Steps of a flood in one iteration of its loop, chosen by timing: each iteration has a fixed cost.
 _FLOOD_STEPS = 4
 
@@ -174,74 +172,3 @@ def visit(
     following = task[jnp.minimum(progress, task.shape[0] - 1)]
     completed = right & ((progress == task.shape[0]) | (following < 0))
     return progress, completed, visited & ~right
-
-
-def layout_pool(
-    num_layouts: int,
-    seed: int,
-    grid_size: int,
-    num_colours: int,
-    num_walls: int,
-    min_colour_distance: int = 1,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws fixed layouts in which every free cell and every colour reaches every colour.
-
-    Args:
-      num_layouts: `N`, number of layouts.
-      seed: seed of the pool.
-      grid_size: side `G` of the grid.
-      num_colours: `O`.
-      num_walls: `W`.
-      min_colour_distance: smallest L1 distance between two colours, in cells.
-
-    Returns:
-      objects `(N, O)`, walls `(N, W)` and free cells `(N, G*G - O - W)`, int32.
-
-    Raises:
-      ValueError: if such layouts are too rare to be found.
-    """
-    rng = np.random.default_rng(seed)
-    objects, walls, free = [], [], []
-    for _ in range(_MAX_POOL_DRAWS):
-        if len(objects) == num_layouts:
-            break
-        cells = rng.permutation(grid_size**2)
-        colours = cells[:num_colours]
-        rows, columns = np.divmod(colours, grid_size)
-        distance = np.abs(rows[:, None] - rows) + np.abs(columns[:, None] - columns)
-        if np.any(distance[~np.eye(num_colours, dtype=bool)] < min_colour_distance):
-            continue
-        blocked = cells[num_colours : num_colours + num_walls]
-        rest = np.sort(cells[num_colours + num_walls :])
-        if _all_connected(colours, rest, grid_size):
-            objects.append(colours)
-            walls.append(blocked)
-            free.append(rest)
-    if len(objects) < num_layouts:
-        raise ValueError(
-            f"num_layouts={num_layouts} with min_colour_distance={min_colour_distance}: only "
-            f"{len(objects)} layouts found, allowed are values that a {grid_size}x{grid_size} grid "
-            f"with {num_colours} colours and {num_walls} walls can hold"
-        )
-    return tuple(np.stack(cells).astype(np.int32) for cells in (objects, walls, free))
-
-
-def _all_connected(colours: np.ndarray, free: np.ndarray, grid_size: int) -> bool:
-    """Whether the free cells are one component and every colour touches it."""
-    offsets = ((-1, 0), (1, 0), (0, -1), (0, 1))
-    free_set, seen, stack = set(free.tolist()), {int(free[0])}, [int(free[0])]
-    targets = set(colours.tolist())
-    touched = set()
-    while stack:
-        row, column = divmod(stack.pop(), grid_size)
-        for row_step, column_step in offsets:
-            next_row, next_column = row + row_step, column + column_step
-            if not (0 <= next_row < grid_size and 0 <= next_column < grid_size):
-                continue
-            cell = next_row * grid_size + next_column
-            if cell in targets:
-                touched.add(cell)
-            elif cell in free_set and cell not in seen:
-                seen.add(cell)
-                stack.append(cell)
-    return seen == free_set and touched == targets

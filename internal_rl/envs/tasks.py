@@ -12,8 +12,8 @@ import numpy as np
 
 Task = tuple[int, ...]
 
-# The last task holds 2-3 followed by 4-5, which the post-training task needs too. The others are the
-# walks over three pairs without any such transition, all 16 but 674523, which may have been meant.
+# The last task holds 2-3 followed by 4-5, which the post-training task needs too. The others are
+# all walks over three pairs without such a transition, but for 674523, which may have been meant.
 # The list is kept as published.
 _GRIDWORLD_PRETRAINING = (
     "014501 014523 016723 230145 236723 236745 450145 450167 "
@@ -209,3 +209,11 @@ def unseen_transitions(tasks: TaskSet) -> set[tuple[int, int]]:
 
     seen = set().union(*(between_subgoals(task) for task in tasks.pretraining))
     return between_subgoals(tasks.post_training) - seen
+
+
+def followers(tasks: TaskSet, num_colours: int) -> np.ndarray:
+    """`(O, O)` bool: a pretraining task visits the second colour right after the first."""
+    result = np.zeros((num_colours, num_colours), bool)
+    for task in tasks.pretraining:
+        result[list(task[:-1]), list(task[1:])] = True
+    return result

@@ -13,6 +13,7 @@ import numpy as np
 from flax import struct
 
 from internal_rl.envs.gridworld import GridWorld
+from internal_rl.envs.tasks import followers
 from internal_rl.experts import rollout, shortest_path
 from internal_rl.experts.rollout import Episodes, Steps
 from internal_rl.types import Trajectory
@@ -114,6 +115,7 @@ class ExpertStream:
         self._subgoals = np.full_like(self.tasks, -1)
         for row, task, length in zip(self._subgoals, self.tasks, self._task_length, strict=True):
             row[:length] = env.task_set.subgoal_ids(tuple(task[:length].tolist()))
+        self._follows = followers(env.task_set, env.config.num_colours)
         self._pool_table = None if env.layouts is None else self._solve_pool()
         # Steps per colour that an episode takes at least. Without a pool 3 is a guess on the safe
         # side; rows of even shorter episodes end early and lose nothing.
@@ -200,7 +202,9 @@ class ExpertStream:
         return jax.tree.map(np.asarray, jax.jit(solve)(objects, walls))
 
     def _solve(self, objects, walls) -> shortest_path.ExpertTable:
-        return shortest_path.expert_table(objects, walls, self.env.config.grid_size, self.ties)
+        return shortest_path.expert_table(
+            objects, walls, self.env.config.grid_size, self.ties, self._follows
+        )
 
     def _shortest_episode(self) -> int:
         """Fewest steps that any task takes in any layout of the pool."""

@@ -77,7 +77,8 @@ def play(
       table: expert tables with one leading axis.
       table_index: `(B, M)` int32, which table belongs to an episode.
       grid_size: side `G` of the grid.
-      time_limit: an episode that takes this many steps without success has failed.
+      time_limit: an episode that takes this many steps without success has failed, as has one whose
+        goal no path leads to.
       epsilon: probability of a uniformly random harmless action.
       include_terminal: whether a successful episode ends with a token for its last observation.
       num_tokens: `S`.
@@ -99,7 +100,8 @@ def play(
         goal = goals[lanes, current, slot]
         place = table_index[lanes, current]
         words = jax.vmap(_random_words)(episodes.seed[lanes, current], time)
-        mask = table.expert[place, goal, cell]
+        expert = table.expert[place, goal, cell]
+        mask = expert
         if epsilon > 0.0:
             noisy = _uniform(words[:, 0]) < epsilon
             mask = jnp.where(noisy, table.harmless[place, goal, cell], mask)
@@ -109,7 +111,7 @@ def play(
         reached = (next_cell == goal_cells[lanes, current, slot]) & (next_cell != cell)
         new_progress = progress + reached
         completed = new_progress == lengths[lanes, current]
-        failed = ~completed & (time + 1 >= time_limit)
+        failed = ~completed & ((time + 1 >= time_limit) | (~terminal & (expert == 0)))
         succeeded = terminal if include_terminal else completed
         status = jnp.where(succeeded, SUCCESS, jnp.where(failed, FAILURE, RUNNING))
         status = jnp.where(episode < num_episodes, status, RUNNING)

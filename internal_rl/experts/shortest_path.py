@@ -13,7 +13,7 @@ from flax import struct
 
 from internal_rl.envs import pinpad
 
-TIES = ("random", "fixed", "fork", "axis")
+TIES = ("random", "fixed", "fork", "axis", "departures")
 """How equally short paths are told apart.
 
 random: uniformly among the optimal actions, at every step anew.
@@ -21,6 +21,8 @@ fixed: one optimal action per layout, goal and cell, always the same in the same
 fork: as fixed, but the paths that leave a colour start with actions that differ as far as possible.
 axis: towards even colours up or down wherever that is optimal, towards odd ones left or right, up
   before down and left before right; a rule that is the same in all layouts.
+departures: as axis, but at every colour the first actions towards the colours that may follow it
+  differ as much as possible.
 """
 
 _UNREACHED = np.int16(np.iinfo(np.int16).max // 2)
@@ -81,7 +83,11 @@ def colour_distances(objects: chex.Array, walls: chex.Array, grid_size: int) -> 
 
 
 def expert_table(
-    objects: chex.Array, walls: chex.Array, grid_size: int, ties: str = "random"
+    objects: chex.Array,
+    walls: chex.Array,
+    grid_size: int,
+    ties: str = "random",
+    follows: chex.Array | None = None,
 ) -> ExpertTable:
     """Solves one layout.
 
@@ -90,6 +96,8 @@ def expert_table(
       walls: `(W,)` int32 cells of the walls.
       grid_size: side `G` of the grid.
       ties: one of `TIES`.
+      follows: `(O, O)` bool, colours that may follow each colour, for the ties that spread first
+        actions over them; every other colour by default.
 
     Raises:
       ValueError: for unknown ties.
@@ -108,19 +116,20 @@ def expert_table(
     )
     if ties == "random":
         return table
-    if ties == "axis":
-        return table.replace(expert=_prefer_axis(table.expert))
-    bits = _layout_bits(objects, walls, table.expert.shape)
-    fixed = choose_bit(table.expert, bits)
-    if ties == "fork":
-        goals = jnp.arange(objects.shape[0])
-        first = table.expert[:, objects].T
-        first = jnp.where(goals == goals[:, None], jnp.uint8(0), first)
-        chosen = jax.vmap(_spread_choices)(first, bits[0, objects])
+    if ties in ("axis", "departures"):
+        chosen = _prefer_axis(table.expert)
+    else:
+        chosen = choose_bit(table.expert, _layout_bits(objects, walls, table.expert.shape))
+    if ties in ("fork", "departures"):
+        if follows is None or ties == "fork":
+            follows = ~jnp.eye(objects.shape[0], dtype=bool)
+        bits = _layout_bits(objects, walls, table.expert.shape)[0, objects]
+        first = jnp.where(follows, table.expert[:, objects].T, jnp.uint8(0))
+        spread = jax.vmap(_spread_choices)(first, bits)
         here = (jnp.arange(grid_size**2) == objects[:, None])[:, None, :]
-        at_colours = jnp.sum(jnp.where(here, chosen[:, :, None], 0), axis=0, dtype=jnp.uint8)
-        fixed = jnp.where(at_colours > 0, at_colours, fixed)
-    return table.replace(expert=fixed)
+        at_colours = jnp.sum(jnp.where(here, spread[:, :, None], 0), axis=0, dtype=jnp.uint8)
+        chosen = jnp.where(at_colours > 0, at_colours, chosen)
+    return table.replace(expert=chosen)
 
 
 def policy_table(

@@ -1,8 +1,8 @@
 """The base autoregressive model: it reads `o_{1:t}` and predicts `a_t` and `o_{t+1}` (method §3).
 
-The model is cut in two at any depth: `lower` (embedding and blocks 1..l) gives the residual stream
-`e_{t,l}`, `upper` (blocks l+1..L and the heads) reads it. Everything that steers or probes the model
-does so between the two.
+The model is cut in two at any depth: `lower` (embedding and blocks 1..l) gives the residual
+stream `e_{t,l}`, `upper` (blocks l+1..L and the heads) reads it. Everything that steers or probes
+the model does so between the two.
 """
 
 import chex
@@ -74,9 +74,7 @@ class BaseModel(nn.Module):
 
     def _make_block(self, **kwargs) -> nn.Module:
         if self.block == "hawk":
-            return HawkBlock(
-                self.width, self.num_heads, self.mlp_size, self.init_scale, **kwargs
-            )
+            return HawkBlock(self.width, self.num_heads, self.mlp_size, self.init_scale, **kwargs)
         return TransformerBlock(
             self.width, self.num_heads, self.head_size, self.mlp_size, self.init_scale, **kwargs
         )
@@ -100,7 +98,7 @@ class BaseModel(nn.Module):
         return self.upper(self.lower(observation, segment, self.depth), segment, self.depth)
 
     def lower(self, observation: chex.Array, segment: chex.Array, layer: int) -> chex.Array:
-        """Residual stream `e_{t,l}` after block `layer`, `(B, S, n_e)`; layer 0 is the embedding."""
+        """Residual stream `e_{t,l}` after block `layer`, `(B, S, n_e)`; 0 is the embedding."""
         self.check_layer(layer)
         x = self.embedding(observation.astype(jnp.float32))
         for block in self.blocks[:layer]:

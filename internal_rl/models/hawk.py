@@ -68,8 +68,8 @@ class RGLRU(nn.Module):
     """Real-gated linear recurrent unit.
 
     `r_t = σ(W_r x_t + b_r)`, `i_t = σ(W_i x_t + b_i)`, `a_t = exp(-8 softplus(Λ) r_t)`,
-    `h_t = a_t h_{t-1} + sqrt(1 - a_t²) (i_t x_t)` with `h = 0` before a segment (equations 1-4 of the
-    paper).
+    `h_t = a_t h_{t-1} + sqrt(1 - a_t²) (i_t x_t)` with `h = 0` before a segment (equations 1-4 of
+    the paper).
 
     Attributes:
       width: size of input and state.

@@ -75,8 +75,8 @@ def observation_log_prob(
     """`ln p(o_{t+1})` in nats, summed over the observation's `d` numbers.
 
     With discrete actions the observation is binary and each of its numbers is an independent
-    Bernoulli with `parameters` as logits; with continuous actions it is real-valued and `parameters`
-    are the means of a Gaussian of unit variance.
+    Bernoulli with `parameters` as logits; with continuous actions it is real-valued and
+    `parameters` are the means of a Gaussian of unit variance.
     """
     target = next_observation.astype(jnp.float32)
     if head == "categorical":

@@ -1,9 +1,9 @@
 """The metacontroller: it discovers codes that steer the frozen base model (method §5).
 
 At every step a gate `beta_t` decides between keeping the code `z_{t-1}` and taking a new proposal;
-a hypernetwork turns the code into a linear controller of the residual stream. While it is trained,
-proposals come from an encoder that sees the whole trajectory; in internal RL they come from a policy.
-Gate, integrator, history and decoder are causal and are the same functions in both uses.
+a hypernetwork turns the code into a linear controller of the residual stream. In training,
+proposals come from an encoder that sees the whole trajectory; in internal RL they come from a
+policy. Gate, integrator, history and decoder are causal and are the same functions in both uses.
 """
 
 import chex
@@ -140,8 +140,8 @@ class Metacontroller(nn.Module):
           code: `(..., n_z)` active before this step; zeros on the first step.
 
         Returns:
-          `(...)`. The caller treats the first step of an episode as a switch whatever the gate says,
-          and draws switches with this probability if the gate is `"random"`.
+          `(...)`. The caller treats the first step of an episode as a switch whatever the gate
+          says, and draws switches with this probability if the gate is `"random"`.
         """
         if self.gate in ("one", "random"):
             return jnp.full(residual.shape[:-1], 1.0 if self.gate == "one" else self.switch_rate)
@@ -188,9 +188,7 @@ class Metacontroller(nn.Module):
         beta, code = self._integrate(
             self._switch_context(normed, history), proposal, start, gate_key
         )
-        return Discovery(
-            code, beta, proposal, mean, log_std, kl_to_standard_normal(mean, log_std)
-        )
+        return Discovery(code, beta, proposal, mean, log_std, kl_to_standard_normal(mean, log_std))
 
     def _histories(self, normed: chex.Array, start: chex.Array) -> chex.Array:
         """`h_{t-1}` for every `t`, `(B, S, history_size)`."""

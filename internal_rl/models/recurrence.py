@@ -5,9 +5,7 @@ import jax
 import jax.numpy as jnp
 
 
-def linear_recurrence(
-    decay: chex.Array, inputs: chex.Array, reverse: bool = False
-) -> chex.Array:
+def linear_recurrence(decay: chex.Array, inputs: chex.Array, reverse: bool = False) -> chex.Array:
     """Solves `h_t = decay_t * h_{t-1} + inputs_t` along axis 1 with `h_{-1} = 0`.
 
     A decay of zero at step `t` makes `h_t` independent of everything before it, which is how a

@@ -11,7 +11,7 @@ DECAY_SHARPNESS = 8.0  # the constant `c` of the RG-LRU, De et al. 2024, eq. 4
 
 
 class GatedRecurrence(nn.Module):
-    """Gated diagonal linear recurrence over one direction of time (RG-LRU, De et al. 2024, eq. 1-4).
+    """Gated diagonal recurrence over one direction of time (RG-LRU, De et al. 2024, eq. 1-4).
 
     Attributes:
       size: number of states.
@@ -55,7 +55,7 @@ class SequenceEmbedding(nn.Module):
         x = nn.Dense(self.size, name="projection")(residual)
         for i in range(self.depth):
             forward = GatedRecurrence(self.size, name=f"forward_{i + 1}")(x, segment)
-            backward = GatedRecurrence(self.size, reverse=True, name=f"backward_{i + 1}")(x, segment)
+            backward = GatedRecurrence(self.size, True, name=f"backward_{i + 1}")(x, segment)
             both = jnp.concatenate([x, forward, backward], axis=-1)
             x = x + nn.Dense(self.size, name=f"mix_{i + 1}")(nn.gelu(both))
         return x

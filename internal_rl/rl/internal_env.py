@@ -258,7 +258,8 @@ class InternalEnv:
     def _ask_policy(self, params, residual, ask, first, keys, held):
         """Renews `held` (code, its log-probability, policy state) where `ask` is set.
 
-        Few episodes ask at any one step, so the policy runs on these alone, `policy_rows` at a time.
+        Few episodes ask at any one step, so the policy runs on these alone, `policy_rows` at a
+        time.
         """
         rows = math.gcd(self.policy_rows, ask.shape[0])
         order = jnp.argsort(~ask, stable=True)

@@ -5,9 +5,9 @@ Credit goes to whole trajectories: every decision of trajectory τ has the advan
 
     A(τ) = (R(τ) - mean_batch R) / (std_batch R + 1e-3).
 
-The loss is a mean over all decisions of the batch. The number of decisions in a batch is the same for
-every decision, so the gradient points where the policy gradient `mean_τ Σ_t A(τ) ∇ ln π` points; a
-mean within each trajectory first would weigh the decisions of short trajectories more.
+The loss is a mean over all decisions of the batch. The number of decisions in a batch is the same
+for every decision, so the gradient points where the policy gradient `mean_τ Σ_t A(τ) ∇ ln π`
+points; a mean within each trajectory first would weigh the decisions of short ones more.
 """
 
 import chex
@@ -24,7 +24,8 @@ class ObjectiveSums:
     Attributes:
       loss: `()` negative clipped surrogate.
       clipped: `()` number of decisions whose ratio left the trust region.
-      divergence: `()` estimate of `KL(old || new)` in nats, `ratio - 1 - ln ratio` (k3, Schulman 2020).
+      divergence: `()` estimate of `KL(old || new)` in nats, `ratio - 1 - ln ratio` (k3,
+        Schulman 2020).
       decisions: `()` number of decisions.
     """
 

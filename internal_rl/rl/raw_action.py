@@ -1,7 +1,7 @@
 """Raw-action RL, the baseline: finetunes the base model itself on its own actions (method §6).
 
-Objective and update are those of internal RL; a decision is a raw step. The log-probabilities of the
-acting model come from its one-step form, those of the update from its parallel form.
+Objective and update are those of internal RL; a decision is a raw step. The log-probabilities of
+the acting model come from its one-step form, those of the update from its parallel form.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Runs many episodes on a few slots that never idle.
 
-Episodes of one task end at very different times. Here a fixed number of slots steps in lock-step, so
-that the base model's cache is written with one slice per step; a slot whose episode has ended takes
+Episodes of one task end at very different times. Here a fixed number of slots steps in lock-step,
+so that the base model's cache is written with one slice per step; a slot whose episode has ended takes
 the next episode at once. When none is left, the last running episodes are brought together on fewer
 and fewer slots.
 """
@@ -62,8 +62,8 @@ def largest(value: chex.Array) -> chex.Array:
     """The largest `value` of all copies of the program that `jax.vmap` runs side by side.
 
     A loop whose condition reads only such values runs equally long in all copies. Without it,
-    `jax.vmap` would copy everything the loop carries at every iteration, to undo the iterations that
-    one copy needed and another did not. The loop's body must leave a copy unharmed that is already
+    `jax.vmap` would copy everything the loop carries at every iteration, to undo the iterations
+    that one copy needed and another did not. The loop's body must leave a copy unharmed that is already
     through.
     """
     return value
@@ -89,12 +89,12 @@ def run_episodes(
         share.
       num_slots: number of slots `W <= B`.
       num_steps: time limit; no episode is longer.
-      num_phases: how often the last episodes move to fewer slots, plus one; each phase is compiled on
-        its own.
+      num_phases: how often the last episodes move to fewer slots, plus one; each phase is compiled
+        on its own.
 
     Returns:
-      The records, each array `(B, num_steps, ...)`, zero after an episode's end, and the `(B,)` int32
-      lengths of the episodes.
+      The records, each array `(B, num_steps, ...)`, zero after an episode's end, and the `(B,)`
+      int32 lengths of the episodes.
     """
     num_episodes = jax.tree.leaves(fresh)[0].shape[0]
     loop = _start(step, fresh, memory, num_episodes, num_slots, num_steps)
@@ -188,9 +188,9 @@ def _move_to_fewer(loop: _Loop, num_slots: int) -> _Loop:
 def _sorted_records(loop: _Loop, num_episodes: int, num_steps: int):
     """Records by episode and time, and the lengths of the episodes."""
     order = jnp.argsort(loop.place)
-    start = jnp.searchsorted(
-        loop.place[order], jnp.arange(num_episodes + 1) * num_steps
-    ).astype(jnp.int32)
+    start = jnp.searchsorted(loop.place[order], jnp.arange(num_episodes + 1) * num_steps).astype(
+        jnp.int32
+    )
     lengths = jnp.diff(start)
     time = jnp.arange(num_steps)
     ran = time < lengths[:, None]

@@ -18,9 +18,7 @@ def metacontroller(base):
 def metacontroller_params(base, metacontroller):
     residual = jnp.zeros((1, 4, base.width))
     segment = jnp.zeros((1, 4), jnp.int32)
-    return jax.jit(metacontroller.init)(
-        jax.random.key(0), residual, segment, jax.random.key(1)
-    )
+    return jax.jit(metacontroller.init)(jax.random.key(0), residual, segment, jax.random.key(1))
 
 
 def test_the_bank_holds_one_code_per_subgoal_of_every_trajectory(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from internal_rl.analysis import credit
+from internal_rl.analysis import credit, examination
 from internal_rl.models.heads import action_log_prob, gaussian_log_prob
 from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.policy import CodePolicy
@@ -33,24 +33,27 @@ def internal(env, base, base_params):
         "metacontroller": jax.jit(metacontroller.init)(key, residual, segment, key),
         "policy": jax.jit(policy.init)(key, residual, segment),
     }
-    internal_env = InternalEnv(
-        env,
-        base,
-        metacontroller,
-        policy,
-        LAYER,
-        threshold=0.27,
-        num_stages=1,
-        rows=NUM_EPISODES,
-        policy_rows=NUM_EPISODES,
-    )
+    internal_env = InternalEnv(env, base, metacontroller, policy, LAYER, threshold=0.27)
     run = jax.jit(
         lambda key: internal_env.rollout(params, key, env.pretraining_tasks[0][:1], NUM_EPISODES)
     )
     return internal_env, params, run(jax.random.key(6))
 
 
-def test_code_scores_sum_to_the_gradient_of_the_codes_log_probability(internal):
+@pytest.fixture(scope="module")
+def measure(internal):
+    """Compiled once: scores of raw actions and of codes, and the variances, of any rollout."""
+    env, params, _ = internal
+    return jax.jit(
+        lambda rollout: (
+            credit.raw_scores(env, params, rollout),
+            credit.code_scores(env, params, rollout),
+            credit.gradient_variance(env, params, rollout),
+        )
+    )
+
+
+def test_code_scores_sum_to_the_gradient_of_the_codes_log_probability(internal, measure):
     env, params, rollout = internal
     steps = decision_steps(rollout.ask)
     episode = jnp.arange(NUM_EPISODES)[:, None]
@@ -58,19 +61,17 @@ def test_code_scores_sum_to_the_gradient_of_the_codes_log_probability(internal):
     assert rollout.switches.max() > 1
 
     def log_prob(bias):
-        mean, log_std = env.policy.apply(
-            params["policy"], rollout.residual[episode, steps], mask
-        )
+        mean, log_std = env.policy.apply(params["policy"], rollout.residual[episode, steps], mask)
         each = gaussian_log_prob(mean + bias, log_std, rollout.code[episode, steps])
         return jnp.sum(WEIGHTS[:, None] * each * mask)
 
-    expected = jax.grad(log_prob)(jnp.zeros(3))
-    scores = credit.code_scores(env, params, rollout)
+    expected = jax.jit(jax.grad(log_prob))(jnp.zeros(3))
+    _, scores, _ = measure(rollout)
     np.testing.assert_allclose(jnp.einsum("b,btz->z", WEIGHTS, scores), expected, rtol=1e-3)
     assert np.all(np.asarray(scores)[~np.asarray(rollout.ask)] == 0.0)
 
 
-def test_raw_scores_sum_to_the_gradient_through_the_base_model(internal):
+def test_raw_scores_sum_to_the_gradient_through_the_base_model(internal, measure):
     env, params, rollout = internal
 
     def log_prob(bias):
@@ -83,38 +84,51 @@ def test_raw_scores_sum_to_the_gradient_through_the_base_model(internal):
         return jnp.sum(WEIGHTS[:, None] * each * rollout.active)
 
     expected = jax.jit(jax.grad(log_prob))(jnp.zeros(3))
-    scores = jax.jit(lambda: credit.raw_scores(env, params, rollout))()
+    scores, _, _ = measure(rollout)
     np.testing.assert_allclose(jnp.einsum("b,btz->z", WEIGHTS, scores), expected, rtol=1e-3)
 
 
-def test_variances_equal_numpy_over_the_episodes_that_last(internal):
-    env, params, rollout = internal
-    variance = jax.jit(lambda: credit.gradient_variance(env, params, rollout))()
+def test_variances_equal_numpy_over_the_episodes_that_last(internal, measure):
+    _, _, rollout = internal
+    raw, code, variance = jax.device_get(measure(rollout))
+    raw, code = np.cumsum(raw, axis=1), np.cumsum(code, axis=1)
     advantage = np.asarray(rollout.returns - rollout.returns.mean())
     advantage = advantage / (np.std(rollout.returns) + 1e-3)
-    raw = np.cumsum(credit.raw_scores(env, params, rollout), axis=1)
-    code = np.cumsum(credit.code_scores(env, params, rollout), axis=1)
-    lasts = np.asarray(rollout.active)
+    ones = np.ones(NUM_EPISODES)
     for n in (1, 3, 6):
-        chosen = lasts[:, n - 1]
+        chosen = np.asarray(rollout.active)[:, n - 1]
         assert variance.episodes[n - 1] == chosen.sum() >= 2
         for values, weight, name in [
             (raw, advantage, "raw"),
             (code, advantage, "code"),
-            (raw, np.ones(NUM_EPISODES), "raw_score"),
-            (code, np.ones(NUM_EPISODES), "code_score"),
+            (raw, ones, "raw_score"),
+            (code, ones, "code_score"),
         ]:
             gradient = (weight[:, None] * values[:, n - 1])[chosen]
-            expected = np.trace(np.atleast_2d(np.cov(gradient.T)))
+            expected = np.trace(np.cov(gradient.T))
             np.testing.assert_allclose(getattr(variance, name)[n - 1], expected, rtol=1e-3)
 
 
-def test_raw_variance_grows_with_raw_steps_and_code_variance_only_at_switches(internal):
-    env, params, rollout = internal
-    once = rollout.replace(
-        ask=rollout.ask & (jnp.arange(rollout.ask.shape[1]) == 0),
-        active=jnp.ones_like(rollout.active),
+def test_raw_variance_grows_with_raw_steps_and_code_variance_only_at_switches(internal, measure):
+    _, _, rollout = internal
+    _, _, variance = measure(
+        rollout.replace(
+            ask=rollout.ask & (jnp.arange(rollout.ask.shape[1]) == 0),
+            active=jnp.ones_like(rollout.active),
+        )
     )
-    variance = credit.gradient_variance(env, params, once)
     np.testing.assert_allclose(variance.code_score, variance.code_score[0], rtol=1e-5)
     assert variance.raw_score[-1] > 2.0 * variance.raw_score[0]
+
+
+def test_the_report_gets_every_curve(internal, measure, monkeypatch):
+    env, params, rollout = internal
+    variance = measure(rollout)[2]
+    monkeypatch.setattr(credit, "gradient_variance", lambda *_: variance)
+    monkeypatch.setattr(InternalEnv, "rollout", lambda *_: rollout)
+    results = examination.examine_credit(
+        env, params, jax.random.key(0), env.world.post_training_task, NUM_EPISODES
+    )
+    names = ("code", "raw", "code_score", "raw_score", "episodes")
+    assert set(results) == {f"gradient_{name}" for name in names}
+    np.testing.assert_array_equal(results["gradient_raw"], variance.raw)

@@ -68,9 +68,7 @@ def test_controllers_learn_the_experts_actions_at_every_layer(
     assert last["action_nll"] < first["action_nll"] - 0.1
 
 
-def test_switching_controllers_in_order_solves_the_post_training_task(
-    env, obedient, goal_writers
-):
+def test_switching_controllers_in_order_solves_the_post_training_task(env, obedient, goal_writers):
     evaluate = jax.jit(
         lambda controllers, key: steering.evaluate(
             env, obedient, {}, controllers, 1, key, env.post_training_task, 48, batch_size=32

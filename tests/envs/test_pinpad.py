@@ -1,4 +1,4 @@
-"""Layouts: uniform, without overlap, solvable."""
+"""Layouts: uniform, without overlap, solvable; and the visit rule."""
 
 import jax
 import jax.numpy as jnp
@@ -53,35 +53,6 @@ def test_layouts_are_redrawn_until_they_solve_the_task():
     assert things.min() == 0 and things.max() == SIZE**2 - 1
     layouts = zip(np.asarray(objects), np.asarray(walls), np.asarray(start), strict=True)
     assert all(solvable_by_search(*layout, np.asarray(task)) for layout in layouts)
-
-
-def test_pool_layouts_keep_their_distance_and_connect_everything():
-    objects, walls, free = pinpad.layout_pool(20, 3, 6, 4, 3, min_colour_distance=3)
-    assert objects.shape == (20, 4) and walls.shape == (20, 3) and free.shape == (20, 29)
-    for colours, blocked, rest in zip(objects, walls, free, strict=True):
-        assert sorted([*colours, *blocked, *rest]) == list(range(36))
-        places = [divmod(int(cell), 6) for cell in colours]
-        for i, (row, column) in enumerate(places):
-            assert all(abs(row - r) + abs(column - c) >= 3 for r, c in places[:i])
-        for goal in range(4):
-            graph = path_graph(6, colours, blocked, goal)
-            reaching = nx.ancestors(graph, int(colours[goal]))
-            assert reaching >= (set(rest.tolist()) | set(colours.tolist())) - {int(colours[goal])}
-
-
-def test_pool_is_a_function_of_its_seed():
-    first, again = (pinpad.layout_pool(4, 5, 5, 3, 2) for _ in range(2))
-    other = pinpad.layout_pool(4, 6, 5, 3, 2)
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not np.array_equal(first[0], other[0])
-
-
-def test_impossible_pool_is_refused(monkeypatch):
-    monkeypatch.setattr(pinpad, "_MAX_POOL_DRAWS", 200)
-    with pytest.raises(
-        ValueError, match="num_layouts=2 with min_colour_distance=9: only 0 layouts"
-    ):
-        pinpad.layout_pool(2, 0, 4, 4, 1, min_colour_distance=9)
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,13 @@ def random_layouts(seed, count, grid_size, num_colours, num_walls):
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def expert_tables(objects, walls, grid_size, ties):
-    table = jax.vmap(lambda o, w: shortest_path.expert_table(o, w, grid_size, ties))
+def expert_tables(objects, walls, grid_size, ties, follows):
+    table = jax.vmap(lambda o, w: shortest_path.expert_table(o, w, grid_size, ties, follows))
     return table(objects, walls)
 
 
-def solve(objects, walls, grid_size, ties):
-    return jax.tree.map(np.asarray, expert_tables(objects, walls, grid_size, ties))
+def solve(objects, walls, grid_size, ties, follows=None):
+    return jax.tree.map(np.asarray, expert_tables(objects, walls, grid_size, ties, follows))
 
 
 def members(mask):
@@ -80,7 +80,7 @@ def test_harmless_actions_enter_no_wrong_colour_and_moves_leave_the_cell():
             assert (action in members(table.harmless[n, goal, cell])) == (not wrong)
 
 
-@pytest.mark.parametrize("ties", ["fixed", "fork", "axis"])
+@pytest.mark.parametrize("ties", ["fixed", "fork", "axis", "departures"])
 def test_deterministic_ties_pick_one_optimal_action(ties):
     objects, walls = random_layouts(2, 40, 6, 6, 1)
     every = solve(objects, walls, 6, "random").expert
@@ -122,6 +122,23 @@ def test_fork_ties_leave_colours_by_as_many_actions_as_possible():
     elsewhere = np.ones_like(forked, bool)
     elsewhere[np.arange(40)[:, None], :, objects] = False
     np.testing.assert_array_equal(forked[elsewhere], fixed[elsewhere])
+
+
+def test_departure_ties_spread_over_the_followers_and_are_axis_ties_elsewhere():
+    objects, walls = random_layouts(3, 40, 6, 6, 1)
+    follows = (np.arange(6) - np.arange(6)[:, None]) % 6 % 4 > 0
+    every = solve(objects, walls, 6, "random").expert
+    spread = solve(objects, walls, 6, "departures", follows).expert
+    axis = solve(objects, walls, 6, "axis").expert
+    expected = axis.copy()
+    for n, colour in itertools.product(range(40), range(6)):
+        cell = objects[n, colour]
+        goals = [goal for goal in np.flatnonzero(follows[colour]) if every[n, goal, cell]]
+        uses = np.bincount(np.log2(spread[n, goals, cell]).astype(int), minlength=4)
+        distinct, squares = best_spread(every[n, goals, cell])
+        assert np.sum(uses > 0) == distinct and np.sum(uses**2) == squares
+        expected[n, goals, cell] = spread[n, goals, cell]
+    np.testing.assert_array_equal(spread, expected)
 
 
 def test_axis_ties_depend_on_the_parity_of_the_colour_alone():

@@ -19,7 +19,7 @@ def make_model(block):
 
 
 def randomise(params, key):
-    """Replaces zeros (biases, position bias) as well, so that nothing is hidden by its initial value."""
+    """Moves all parameters, so that nothing is hidden by an initial value of zero."""
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(

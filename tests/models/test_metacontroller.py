@@ -11,9 +11,8 @@ SEGMENT = jnp.array([[0] * 6 + [1] * 4 + [-1] * 2, [0] * 12])
 
 
 def make(**overrides):
-    return Metacontroller(
-        **(dict(residual_size=10, code_size=3, history_size=6, embedding_size=8, rank=2) | overrides)
-    )
+    sizes = {"residual_size": 10, "code_size": 3, "history_size": 6, "embedding_size": 8, "rank": 2}
+    return Metacontroller(**(sizes | overrides))
 
 
 def randomise(params, key, scale=0.3):
@@ -32,8 +31,8 @@ def setting(request):
     return model, randomise(params, jax.random.key(3)), residual
 
 
-def discover(model, params, residual, key=jax.random.key(5), segment=SEGMENT):
-    return model.apply(params, residual, segment, key, method="discover")
+def discover(model, params, residual):
+    return model.apply(params, residual, SEGMENT, jax.random.key(5), method="discover")
 
 
 @pytest.mark.parametrize("gate", ["sigmoid", "one"])
@@ -135,8 +134,23 @@ def test_kl_agrees_with_numerical_integration():
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
-def test_bad_settings_name_the_field():
-    with pytest.raises(ValueError, match="metacontroller.gate"):
-        make(gate="hard").init(jax.random.key(0), jnp.zeros((1, 2, 10)), SEGMENT[:1, :2], jax.random.key(0))
-    with pytest.raises(ValueError, match="metacontroller.rank"):
-        make(rank=11).init(jax.random.key(0), jnp.zeros((1, 2, 10)), SEGMENT[:1, :2], jax.random.key(0))
+@pytest.mark.parametrize(("field", "value"), [("gate", "hard"), ("rank", 11)])
+def test_bad_settings_name_the_field(field, value):
+    model = make(**{field: value})
+    with pytest.raises(ValueError, match=f"metacontroller.{field}"):
+        model.init(jax.random.key(0), jnp.zeros((1, 2, 10)), SEGMENT[:1, :2], jax.random.key(0))
+
+
+def test_random_gate_switches_at_its_rate_and_only_there():
+    model = make(gate="random", switch_rate=0.3)
+    segment = jnp.zeros((64, 64), jnp.int32)
+    residual = jax.random.normal(jax.random.key(0), (64, 64, 10))
+    params = model.init(jax.random.key(1), residual, segment, jax.random.key(2))
+    found = model.apply(params, residual, segment, jax.random.key(5), method="discover")
+    beta = np.asarray(found.beta)
+    assert set(np.unique(beta)) == {0.0, 1.0}
+    assert abs(beta[:, 1:].mean() - 0.3) < 0.03
+    kept = beta[:, 1:] == 0
+    np.testing.assert_array_equal(found.code[:, 1:][kept], found.code[:, :-1][kept])
+    gate = model.apply(params, residual, jnp.zeros((64, 64, 6)), found.code, method="switch")
+    np.testing.assert_allclose(gate, 0.3)

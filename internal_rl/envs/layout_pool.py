@@ -1,0 +1,129 @@
+"""Pools of fixed layouts for small worlds, drawn once with NumPy when a world is built."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+_MAX_DRAWS = 200_000
+
+
+def draw_pool(
+    num_layouts: int,
+    seed: int,
+    grid_size: int,
+    num_colours: int,
+    num_walls: int,
+    min_colour_distance: int = 1,
+    min_departures: int = 0,
+    follows: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws fixed layouts in which every free cell and every colour reaches every colour.
+
+    Args:
+      num_layouts: `N`, number of layouts.
+      seed: seed of the pool.
+      grid_size: side `G` of the grid.
+      num_colours: `O`.
+      num_walls: `W`.
+      min_colour_distance: smallest L1 distance between two colours, in cells.
+      min_departures: smallest number of different first actions of shortest paths from a colour to
+        its followers, or all different where a colour has fewer followers.
+      follows: `(O, O)` bool, followers of each colour; every other colour by default.
+
+    Returns:
+      objects `(N, O)`, walls `(N, W)` and free cells `(N, G*G - O - W)`, int32.
+
+    Raises:
+      ValueError: if such layouts are too rare to be found.
+    """
+    rng = np.random.default_rng(seed)
+    if follows is None:
+        follows = ~np.eye(num_colours, dtype=bool)
+    wanted = np.minimum(min_departures, follows.sum(axis=1))
+    objects, walls, free = [], [], []
+    for _ in range(_MAX_DRAWS):
+        if len(objects) == num_layouts:
+            break
+        cells = rng.permutation(grid_size**2)
+        colours = cells[:num_colours]
+        rows, columns = np.divmod(colours, grid_size)
+        distance = np.abs(rows[:, None] - rows) + np.abs(columns[:, None] - columns)
+        if np.any(distance[~np.eye(num_colours, dtype=bool)] < min_colour_distance):
+            continue
+        rest = np.sort(cells[num_colours + num_walls :])
+        if not _all_connected(colours, rest, grid_size):
+            continue
+        if np.all(departures(colours, rest, grid_size, follows) >= wanted):
+            objects.append(colours)
+            walls.append(cells[num_colours : num_colours + num_walls])
+            free.append(rest)
+    if len(objects) < num_layouts:
+        raise ValueError(
+            f"num_layouts={num_layouts} with min_colour_distance={min_colour_distance} and "
+            f"min_departures={min_departures}: only {len(objects)} layouts found, allowed are "
+            f"values that a {grid_size}x{grid_size} grid with {num_colours} colours and "
+            f"{num_walls} walls can hold"
+        )
+    return tuple(np.stack(cells).astype(np.int32) for cells in (objects, walls, free))
+
+
+def departures(
+    colours: np.ndarray, free: np.ndarray, grid_size: int, follows: np.ndarray
+) -> np.ndarray:
+    """Most different first actions of shortest paths from each colour to its followers.
+
+    Args:
+      colours: `(O,)` cells of the colours.
+      free: cells without a colour or a wall.
+      grid_size: side `G` of the grid.
+      follows: `(O, O)` bool, followers of each colour.
+
+    Returns:
+      `(O,)` int; paths enter no colour but their goal.
+    """
+    steps = [_steps_from(int(goal), free, grid_size) for goal in colours]
+    counts = []
+    for here, goals in zip(colours, follows, strict=True):
+        choices = [
+            _first_actions(int(here), steps[goal], grid_size) for goal in np.flatnonzero(goals)
+        ]
+        counts.append(max(len(set(choice)) for choice in itertools.product(*choices)))
+    return np.array(counts)
+
+
+def _first_actions(cell: int, steps: dict[int, int], grid_size: int) -> list[int]:
+    """Actions that lead from `cell` to the fewest remaining steps."""
+    ahead = {action: steps[n] for action, n in _around(cell, grid_size) if n in steps}
+    shortest = min(ahead.values(), default=None)
+    return [action for action, remaining in ahead.items() if remaining == shortest]
+
+
+def _all_connected(colours: np.ndarray, free: np.ndarray, grid_size: int) -> bool:
+    """Whether the free cells are one component and every colour touches it."""
+    if len(_steps_from(int(free[0]), free, grid_size)) < len(free):
+        return False
+    cells = set(free.tolist())
+    return all(
+        any(neighbour in cells for _, neighbour in _around(int(colour), grid_size))
+        for colour in colours
+    )
+
+
+def _steps_from(origin: int, free: np.ndarray, grid_size: int) -> dict[int, int]:
+    """Steps from `origin` to each free cell that it reaches over free cells, by breadth first."""
+    cells, steps, queue = set(free.tolist()), {origin: 0}, [origin]
+    for cell in queue:
+        for _, neighbour in _around(cell, grid_size):
+            if neighbour in cells and neighbour not in steps:
+                steps[neighbour] = steps[cell] + 1
+                queue.append(neighbour)
+    return steps
+
+
+def _around(cell: int, grid_size: int) -> Iterator[tuple[int, int]]:
+    """Actions that stay inside the grid and the cells they lead to."""
+    row, column = divmod(cell, grid_size)
+    for action, (down, right) in enumerate(((-1, 0), (1, 0), (0, -1), (0, 1))):
+        if 0 <= row + down < grid_size and 0 <= column + right < grid_size:
+            yield action, (row + down) * grid_size + column + right

@@ -1,0 +1,93 @@
+"""Every figure is drawn from plain arrays and written as a PNG that is not empty."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from internal_rl.analysis import figures
+
+RNG = np.random.default_rng(0)
+LAYERS, STEPS, SUBGOALS = 5, 12, 6
+SUBGOAL = np.repeat([2, 0, 4], 4)
+SWEEP = [
+    {
+        "name": name,
+        "alpha": alpha,
+        "nll": 0.1 + alpha,
+        "kl": 1 - alpha,
+        "f1": 0.5,
+        "f1_low": 0.4,
+        "f1_high": 0.7,
+    }
+    for name in ("discovered", "forced")
+    for alpha in (0.1, 0.3)
+]
+
+
+def draw(name):
+    if name == "pretraining_curve":
+        references = {"bayes": 0.2, "goal_blind": 0.5, "goal_given": 0.1, "other": 0.3}
+        held_out = (np.array([100, 200]), RNG.random((2, 2)))
+        return figures.pretraining_curve(
+            np.arange(1, 9) * 100, RNG.random((2, 8)), references, held_out
+        )
+    if name == "probe_beliefs":
+        return figures.probe_beliefs(RNG.random((LAYERS, STEPS, SUBGOALS)), SUBGOAL)
+    if name == "probe_accuracy":
+        by_time = RNG.random((LAYERS, STEPS))
+        by_time[:, -1] = np.nan
+        return figures.probe_accuracy({"final": RNG.random((3, LAYERS))}, by_time, 1 / SUBGOALS)
+    if name == "steering_success":
+        return figures.steering_success({"4 blocks": RNG.random((3, LAYERS))})
+    if name == "gates":
+        mask = np.arange(STEPS) < np.array([[STEPS], [7]])
+        return figures.gates(RNG.random((2, STEPS)), np.stack([SUBGOAL, SUBGOAL]), mask, 0.5)
+    if name == "rate_distortion":
+        return figures.rate_distortion(SWEEP, {"bayes": 0.5})
+    if name == "rl_curves":
+        episodes = np.arange(10) * 1000
+        curves = {
+            "internal RL": (episodes, RNG.random((3, 10))),
+            "raw actions": (episodes, np.zeros((1, 10))),
+        }
+        return figures.rl_curves(curves)
+    if name == "injected_codes":
+        return figures.injected_codes({"at the start": {"injected": 0.8, "uncontrolled": 0.2}})
+    variance = np.append(np.arange(1.0, 9.0), np.nan)
+    return figures.gradient_variance({"code actions": np.ones(9), "raw actions": variance})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pretraining_curve",
+        "probe_beliefs",
+        "probe_accuracy",
+        "steering_success",
+        "gates",
+        "rate_distortion",
+        "rl_curves",
+        "injected_codes",
+        "gradient_variance",
+    ],
+)
+def test_figure_is_written_with_labelled_axes(name, tmp_path):
+    figure = draw(name)
+    labels = [axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes]
+    assert any(labels)
+    figures.save_figure(figure, tmp_path / "figure.png")
+    pixels = np.asarray(Image.open(tmp_path / "figure.png").convert("L"))
+    assert pixels.min() < 100 < pixels.max()
+    assert min(pixels.shape) > 200
+
+
+def test_zero_success_is_drawn_at_the_floor_of_the_logarithmic_axis():
+    figure = draw("rl_curves")
+    logarithmic = figure.axes[1]
+    raw = next(line for line in logarithmic.get_lines() if line.get_label() == "raw actions")
+    np.testing.assert_array_equal(raw.get_ydata(), 1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 8, 13])
+def test_palette_has_as_many_different_colours_as_asked(count):
+    assert len({tuple(np.atleast_1d(colour)) for colour in figures.palette(count)}) == count

@@ -1,0 +1,182 @@
+"""The report of a work directory whose stages are made up."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from internal_rl.analysis import report
+from internal_rl.analysis.report_table import Row, episodes_to, loss_accounting
+from internal_rl.analysis.run_results import read_run, stacked_curves
+from internal_rl.errors import StorageError
+from internal_rl.training.metrics import MetricsWriter
+from internal_rl.training.stage_directory import StageDirectory
+
+LAYERS, STEPS, SUBGOALS = 3, 10, 4
+RNG = np.random.default_rng(0)
+
+
+def write_stage(workdir, stage, seed, config, lines, artifacts=None):
+    directory = StageDirectory(workdir, stage, seed)
+    directory.begin(config, [seed])
+    writer = MetricsWriter(directory.path, 0)
+    for step, values in lines:
+        writer.write(step, values, wall_time=0.0)
+    writer.close()
+    if artifacts:
+        directory.save_artifacts(artifacts)
+    directory.finish(lines[-1][0])
+    directory.release()
+
+
+def metacontroller_lines(nll, kl, f1):
+    values = {"loss": nll + 0.3 * kl, "action_nll": nll, "kl": kl, "f1": f1}
+    evaluation = {f"evaluation/{name}": value for name, value in values.items()}
+    references = {"reference/bayes": 0.2, "reference/goal_given": 0.05}
+    return [(10, values | evaluation | references | {"seconds": 3.0})]
+
+
+def rl_lines(success):
+    return [
+        (step, {"success": value, "episodes": 100.0 * step, "seconds": 2.0})
+        for step, value in enumerate(success, start=1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    pretrain = [
+        (
+            step,
+            {
+                "action_nll": 1 / step,
+                "evaluation/action_nll": 1.1 / step,
+                "reference/bayes": 0.1,
+                "reference/goal_blind": 0.6,
+                "seconds": 1.0,
+            },
+        )
+        for step in (1, 2, 4)
+    ]
+    sampled = {"sampled_success": 0.0, "unseen_transition_rate": 0.005}
+    write_stage(path, "pretrain", 0, {"pretrain": {"batch_size": 32}}, pretrain, sampled)
+    for seed in range(2):
+        probe = {
+            "accuracy": np.array([0.3, 0.6, 0.5]) + 0.01 * seed,
+            "accuracy_by_time": RNG.random((LAYERS, STEPS)),
+            "example_beliefs": RNG.random((LAYERS, 20, SUBGOALS)),
+            "example_subgoal": np.repeat([0, 3, 1, 2], 5),
+            "example_segment": np.repeat([0, 1], 10),
+        }
+        line = [(5, {"loss": 1.0, "seconds": 1.0})]
+        write_stage(path, "probe", seed, {"probe": {"base_step": 0}}, line, probe)
+    write_stage(path, "steer", 0, {}, line, {"success": np.array([0.1, 0.8, 0.2])})
+    codes = {
+        "decoding_accuracy": np.array(0.9),
+        "example_beta": RNG.random((2, STEPS)),
+        "example_subgoal": np.tile(np.arange(STEPS) // 4, (2, 1)),
+        "example_mask": np.ones((2, STEPS), bool),
+        **{
+            f"injection_{visits}_reach_{arm}": np.array(rate)
+            for visits in (0, 1)
+            for arm, rate in (("injected", 0.8), ("prior", 0.3), ("uncontrolled", 0.2))
+        },
+    }
+    config = {"metacontroller": {"alpha": 0.3}}
+    for seed, f1 in enumerate((0.95, 0.91, 0.5)):
+        lines = metacontroller_lines(0.06, 0.2, f1)
+        write_stage(path, "metacontroller", seed, config, lines, codes)
+    lines = metacontroller_lines(0.01, 0.5, 0.2)
+    write_stage(path, "metacontroller_forced", 0, config, lines)
+    other = {"metacontroller": {"alpha": 1.0}}
+    lines = metacontroller_lines(0.15, 0.02, 0.4)
+    write_stage(path / "sweep" / "alpha_1", "metacontroller", 0, other, lines)
+    gradient = {
+        f"gradient_{name}": np.arange(1.0, 6.0)
+        for name in ("code", "raw", "code_score", "raw_score")
+    }
+    for seed in range(3):
+        success = {"success": np.array(0.7 + 0.1 * seed)}
+        lines = rl_lines([0.0, 0.1, 0.4, 0.6 + 0.1 * seed])
+        write_stage(path, "internal_rl", seed, {}, lines, success | gradient)
+    write_stage(path, "raw_rl", 0, {}, rl_lines([0.0, 0.0, 0.0]))
+    return path
+
+
+def test_full_report_holds_all_figures_and_both_tables(workdir):
+    summary = report.write_report(workdir, wall_seconds=12.5)
+    folder = workdir / "report"
+    assert {path.name for path in folder.iterdir()} == {
+        "pretraining.png",
+        "probe_beliefs.png",
+        "probe_accuracy.png",
+        "steering.png",
+        "gates.png",
+        "rate_distortion.png",
+        "code_injection.png",
+        "reinforcement_learning.png",
+        "gradient_variance.png",
+        "table.md",
+        "table.csv",
+        "summary.json",
+    }
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert summary["internal_rl_success"] == pytest.approx(0.8)
+    assert summary["raw_rl_success"] == 0.0
+    assert summary["switching_f1"] == pytest.approx(0.91)
+    assert summary["wall_seconds"] == 12.5
+    assert summary["pretrain_excess"] == pytest.approx(1.1 / 4 - 0.1)
+    assert summary["probe_accuracy_best_layer"] == 1
+    assert summary["steering_success_best"] == pytest.approx(0.8)
+    assert summary["internal_rl_episodes_to_0.3"] == 300
+    assert "raw_rl_episodes_to_0.3" not in summary
+    with open(folder / "table.csv") as file:
+        rows = {row["key"]: row for row in csv.DictReader(file)}
+    assert rows["switching_f1"]["values by seed"] == "0.95 0.91 0.5"
+    assert float(rows["switching_f1"]["lowest"]) == 0.5
+    assert "Loss accounting" in (folder / "table.md").read_text()
+
+
+def test_partial_run_is_reported_without_what_is_missing(tmp_path):
+    write_stage(tmp_path, "raw_rl", 0, {}, rl_lines([0.0, 0.1]))
+    summary = report.write_report(tmp_path)
+    assert summary["raw_rl_success"] == pytest.approx(0.1)
+    assert summary["internal_rl_success"] is None
+    assert summary["switching_f1"] is None
+    assert summary["wall_seconds"] == 2.0
+    assert (tmp_path / "report" / "reinforcement_learning.png").exists()
+    assert not (tmp_path / "report" / "gates.png").exists()
+
+
+def test_empty_directory_is_refused_in_one_line(tmp_path):
+    with pytest.raises(StorageError, match="nothing to report"):
+        report.write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_solutions_are_compared_at_the_alpha_of_the_discovered_one(workdir):
+    rows = loss_accounting(read_run(workdir))
+    losses = {row["name"]: row["loss"] for row in rows}
+    assert losses["discovered"] == pytest.approx(0.06 + 0.3 * 0.2)
+    assert losses["forced"] == pytest.approx(0.01 + 0.3 * 0.5)
+    assert losses["no code"] == pytest.approx(0.2)
+    assert losses["ideal goal codes"] == pytest.approx(0.05 + 0.3 * 0.15)
+
+
+def test_seeds_of_different_length_are_cut_to_the_shortest(tmp_path):
+    write_stage(tmp_path, "internal_rl", 0, {}, rl_lines([0.1, 0.2, 0.3]))
+    write_stage(tmp_path, "internal_rl", 1, {}, rl_lines([0.4, 0.5]))
+    seeds = read_run(tmp_path)["internal_rl"]
+    episodes, success = stacked_curves(seeds, "success", against="episodes")
+    np.testing.assert_array_equal(episodes, [100, 200])
+    np.testing.assert_array_equal(success, [[0.1, 0.2], [0.4, 0.5]])
+    assert episodes_to(seeds[1], 0.45) == 200
+    assert np.isnan(episodes_to(seeds[1], 0.9))
+
+
+def test_row_ignores_seeds_without_a_value():
+    row = Row("key", "label", (1.0, float("nan"), 3.0))
+    assert (row.lowest, row.median, row.highest) == (1.0, 2.0, 3.0)
+    assert np.isnan(Row("key", "label", (float("nan"),)).median)

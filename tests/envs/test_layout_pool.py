@@ -1,0 +1,63 @@
+"""Pools of fixed layouts: distances, connections and departures as asked for."""
+
+import itertools
+
+import networkx as nx
+import numpy as np
+import pytest
+
+from internal_rl.envs import layout_pool
+from internal_rl.envs.layout_pool import draw_pool
+from tests.envs.numpy_gridworld import path_graph
+
+
+def test_pool_layouts_keep_their_distance_and_connect_everything():
+    objects, walls, free = draw_pool(20, 3, 6, 4, 3, min_colour_distance=3)
+    assert objects.shape == (20, 4) and walls.shape == (20, 3) and free.shape == (20, 29)
+    for colours, blocked, rest in zip(objects, walls, free, strict=True):
+        assert sorted([*colours, *blocked, *rest]) == list(range(36))
+        places = [divmod(int(cell), 6) for cell in colours]
+        for i, (row, column) in enumerate(places):
+            assert all(abs(row - r) + abs(column - c) >= 3 for r, c in places[:i])
+        for goal in range(4):
+            graph = path_graph(6, colours, blocked, goal)
+            reaching = nx.ancestors(graph, int(colours[goal]))
+            assert reaching >= (set(rest.tolist()) | set(colours.tolist())) - {int(colours[goal])}
+
+
+def test_pool_is_a_function_of_its_seed():
+    first, again = (draw_pool(4, 5, 5, 3, 2) for _ in range(2))
+    other = draw_pool(4, 6, 5, 3, 2)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_impossible_pool_is_refused(monkeypatch):
+    monkeypatch.setattr(layout_pool, "_MAX_DRAWS", 200)
+    with pytest.raises(ValueError, match="num_layouts=2 with min_colour_distance=9 .* only 0"):
+        draw_pool(2, 0, 4, 4, 1, min_colour_distance=9)
+
+
+def test_departures_are_the_most_different_first_actions_to_the_followers():
+    objects, walls, free = draw_pool(20, 1, 6, 5, 2)
+    follows = np.random.default_rng(0).random((5, 5)) < 0.6
+    follows &= ~np.eye(5, dtype=bool)
+    for colours, blocked, rest in zip(objects, walls, free, strict=True):
+        graphs = [path_graph(6, colours, blocked, goal) for goal in range(5)]
+        expected = []
+        for colour, cell in enumerate(colours.tolist()):
+            choices = []
+            for goal in np.flatnonzero(follows[colour]):
+                paths = nx.all_shortest_paths(graphs[goal], cell, int(colours[goal]))
+                choices.append({graphs[goal][cell][path[1]]["action"] for path in paths})
+            expected.append(max(len(set(picks)) for picks in itertools.product(*choices)))
+        found = layout_pool.departures(colours, rest, 6, follows)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_pool_keeps_the_fewest_departures_it_was_asked_for():
+    follows = ~np.eye(4, dtype=bool)
+    follows[3] = [True, False, False, False]
+    objects, _, free = draw_pool(5, 2, 6, 4, 1, min_departures=3, follows=follows)
+    for colours, rest in zip(objects, free, strict=True):
+        assert layout_pool.departures(colours, rest, 6, follows).tolist() == [3, 3, 3, 1]

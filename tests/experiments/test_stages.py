@@ -1,0 +1,81 @@
+"""All stages in order at smoke size, through the command line, and what a user does wrong."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.training.test_loop import ROOT
+
+
+def run_script(name, workdir, *arguments):
+    command = [sys.executable, "-m", f"experiments.{name}", "--config=configs/gridworld.py:smoke"]
+    return subprocess.run(
+        [*command, f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    result = run_script("reproduce", folder)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return folder
+
+
+def test_every_stage_leaves_its_parameters_and_metrics(workdir):
+    stages = ["pretrain", "probe", "steer", "raw_rl"]
+    for variant in ("", "_forced", "_unaligned"):
+        stages += [f"metacontroller{variant}", f"internal_rl{variant}"]
+    for stage in stages:
+        folder = workdir / stage / "seed_0"
+        for name in ("DONE", "params.msgpack", "artifacts.npz", "config.json", "versions.json"):
+            if (stage, name) != ("probe", "artifacts.npz"):
+                assert (folder / name).exists(), (stage, name)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+        assert lines[-1]["step"] == 8 and all("loss" in line for line in lines)
+
+
+def test_report_holds_the_summary_and_figures(workdir):
+    summary = json.loads((workdir / "report" / "summary.json").read_text())
+    for name in ("internal_rl_success", "raw_rl_success", "switching_f1", "wall_seconds"):
+        assert isinstance(summary[name], float), name
+    assert len(list((workdir / "report").glob("*.png"))) >= 5
+    assert (workdir / "report" / "table.md").exists()
+
+
+def test_finished_stages_are_skipped(workdir):
+    before = (workdir / "pretrain" / "seed_0" / "params.msgpack").stat().st_mtime_ns
+    assert run_script("pretrain", workdir).returncode == 0
+    assert (workdir / "pretrain" / "seed_0" / "params.msgpack").stat().st_mtime_ns == before
+
+
+def test_missing_stage_names_the_command_that_makes_it(tmp_path):
+    result = run_script("probe", tmp_path)
+    assert result.returncode == 2
+    assert "python -m experiments.pretrain" in result.stderr.splitlines()[-1]
+
+
+def test_other_settings_are_refused(workdir):
+    result = run_script("probe", workdir, "--config.base.width=32")
+    assert result.returncode == 2
+    assert "base.width" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("script", "argument", "named"),
+    [
+        ("metacontroller", "--config.metacontroller.layer=7", "metacontroller.layer"),
+        ("internal_rl", "--config.internal_rl.task=0-9", "internal_rl.task"),
+    ],
+)
+def test_bad_values_are_named(workdir, script, argument, named):
+    result = run_script(script, workdir, argument)
+    assert result.returncode == 2
+    assert named in result.stderr.splitlines()[-1]
