@@ -23,6 +23,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
+        "brax>=0.12",
         "chex>=0.1.88",
         "flax>=0.10.2",
         "imageio>=2.34",
@@ -30,6 +31,7 @@ setup(
         "matplotlib>=3.8",
         "ml_collections>=1.0",
         "msgpack>=1.0",
+        "mujoco-mjx>=3.2",
         "numpy>=1.26",
         "optax>=0.2.4",
         "orbax-checkpoint>=0.11",

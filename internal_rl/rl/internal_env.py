@@ -18,7 +18,7 @@ from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import gaussian_log_prob, mode_action, sample_action
 from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.policy import CodePolicy
-from internal_rl.rl.slots import Slots, largest, run_episodes
+from internal_rl.rl.slots import Slots, choose_num_slots, largest, run_episodes
 
 
 @struct.dataclass
@@ -145,7 +145,8 @@ class InternalEnv:
       layer: controlled layer `l`.
       threshold: the switch asks for a new code where `β_t >= threshold`.
       force_switch: ask at every step, whatever the switch says.
-      num_slots: episodes that run side by side; bounds the memory.
+      num_slots: episodes that run side by side, which bounds the memory; 0 leaves the choice to
+        `slots.choose_num_slots`.
       policy_rows: episodes per call of the policy among those that ask.
     """
 
@@ -156,7 +157,7 @@ class InternalEnv:
     layer: int
     threshold: float = 0.5
     force_switch: bool = False
-    num_slots: int = 256
+    num_slots: int = 0
     policy_rows: int = 64
 
     def rollout(
@@ -178,7 +179,7 @@ class InternalEnv:
           deterministic: use the mean code and the most probable action.
         """
         reset_key, step_key = jax.random.split(key)
-        num_slots = min(self.num_slots, num_episodes)
+        num_slots = choose_num_slots(self.num_slots, num_episodes)
         memory = _Memory(
             base=self.base.initial_state(num_slots),
             history=self.metacontroller.initial_history(num_slots),

@@ -18,7 +18,7 @@ from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import action_log_prob
 from internal_rl.rl.internal_env import act, episode_keys, reset_worlds
 from internal_rl.rl.objective import ObjectiveSums, clipped_surrogate, trajectory_advantage
-from internal_rl.rl.slots import Slots, run_episodes
+from internal_rl.rl.slots import Slots, choose_num_slots, run_episodes
 from internal_rl.rl.update import UpdateConfig, update_policy
 
 
@@ -81,7 +81,8 @@ class RawActionTrainer:
       task: `(K,)` int32 colours of the task, padded with -1.
       num_episodes: episodes per update.
       update_config: settings of the policy update.
-      num_slots: episodes that run side by side; bounds the memory.
+      num_slots: episodes that run side by side, which bounds the memory; 0 leaves the choice to
+        `slots.choose_num_slots`.
     """
 
     world: Any
@@ -90,7 +91,7 @@ class RawActionTrainer:
     task: chex.Array
     num_episodes: int = 1024
     update_config: UpdateConfig = UpdateConfig()
-    num_slots: int = 256
+    num_slots: int = 0
 
     def init(self, key: chex.PRNGKey, params: chex.ArrayTree) -> RawState:
         """Starts from the pretrained base model `params`."""
@@ -136,7 +137,7 @@ class RawActionTrainer:
     ) -> RawRollout:
         """Runs `num_episodes` episodes of the base model."""
         reset_key, step_key = jax.random.split(key)
-        num_slots = min(self.num_slots, num_episodes)
+        num_slots = choose_num_slots(self.num_slots, num_episodes)
         records, length = run_episodes(
             lambda *carry: self._step(params, step_key, deterministic, *carry),
             reset_worlds(self.world, reset_key, self.task, num_episodes),

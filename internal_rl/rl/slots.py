@@ -1,9 +1,9 @@
 """Runs many episodes on a few slots that never idle.
 
 Episodes of one task end at very different times. Here a fixed number of slots steps in lock-step,
-so that the base model's cache is written with one slice per step; a slot whose episode has ended takes
-the next episode at once. When none is left, the last running episodes are brought together on fewer
-and fewer slots.
+so that the base model's cache is written with one slice per step; a slot whose episode has ended
+takes the next episode at once. When none is left, the last running episodes are brought together on
+fewer and fewer slots.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,9 @@ from jax.custom_batching import custom_vmap
 
 # Every phase has this many times fewer slots than the one before.
 SHRINK = 4
+# On a CPU a step of this many slots already keeps the matrix products busy, and more of them would
+# only idle longer at the end. Accelerators take all episodes at once: their steps cost the same.
+CPU_SLOTS = 128
 
 
 @struct.dataclass
@@ -32,6 +35,13 @@ class Slots:
     episode: chex.Array
     time: chex.Array
     active: chex.Array
+
+
+def choose_num_slots(num_slots: int, num_episodes: int) -> int:
+    """`num_slots`, or for 0 what suits the backend; never more than there are episodes."""
+    if num_slots == 0:
+        num_slots = CPU_SLOTS if jax.default_backend() == "cpu" else num_episodes
+    return min(num_slots, num_episodes)
 
 
 @struct.dataclass
@@ -63,8 +73,8 @@ def largest(value: chex.Array) -> chex.Array:
 
     A loop whose condition reads only such values runs equally long in all copies. Without it,
     `jax.vmap` would copy everything the loop carries at every iteration, to undo the iterations
-    that one copy needed and another did not. The loop's body must leave a copy unharmed that is already
-    through.
+    that one copy needed and another did not. The loop's body must leave a copy unharmed that is
+    already through.
     """
     return value
 

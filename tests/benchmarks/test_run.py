@@ -70,24 +70,24 @@ def test_environment_steps_per_second(config, stopwatch):
             assert {"steps_per_second", "share_of_copy_rate"} <= set(entry)
     installed = environment.xland_rules() is not None
     assert ("xland_note" in figures) == (not installed)
-    assert ("ratio_to_xland" in figures["restart_first_summed"]) == installed
+    assert ("ratio_to_xland" in figures["restart_first_written"]) == installed
 
 
-def test_worlds_start_again_and_every_observation_is_consumed(config):
+@pytest.mark.parametrize("restart", environment.RESTARTS)
+def test_worlds_start_again_and_every_observation_is_consumed(config, restart):
     world = build.make_world(config)
     rules = environment.pinpad_rules(world)
-    things = world.num_channels
-    for restart in environment.RESTARTS:
-        program, start = environment.make_program(rules, restart, "written", 5, 60)
-        first = start(jax.random.key(0))
-        _, written = program(jax.random.key(1), first)
-        assert written.shape == (60, 5, world.observation_size)
-        np.testing.assert_array_equal(written.sum(axis=2), things)
-        # Longer than any episode: somewhere the agent stands where its world started first.
-        same = (written == first[1]).all(axis=2)
-        assert bool(same.any(axis=0).all()) or restart == "fresh"
-        program, _ = environment.make_program(rules, restart, "summed", 5, 60)
-        np.testing.assert_array_equal(program(jax.random.key(1), first)[0], 60 * things)
+    program, prepare = environment.make_program(rules, restart, "written", 5, 60)
+    first, room = prepare(jax.random.key(0))
+    written = np.asarray(program(jax.random.key(1), first, room))
+    assert written.shape == (60, 5, world.observation_size)
+    np.testing.assert_array_equal(written.sum(axis=2), world.num_channels)
+    # The steps are more than an episode can have: every world has started again.
+    same = (written == np.asarray(jax.vmap(world.observe)(first))).all(axis=2)
+    assert restart == "fresh" or same.any(axis=0).all()
+    program, prepare = environment.make_program(rules, restart, "summed", 5, 60)
+    total = program(jax.random.key(1), *prepare(jax.random.key(0)))
+    np.testing.assert_array_equal(total, 60 * world.num_channels)
 
 
 def test_data_and_training_rates(config, stopwatch):

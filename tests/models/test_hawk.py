@@ -1,0 +1,92 @@
+"""Hawk: its two forms agree, equal the paper's equations in NumPy, and restart at borders."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from internal_rl.models.hawk import RGLRU, HawkBlock, TemporalConvolution, decay_initializer
+
+BATCH, LENGTH, WIDTH = 3, 11, 8
+SEGMENT = jnp.array([[0] * 11, [0] * 2 + [1] * 6 + [-1] * 3, [0] + [1] + [2] * 9])
+
+
+@pytest.fixture(scope="module")
+def block():
+    module = HawkBlock(WIDTH, num_heads=2, mlp_size=16, init_scale=1.0)
+    x = jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH))
+    params = module.init(jax.random.key(0), x, SEGMENT)
+    return module, params, x
+
+
+def test_step_form_agrees_with_parallel_form_and_restarts(block):
+    module, params, x = block
+    expected = module.apply(params, x, SEGMENT)
+    state = module.initial_state(BATCH)
+    for t in range(LENGTH):
+        if t:
+            state = module.restart(state, SEGMENT[:, t] != SEGMENT[:, t - 1])
+        y, state = module.apply(params, x[:, t], state, method="step")
+        np.testing.assert_allclose(y, expected[:, t], atol=1e-5)
+
+
+def test_a_segment_does_not_see_its_neighbours(block):
+    module, params, x = block
+    packed = module.apply(params, x, SEGMENT)
+    alone = module.apply(params, x[1:2, 2:8], jnp.zeros((1, 6), jnp.int32))
+    np.testing.assert_allclose(packed[1, 2:8], alone[0], atol=1e-5)
+
+
+def test_rg_lru_equals_the_equations_of_the_paper():
+    module = RGLRU(WIDTH, num_heads=2, init_scale=1.0)
+    x = jax.random.normal(jax.random.key(2), (1, LENGTH, WIDTH))
+    params = module.init(jax.random.key(0), x, SEGMENT[:1])
+    found = module.apply(params, x, SEGMENT[:1])
+    p = jax.tree.map(np.asarray, params["params"])
+
+    def gate(name, value):
+        matrix = np.zeros((WIDTH, WIDTH))
+        for head, kernel in enumerate(p[name]["kernel"]):
+            place = slice(head * WIDTH // 2, (head + 1) * WIDTH // 2)
+            matrix[place, place] = kernel
+        return 1 / (1 + np.exp(-(value @ matrix + p[name]["bias"])))
+
+    hidden = np.zeros(WIDTH)
+    for t, value in enumerate(np.asarray(x[0], np.float64)):
+        decay = np.exp(-8 * np.log1p(np.exp(p["decay"])) * gate("recurrence_gate", value))
+        hidden = decay * hidden + np.sqrt(1 - decay**2) * gate("input_gate", value) * value
+        np.testing.assert_allclose(found[0, t], hidden, atol=1e-5)
+
+
+def test_convolution_equals_a_loop_over_the_last_four_steps_of_the_segment():
+    module = TemporalConvolution(WIDTH, init_scale=1.0)
+    x = jax.random.normal(jax.random.key(3), (BATCH, LENGTH, WIDTH))
+    params = module.init(jax.random.key(0), x, SEGMENT)
+    found = module.apply(params, x, SEGMENT)
+    kernel = params["params"]["kernel"]
+    for b in range(BATCH):
+        for t in range(LENGTH):
+            taps = [lag for lag in range(4) if t >= lag and SEGMENT[b, t - lag] == SEGMENT[b, t]]
+            expected = sum(kernel[3 - lag] * x[b, t - lag] for lag in taps)
+            np.testing.assert_allclose(found[b, t], expected, atol=1e-5)
+
+
+def test_initial_decays_lie_on_the_ring():
+    radius = np.exp(-np.logaddexp(0, np.asarray(decay_initializer(jax.random.key(0), (4000,)))))
+    assert radius.min() >= 0.9 - 1e-6 and radius.max() <= 0.999 + 1e-6
+    share_below = (0.95**2 - 0.9**2) / (0.999**2 - 0.9**2)
+    assert abs((radius < 0.95).mean() - share_below) < 0.03
+
+
+def test_gradients_are_finite_with_saturated_gates(block):
+    module, params, x = block
+    gradient = jax.grad(lambda p: jnp.sum(module.apply(p, 1e3 * x, SEGMENT) ** 2))(
+        jax.tree.map(lambda value: 30 * value, params)
+    )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    module = HawkBlock(WIDTH, num_heads=3, mlp_size=16)
+    with pytest.raises(ValueError, match="num_heads: got 3, allowed: divisors of 8"):
+        module.init(jax.random.key(0), jnp.zeros((1, 2, WIDTH)), jnp.zeros((1, 2), jnp.int32))

@@ -1,0 +1,69 @@
+"""Many episodes on few slots: nothing is lost, mixed up or dependent on the slots."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from internal_rl.rl.slots import largest, run_episodes
+
+NUM_STEPS = 9
+
+
+def run(lengths, num_slots, num_phases=3):
+    """Episodes of given lengths; what a slot remembers is the sum of the episode's own steps."""
+
+    def step(slots, state, memory):
+        length, total = state, jnp.where(slots.time == 0, 0, memory["total"])
+        total = total + slots.episode + 1
+        record = {"total": total, "pair": jnp.stack([slots.episode, slots.time], axis=-1)}
+        memory = {"total": total, "clock": memory["clock"] + 1}
+        return state, memory, slots.time + 1 >= length, record
+
+    # What a slot holds before its first episode must not matter, and so is not zero.
+    memory = {"total": jnp.full(num_slots, 77), "clock": jnp.int32(0)}
+    return run_episodes(step, lengths, memory, num_slots, NUM_STEPS, num_phases)
+
+
+def check(records, lengths, expected_lengths):
+    np.testing.assert_array_equal(lengths, expected_lengths)
+    for episode, length in enumerate(expected_lengths):
+        for time in range(NUM_STEPS):
+            ran = time < length
+            np.testing.assert_array_equal(
+                records["pair"][episode, time], [episode, time] if ran else [0, 0]
+            )
+            assert records["total"][episode, time] == ran * (episode + 1) * (time + 1)
+
+
+@pytest.mark.parametrize(("num_slots", "num_phases"), [(1, 1), (5, 1), (8, 3), (23, 3)])
+def test_every_episode_is_recorded_whole_and_in_its_place(num_slots, num_phases):
+    lengths = np.random.default_rng(0).integers(1, NUM_STEPS + 1, size=23)
+    check(*run(jnp.asarray(lengths), num_slots, num_phases), lengths)
+
+
+def test_the_time_limit_ends_episodes():
+    lengths = np.array([3, 40, 1, 40])
+    check(*run(jnp.asarray(lengths), 2), np.minimum(lengths, NUM_STEPS))
+
+
+def test_copies_under_vmap_do_not_disturb_each_other():
+    lengths = np.random.default_rng(1).integers(1, NUM_STEPS + 1, size=(3, 17))
+    lengths[1] = 1
+    records, found = jax.vmap(lambda x: run(x, 8))(jnp.asarray(lengths))
+    for copy in range(3):
+        check(jax.tree.map(lambda x, copy=copy: x[copy], records), found[copy], lengths[copy])
+
+
+def test_loops_under_vmap_copy_nothing_to_undo_iterations():
+    def loop(count, x):
+        return jax.lax.while_loop(
+            lambda carry: carry[0] < largest(count),
+            lambda carry: (carry[0] + 1, 2 * carry[1]),
+            (0, x),
+        )
+
+    steps, doubled = jax.vmap(loop)(jnp.array([1, 3]), jnp.ones((2, 4)))
+    np.testing.assert_array_equal(steps, 3)
+    np.testing.assert_array_equal(doubled, 8.0)
+    assert "select" not in str(jax.make_jaxpr(jax.vmap(loop))(jnp.array([1, 3]), jnp.ones((2, 4))))
