@@ -60,8 +60,7 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         return trainer.init(key)
 
     def update(state, frozen):
-        state, metrics = trainer.update(state, frozen)
-        return state, metrics | {"episodes": state.episodes}
+        return trainer.update(state, frozen)
 
     def evaluate(state, frozen):
         key = named_key(jax.random.key(1), "evaluation")

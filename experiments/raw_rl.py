@@ -34,8 +34,7 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
 
     def update(state, frozen):
         del frozen
-        state, metrics = trainer.update(state)
-        return state, metrics | {"episodes": state.episodes}
+        return trainer.update(state)
 
     def evaluate(state, frozen):
         del frozen

@@ -61,16 +61,26 @@ def read_run(workdir: str | os.PathLike) -> RunResults:
     with storage_faults(workdir):
         for file in pathlib.Path(workdir).glob("*/seed_*/config.json"):
             stage, seed = file.parent.parent.name, int(file.parent.name.removeprefix("seed_"))
+            config = read_json(file)["config"]
             has_artifacts = (file.parent / "artifacts.npz").exists()
             results = SeedResults(
                 stage=stage,
                 seed=seed,
-                config=read_json(file)["config"],
-                metrics=read_metrics(file.parent),
+                config=config,
+                metrics=_with_episodes(read_metrics(file.parent), stage, config),
                 artifacts=load_artifacts(workdir, stage, seed) if has_artifacts else {},
             )
             run.setdefault(stage, []).append(results)
     return {stage: sorted(run[stage], key=lambda results: results.seed) for stage in sorted(run)}
+
+
+def _with_episodes(metrics: Sequence[Mapping], stage: str, config: Mapping) -> Sequence[Mapping]:
+    """Adds the episodes run so far to the lines of a reinforcement-learning stage."""
+    section = next((name for name in ("internal_rl", "raw_rl") if stage.startswith(name)), "")
+    episodes = config.get(section, {}).get("episodes_per_update")
+    if episodes is None:
+        return metrics
+    return [{**line, "episodes": line["step"] * episodes} for line in metrics]
 
 
 def read_sweep(workdir: str | os.PathLike) -> list[RunResults]:

@@ -107,7 +107,7 @@ class LineState:
 
 
 class Line:
-    """Seven cells in a row; the task says at which end the reward is, actions lead left or right."""
+    """Seven cells in a row; the task says at which end the reward is, actions lead sideways."""
 
     time_limit, ends = 6, (0, 6)
 
