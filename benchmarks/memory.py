@@ -32,12 +32,15 @@ STAGES = {
 LIMIT_BYTES = 16 * 2**30
 PARTS = ("argument", "output", "temp", "alias")
 
-_JSON = flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
-_PRESET = flags.DEFINE_string("preset", "paper", "Preset of configs/gridworld.py.")
-_ONLY = flags.DEFINE_list("only", list(STAGES), "Stages to compile.")
-_NUM_SEEDS = flags.DEFINE_integer(
-    "num_seeds", 0, "Seeds of every stage in one program; 0 for those of the preset."
-)
+
+def define_flags() -> None:
+    """Flags of the command line; not at import, so that both programs can be imported."""
+    flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
+    flags.DEFINE_string("preset", "paper", "Preset of configs/gridworld.py.")
+    flags.DEFINE_list("only", list(STAGES), "Stages to compile.")
+    flags.DEFINE_integer(
+        "num_seeds", 0, "Seeds of every stage in one program; 0 for those of the preset."
+    )
 
 
 def publish_random_parameters(config: ConfigDict, workdir: str) -> None:
@@ -88,22 +91,23 @@ def main(arguments: list[str]) -> None:
     """Compiles and prints."""
     del arguments
     try:
-        for name in _ONLY.value:
+        for name in flags.FLAGS.only:
             if name not in STAGES:
                 raise ConfigError(f"--only: '{name}' given, allowed is {', '.join(STAGES)}")
         try:
-            config = gridworld.get_config(_PRESET.value)
+            config = gridworld.get_config(flags.FLAGS.preset)
         except ValueError as error:
             raise ConfigError(f"--preset: {error}") from None
-        if _NUM_SEEDS.value:
+        if flags.FLAGS.num_seeds:
             for section in STAGES:
-                config[section].num_seeds = _NUM_SEEDS.value
-        figures = measure(config, _ONLY.value)
+                config[section].num_seeds = flags.FLAGS.num_seeds
+        figures = measure(config, flags.FLAGS.only)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(launch.EXIT_USER_ERROR)
-    print(json.dumps(figures, indent=2) if _JSON.value else table(figures))
+    print(json.dumps(figures, indent=2) if flags.FLAGS.json else table(figures))
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -24,13 +24,16 @@ SECTIONS = ("environment", "data", "training", "internal_rl", "raw_rl")
 # rate hardly depends on it.
 CPU_TOKENS = 4096
 
-_JSON = flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
-_PRESET = flags.DEFINE_list("preset", ["small", "paper"], "Presets of configs/gridworld.py.")
-_ONLY = flags.DEFINE_list("only", list(SECTIONS), "What to measure.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Repetitions of every program.")
-_CLOCK = flags.DEFINE_enum(
-    "clock", "wall", CLOCKS, "'cpu' leaves out what other processes take from a single core."
-)
+
+def define_flags() -> None:
+    """Flags of the command line; not at import, so that both programs can be imported."""
+    flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
+    flags.DEFINE_list("preset", ["small", "paper"], "Presets of configs/gridworld.py.")
+    flags.DEFINE_list("only", list(SECTIONS), "What to measure.")
+    flags.DEFINE_integer("repeats", 3, "Repetitions of every program.")
+    flags.DEFINE_enum(
+        "clock", "wall", CLOCKS, "'cpu' leaves out what other processes take from a single core."
+    )
 
 
 def matmul_shapes(config: ConfigDict, rows: int) -> tuple[tuple[int, int, int], ...]:
@@ -123,18 +126,21 @@ def main(arguments: list[str]) -> None:
     """Measures and prints."""
     del arguments
     try:
-        presets = _check(_PRESET.value, gridworld.PRESETS, "preset")
-        only = _check(_ONLY.value, SECTIONS, "only")
-        figures = {"machine": machine(), "clock": _CLOCK.value, "repeats": _REPEATS.value}
+        presets = _check(flags.FLAGS.preset, gridworld.PRESETS, "preset")
+        only = _check(flags.FLAGS.only, SECTIONS, "only")
+        figures = {"machine": machine(), "clock": flags.FLAGS.clock, "repeats": flags.FLAGS.repeats}
         figures["presets"] = {
-            preset: benchmark(gridworld.get_config(preset), only, _CLOCK.value, _REPEATS.value)
+            preset: benchmark(
+                gridworld.get_config(preset), only, flags.FLAGS.clock, flags.FLAGS.repeats
+            )
             for preset in presets
         }
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(launch.EXIT_USER_ERROR)
-    print(json.dumps(figures, indent=2) if _JSON.value else table(figures))
+    print(json.dumps(figures, indent=2) if flags.FLAGS.json else table(figures))
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

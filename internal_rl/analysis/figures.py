@@ -149,7 +149,7 @@ def probe_accuracy(
       chance: accuracy of naming one of all subgoals at random.
     """
     figure, axes = _panels(1, 2, 9.0, 3.6, sharey=True)
-    ages = matplotlib.colormaps["viridis"](np.linspace(0.85, 0.1, len(accuracy)))
+    ages = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.85, len(accuracy))[::-1])
     for (label, values), colour in zip(accuracy.items(), ages, strict=True):
         layers = np.arange(np.shape(values)[-1])
         _draw_band(axes[0, 0], layers, values, label, colour)

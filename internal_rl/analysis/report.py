@@ -177,7 +177,7 @@ def _code_injection(run: RunResults) -> Figure | None:
         names = [f"injection_{visits}_reach_{arm}" for arm in ARMS]
         seeds = _with(run, "metacontroller", names[0])
         if seeds:
-            label = "at the start" if visits == 0 else f"after {visits} visit(s)"
+            label = "at the start" if visits == 0 else f"after visit {visits}"
             values = [np.median([results.scalar(name) for results in seeds]) for name in names]
             reach[label] = dict(zip(ARMS, values, strict=True))
     return figures.injected_codes(reach) if reach else None

@@ -37,10 +37,12 @@ def metacontroller_lines(nll, kl, f1):
     return [(10, values | evaluation | references | {"seconds": 3.0})]
 
 
+RL_CONFIG = {section: {"episodes_per_update": 100} for section in ("internal_rl", "raw_rl")}
+
+
 def rl_lines(success):
     return [
-        (step, {"success": value, "episodes": 100.0 * step, "seconds": 2.0})
-        for step, value in enumerate(success, start=1)
+        (step, {"success": value, "seconds": 2.0}) for step, value in enumerate(success, start=1)
     ]
 
 
@@ -100,8 +102,8 @@ def workdir(tmp_path_factory):
     for seed in range(3):
         success = {"success": np.array(0.7 + 0.1 * seed)}
         lines = rl_lines([0.0, 0.1, 0.4, 0.6 + 0.1 * seed])
-        write_stage(path, "internal_rl", seed, {}, lines, success | gradient)
-    write_stage(path, "raw_rl", 0, {}, rl_lines([0.0, 0.0, 0.0]))
+        write_stage(path, "internal_rl", seed, RL_CONFIG, lines, success | gradient)
+    write_stage(path, "raw_rl", 0, RL_CONFIG, rl_lines([0.0, 0.0, 0.0]))
     return path
 
 
@@ -130,6 +132,7 @@ def test_full_report_holds_all_figures_and_both_tables(workdir):
     assert summary["pretrain_excess"] == pytest.approx(1.1 / 4 - 0.1)
     assert summary["probe_accuracy_best_layer"] == 1
     assert summary["steering_success_best"] == pytest.approx(0.8)
+    assert summary["internal_rl_episodes"] == 400
     assert summary["internal_rl_episodes_to_0.3"] == 300
     assert "raw_rl_episodes_to_0.3" not in summary
     with open(folder / "table.csv") as file:
@@ -140,7 +143,7 @@ def test_full_report_holds_all_figures_and_both_tables(workdir):
 
 
 def test_partial_run_is_reported_without_what_is_missing(tmp_path):
-    write_stage(tmp_path, "raw_rl", 0, {}, rl_lines([0.0, 0.1]))
+    write_stage(tmp_path, "raw_rl", 0, RL_CONFIG, rl_lines([0.0, 0.1]))
     summary = report.write_report(tmp_path)
     assert summary["raw_rl_success"] == pytest.approx(0.1)
     assert summary["internal_rl_success"] is None
@@ -166,8 +169,8 @@ def test_solutions_are_compared_at_the_alpha_of_the_discovered_one(workdir):
 
 
 def test_seeds_of_different_length_are_cut_to_the_shortest(tmp_path):
-    write_stage(tmp_path, "internal_rl", 0, {}, rl_lines([0.1, 0.2, 0.3]))
-    write_stage(tmp_path, "internal_rl", 1, {}, rl_lines([0.4, 0.5]))
+    write_stage(tmp_path, "internal_rl", 0, RL_CONFIG, rl_lines([0.1, 0.2, 0.3]))
+    write_stage(tmp_path, "internal_rl", 1, RL_CONFIG, rl_lines([0.4, 0.5]))
     seeds = read_run(tmp_path)["internal_rl"]
     episodes, success = stacked_curves(seeds, "success", against="episodes")
     np.testing.assert_array_equal(episodes, [100, 200])
