@@ -55,7 +55,7 @@ def _acting_flops(config: ConfigDict, lengths: np.ndarray) -> float:
 
 
 def _rollout_entry(
-    config: ConfigDict, timing: Timing, operations: float, lengths: np.ndarray, computed: int
+    config: ConfigDict, timing: Timing, operations: float, lengths: np.ndarray
 ) -> dict:
     """Rates of a rollout beside both bounds.
 
@@ -64,14 +64,12 @@ def _rollout_entry(
       timing: of the rollout.
       operations: floating-point operations needed.
       lengths: `(B,)` raw steps of each episode.
-      computed: raw steps computed, those of ended episodes that waited for others included.
     """
     traffic = flops.cache_bytes(_base_shape(config), lengths)
     return {
         "episodes_per_second": timing.rate(len(lengths)),
         "steps_per_second": timing.rate(lengths.sum()),
         "mean_length": float(lengths.mean()),
-        "occupancy": float(lengths.sum() / computed),
         "flops_per_step": operations / float(lengths.sum()),
         "share_of_matmul_rate": timing.share_of_matmul(operations),
         "cache_bytes_per_step": traffic / float(lengths.sum()),
@@ -105,7 +103,7 @@ def benchmark_internal(config: ConfigDict, stopwatch: Stopwatch) -> dict:
     update = jax.jit(trainer.update)
     programs = {
         "rollout": rollout_of(trainer.env),
-        "full_length_rollout": rollout_of(trainer.env.replace(world=longest)),
+        "full_length_rollout": rollout_of(dataclasses.replace(trainer.env, world=longest)),
         "update": lambda: update(state, frozen),
     }
     timings = stopwatch.measure(programs, "internal RL")
@@ -115,9 +113,7 @@ def benchmark_internal(config: ConfigDict, stopwatch: Stopwatch) -> dict:
         lengths, switches = np.asarray(rollout.length), np.asarray(rollout.switches)
         operations = _acting_flops(config, lengths) + switches.sum() * policy
         operations += lengths.sum() * flops.steering_step(config)
-        # The switch is never exactly 0, and steps that no part reached stay 0.
-        computed = int(jnp.sum(rollout.beta != 0))
-        result[name] = _rollout_entry(config, timings[name], operations, lengths, computed)
+        result[name] = _rollout_entry(config, timings[name], operations, lengths)
         result[name]["mean_switches"] = float(switches.mean())
         if name == "rollout":
             training = 3 * policy - flops.policy_input(config)
@@ -149,9 +145,7 @@ def benchmark_raw(config: ConfigDict, stopwatch: Stopwatch) -> dict:
         rollout = programs[name]()
         lengths = np.asarray(rollout.length)
         operations = _acting_flops(config, lengths)
-        # A log-probability is never exactly 0, and steps that no part reached stay 0.
-        computed = int(jnp.sum(rollout.log_prob != 0))
-        result[name] = _rollout_entry(config, timings[name], operations, lengths, computed)
+        result[name] = _rollout_entry(config, timings[name], operations, lengths)
         if name == "rollout":
             shape, tokens = _base_shape(config), float(lengths.sum())
             training = flops.base_training(shape, tokens, flops.causal_pairs(lengths), False)

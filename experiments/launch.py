@@ -92,6 +92,7 @@ def _set_up_log() -> None:
         lambda record: record.levelno > python_logging.INFO or "orbax" not in record.pathname
     )
     logging.info("%s", internal_rl.HOST_THREADS)
+    logging.info("%s", internal_rl.HOST_COMPILER)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

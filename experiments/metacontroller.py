@@ -12,6 +12,7 @@ from experiments.pretrain import EVALUATION_KEY, held_out
 from internal_rl.analysis.examination import examine_metacontroller
 from internal_rl.analysis.switching import count_switches, switching_metrics
 from internal_rl.experts.collect import StreamState
+from internal_rl.experts.references import references
 from internal_rl.models import heads
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.metacontroller import Discovery, Metacontroller
@@ -131,11 +132,16 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
             config.metacontroller.evaluation_episodes,
         )  # fmt: skip
 
+    def reference_lines():
+        key = named_key(jax.random.key(EVALUATION_KEY), "references")
+        return references(world, stream, key, config.pretrain.reference_trajectories)
+
     return Stage(
         init=init,
         update=update,
         evaluate=evaluate,
         artifacts=artifacts,
+        references=reference_lines,
         frozen=base_params,
         frozen_axes=axis,
         **launch.schedule_of(config, "metacontroller"),

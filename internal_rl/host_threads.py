@@ -11,7 +11,7 @@ SAFE_NUM_THREADS = 8
 _logger = logging.getLogger("internal_rl")
 
 
-def _backend_is_initialised() -> bool:
+def backend_is_initialised() -> bool:
     """Whether jax already made its backends; never makes them itself."""
     bridge = sys.modules.get("jax._src.xla_bridge")
     return bridge is not None and bridge.backends_are_initialized()
@@ -32,7 +32,7 @@ def guard_host_threads() -> str:
         message = f"host threads: NPROC={os.environ['NPROC']} from the environment"
     elif cores >= SAFE_NUM_THREADS:
         message = f"host threads: {cores} cores, no guard needed"
-    elif _backend_is_initialised():
+    elif backend_is_initialised():
         level = logging.WARNING
         message = (
             f"host threads: jax was started before internal_rl was imported; on {cores} cores XLA's"

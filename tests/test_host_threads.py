@@ -16,7 +16,7 @@ def host(monkeypatch):
 
     def make(cores, started=False, nproc=None):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-        monkeypatch.setattr(host_threads, "_backend_is_initialised", lambda: started)
+        monkeypatch.setattr(host_threads, "backend_is_initialised", lambda: started)
         monkeypatch.setenv("NPROC", nproc or "")
         if nproc is None:
             monkeypatch.delenv("NPROC")

@@ -16,7 +16,7 @@ from internal_rl.errors import ConfigError
 from tests.training.test_loop import ROOT
 
 ROLLOUT_FIELDS = {
-    "episodes_per_second", "steps_per_second", "mean_length", "occupancy", "flops_per_step",
+    "episodes_per_second", "steps_per_second", "mean_length", "flops_per_step",
     "share_of_matmul_rate", "cache_bytes_per_step", "cache_share_of_copy_rate",
     "share_of_matmul_and_cache_bounds", "matmul_bound_seconds", "cache_bound_seconds", "seconds",
 }  # fmt: skip
@@ -118,7 +118,6 @@ def test_reinforcement_learning_rates(config, stopwatch):
         assert set(figures) == {"episodes", "rollout", "full_length_rollout", "update"}
         for name in ("rollout", "full_length_rollout"):
             assert set(figures[name]) >= ROLLOUT_FIELDS
-            assert figures[name]["occupancy"] <= 1.0
         assert figures["full_length_rollout"]["mean_length"] == config.environment.time_limit
         assert {"episodes_per_second", "share_of_matmul_rate"} <= set(figures["update"])
 
