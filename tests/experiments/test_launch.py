@@ -106,15 +106,14 @@ def test_values_outside_their_range_name_the_field_and_the_range(field, value, m
 
 
 def test_every_number_and_name_of_the_config_has_a_rule():
-    from experiments.validation import _RULES
+    from experiments.validation import _RULES, _fields
 
     checked_elsewhere = {"preset", "task", "layer", "snapshot_steps"}
     free = {"initial_log_std", "switch_bias"}
     fields = {
-        name
-        for section, values in gridworld.get_config("small").items()
-        if section != "environment"
-        for name in (values if isinstance(values, ConfigDict) else [section])
+        name.rsplit(".", 1)[-1]
+        for name, _ in _fields(gridworld.get_config("small"))
+        if not name.startswith("environment.")
     }
     assert fields - set(_RULES) == checked_elsewhere | free
     assert not set(_RULES) - fields

@@ -138,11 +138,14 @@ def toy():
     )
     policy = CodePolicy(code_size=2, width=8, num_heads=2, mlp_size=16, init_scale=1.0)
     key, segment = jax.random.key(0), jnp.zeros((1, 2), jnp.int32)
+    base_params = base.init(key, jnp.zeros((1, 2, 7)), segment)
+    # Decisive actions, so that codes can make a difference to a model that was never trained.
+    base_params["params"]["action_output"]["kernel"] *= 8.0
     frozen = {
-        "base": base.init(key, jnp.zeros((1, 2, 7)), segment),
+        "base": base_params,
         "metacontroller": metacontroller.init(key, jnp.zeros((1, 2, 8)), segment, key),
     }
-    env = InternalEnv(Line(), base, metacontroller, policy, layer=1)
+    env = InternalEnv(Line(), base, metacontroller, policy, layer=2)
     return env, frozen
 
 
@@ -156,17 +159,18 @@ def make_trainer(task):
 def test_internal_rl_learns_either_end_of_a_line_with_a_frozen_random_model():
     frozen = toy()[1]
 
-    def train(trainer, key):
+    @jax.jit
+    def train(task, key):
+        trainer = make_trainer(task)
         return jax.lax.scan(
-            lambda state, _: trainer.update(state, frozen), trainer.init(key), length=60
+            lambda state, _: trainer.update(state, frozen), trainer.init(key), length=40
         )
 
     for task in (0, 1):
-        trainer = make_trainer(task)
-        state, metrics = jax.jit(functools.partial(train, trainer))(jax.random.key(task))
+        state, metrics = train(task, jax.random.key(task))
         success = np.asarray(metrics["success"])
-        assert success[-10:].mean() > 0.9 and success[:3].mean() < 0.75
-        assert state.episodes == 60 * 64
+        assert success[0] < 0.85 and success[-5:].mean() > 0.95
+        assert state.episodes == 40 * 64
 
 
 def test_seeds_under_vmap_learn_what_they_learn_alone():
