@@ -156,6 +156,7 @@ def make_trainer(task):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_internal_rl_learns_either_end_of_a_line_with_a_frozen_random_model():
     frozen = toy()[1]
 
@@ -173,6 +174,7 @@ def test_internal_rl_learns_either_end_of_a_line_with_a_frozen_random_model():
         assert state.episodes == 40 * 64
 
 
+@pytest.mark.slow
 def test_seeds_under_vmap_learn_what_they_learn_alone():
     trainer, frozen = make_trainer(0), toy()[1]
 
