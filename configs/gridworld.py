@@ -78,6 +78,7 @@ def _paper() -> ConfigDict:
     # A final learning rate below 0 keeps the rate constant; a maximal gradient norm of 0 never
     # clips.
     optimiser = {
+        "optimiser": "adamw",
         "learning_rate": 3e-4,
         "warmup_steps": 0,
         "final_learning_rate": -1.0,
@@ -89,6 +90,13 @@ def _paper() -> ConfigDict:
     pretrain = {
         "num_seeds": 10,
         "batch_size": 1024,
+        # Parts in which a batch passes through the model one after the other, to save memory (the
+        # result is that of the whole batch).
+        "num_parts": 8,
+        # Tasks that the first updates are made on, such as "0432,1043", and the number of these
+        # updates; a small model learns to plan sooner where the next colour is certain (open).
+        "curriculum_tasks": "",
+        "curriculum_steps": 0,
         # Rows of held-out data in an evaluation (open).
         "evaluation_rows": 64,
         # Episodes sampled on the post-training task at the end (open).
@@ -114,6 +122,7 @@ def _paper() -> ConfigDict:
     steer = {
         "num_seeds": 10,
         "batch_size": 512,
+        "num_parts": 8,
         "rank": 16,
         # Episodes on the post-training task for each layer (open).
         "evaluation_episodes": 1024,
@@ -152,6 +161,7 @@ def _paper() -> ConfigDict:
         "switch_bias": -1.0,
         "controller_gain": 0.35,
         "batch_size": 512,
+        "num_parts": 4,
         "evaluation_rows": 64,
         # Episodes per arm of the code injection (open).
         "evaluation_episodes": 1024,
@@ -206,40 +216,47 @@ def _small() -> dict:
     return {
         "data": {
             "sequence_length": 128,
-            "trajectories_per_row": 6.0,
-            "ties": "departures",
-            "clean_ties": "departures",
+            "trajectories_per_row": 6.5,
+            "ties": "axis",
+            "clean_ties": "axis",
         },
         "base": {
             "width": 64,
             "depth": 4,
-            "num_heads": 4,
-            "head_size": 16,
+            "num_heads": 2,
+            "head_size": 32,
             "mlp_size": 128,
             "init_scale": 1.0,
             "observation_loss": 0.0,
         },
         "pretrain": {
             "num_seeds": 1,
-            "batch_size": 96,
+            "batch_size": 104,
+            "num_parts": 1,
             "evaluation_rows": 128,
-            "snapshot_steps": (1_000, 2_000, 4_000),
-            "learning_rate": 3e-3,
+            "evaluation_episodes": 40_000,
+            # The cycle that runs backwards through the colours, in which every goal but the first
+            # is certain.
+            "curriculum_tasks": "0432,1043,2104,3210,4321",
+            "curriculum_steps": 4_000,
+            "snapshot_steps": (1_000, 4_000, 6_000),
+            "optimiser": "muon",
+            "learning_rate": 4e-3,
             "warmup_steps": 200,
-            "final_learning_rate": 1.5e-4,
-            "max_gradient_norm": 1.0,
-            **_schedule(5_000, 50, 250, 50),
+            "final_learning_rate": 1.2e-4,
+            **_schedule(10_000, 50, 500, 50),
         },
         "probe": {
             "num_seeds": 1,
-            "batch_size": 96,
+            "batch_size": 104,
             "evaluation_rows": 64,
             "learning_rate": 1e-2,
             **_schedule(500, 50, 250, 50),
         },
         "steer": {
             "num_seeds": 1,
-            "batch_size": 96,
+            "batch_size": 104,
+            "num_parts": 1,
             "rank": 8,
             "evaluation_episodes": 2048,
             "learning_rate": 1e-2,
@@ -248,20 +265,24 @@ def _small() -> dict:
         },
         "metacontroller": {
             "num_seeds": 1,
-            "layer": 1,
+            "layer": 2,
             "rank": 8,
+            # A low temperature: softer gates spread the code of one goal over several steps.
+            "temperature": 0.3,
             "alpha": 0.3,
-            "alpha_free_steps": 500,
-            "alpha_ramp_steps": 500,
+            "alpha_start": 0.01,
+            "alpha_free_steps": 100,
+            "alpha_ramp_steps": 600,
             # As often as subgoals change.
             "switch_rate": 0.17,
-            "batch_size": 96,
+            "batch_size": 104,
+            "num_parts": 1,
             "evaluation_rows": 128,
             "learning_rate": 4e-3,
             "warmup_steps": 50,
             "final_learning_rate": 4e-4,
             "max_gradient_norm": 1.0,
-            **_schedule(2_400, 50, 200, 50),
+            **_schedule(2_000, 50, 200, 50),
         },
         "internal_rl": {
             "num_seeds": 1,
@@ -285,6 +306,7 @@ def _smoke() -> dict:
     """Mechanics only: the small world's shapes shrunk until a stage takes seconds."""
     tiny = {"num_seeds": 1, **_schedule(8, 2, 4, 2)}
     rows = {"batch_size": 16, "evaluation_rows": 4}
+    parts = {"num_parts": 2}
     return {
         "data": {"sequence_length": 64, "trajectories_per_row": 5.0, "clean_ties": "fork"},
         "base": {
@@ -300,10 +322,11 @@ def _smoke() -> dict:
             "reference_trajectories": 64,
             "snapshot_steps": (),
             **rows,
+            **parts,
             **tiny,
         },
         "probe": rows | tiny,
-        "steer": {"batch_size": 16, "rank": 4, "evaluation_episodes": 16, **tiny},
+        "steer": {"batch_size": 16, "rank": 4, "evaluation_episodes": 16, **parts, **tiny},
         "metacontroller": {
             "layer": 1,
             "rank": 4,
@@ -311,6 +334,7 @@ def _smoke() -> dict:
             "alpha_ramp_steps": 2,
             "evaluation_episodes": 16,
             **rows,
+            **parts,
             **tiny,
         },
         "internal_rl": {

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from experiments import launch
 from internal_rl import envs
 from internal_rl.envs.gridworld import GridWorld
-from internal_rl.envs.tasks import check_task, parse_task, task_array
+from internal_rl.envs.tasks import Task, check_task, parse_task, task_array
 from internal_rl.errors import ConfigError
 from internal_rl.experts.collect import ExpertStream
 from internal_rl.models.base_model import BaseModel
@@ -35,11 +35,15 @@ def make_world(config: ConfigDict) -> GridWorld:
 
 
 def make_stream(
-    config: ConfigDict, world: GridWorld, clean: bool = False, include_terminal: bool = False
+    config: ConfigDict,
+    world: GridWorld,
+    clean: bool = False,
+    include_terminal: bool = False,
+    tasks: tuple[Task, ...] = (),
 ) -> ExpertStream:
-    """Expert trajectories on the pretraining tasks: `D`, or the cleaner `D*`."""
+    """Expert trajectories on `tasks`, those of pretraining by default: `D`, or the cleaner `D*`."""
     data = config.data
-    tasks = world.task_set.pretraining
+    tasks = tasks or world.task_set.pretraining
     return checked(
         ExpertStream,
         "data",

@@ -212,12 +212,15 @@ def schedule_of(config: ConfigDict, section: str) -> dict:
 
 def optimiser_of(settings: Mapping) -> dict:
     """Keyword arguments of `make_optimiser` but for the learning rate."""
-    return {name: settings[name] for name in ("weight_decay", "b1", "b2", "max_gradient_norm")}
+    names = ("weight_decay", "b1", "b2", "max_gradient_norm", "optimiser")
+    return {name: settings[name] for name in names}
 
 
 def rows_of(config: ConfigDict, section: str) -> int:
-    """Rows of tokens that hold `batch_size` trajectories."""
-    return max(1, round(config[section].batch_size / config.data.trajectories_per_row))
+    """Rows of tokens that hold `batch_size` trajectories, rounded up to whole parts."""
+    rows = max(1, round(config[section].batch_size / config.data.trajectories_per_row))
+    num_parts = config[section].get("num_parts", 1)
+    return -(-rows // num_parts) * num_parts
 
 
 def load_upstream(

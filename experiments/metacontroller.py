@@ -16,6 +16,7 @@ from internal_rl.experts.references import references
 from internal_rl.models import heads
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.metacontroller import Discovery, Metacontroller
+from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.loop import run_stage
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.training.randomness import named_key, named_keys
@@ -42,8 +43,9 @@ def discovery_losses(
     layer: int,
     batch: Trajectory,
     key: chex.PRNGKey,
+    tokens: chex.Array,
 ) -> tuple[chex.Array, chex.Array, Discovery]:
-    """Both terms of the loss, means over the tokens of `batch`, and what was inferred.
+    """Both terms of the loss, summed over `batch` and divided by `tokens`, and what was inferred.
 
     Returns:
       `-ln p(a_t|o_{1:t}, z_{1:t})` in nats, the unweighted KL in nats, and the `Discovery`.
@@ -53,7 +55,6 @@ def discovery_losses(
     output = base.apply(base_params, controlled, batch.segment, layer, method="upper")
     log_prob = heads.action_log_prob(base.action_head, output.action, batch.action)
     mask = batch.mask.astype(jnp.float32)
-    tokens = jnp.maximum(mask.sum(), 1.0)
     return -(log_prob * mask).sum() / tokens, (discovery.kl * mask).sum() / tokens, discovery
 
 
@@ -99,18 +100,23 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
             jnp.int32(0),
         )
 
-    def losses(params, frozen, batch, key):
-        return discovery_losses(base, frozen, metacontroller, params, layer, batch, key)
+    def losses(params, frozen, batch, key, tokens):
+        return discovery_losses(base, frozen, metacontroller, params, layer, batch, key, tokens)
 
     def update(state, frozen):
         position, batch = stream.next(state.stream)
         alpha = alpha_schedule(config, state.step)
 
-        def loss(params):
-            nll, kl, _ = losses(params, frozen, batch, jax.random.fold_in(state.key, state.step))
+        key = jax.random.fold_in(state.key, state.step)
+        tokens = batch.num_targets()
+
+        def share(params, part, index):
+            nll, kl, _ = losses(params, frozen, part, jax.random.fold_in(key, index), tokens)
             return nll + alpha * kl, (nll, kl)
 
-        (value, (nll, kl)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        (value, (nll, kl)), gradients = accumulated_gradients(
+            share, state.params, batch, config.metacontroller.num_parts
+        )
         params, optimiser_state, more = apply_gradients(
             optimiser, gradients, state.optimiser_state, state.params
         )
@@ -119,7 +125,8 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
 
     def evaluate(state, frozen):
         batch = held_out(stream, config.metacontroller.evaluation_rows)
-        nll, kl, discovery = losses(state.params, frozen, batch, jax.random.key(0))
+        tokens = batch.num_targets()
+        nll, kl, discovery = losses(state.params, frozen, batch, jax.random.key(0), tokens)
         counts = count_switches(discovery.beta, batch.subgoal, batch.segment, batch.mask)
         loss = nll + config.metacontroller.alpha * kl
         return {"loss": loss, "action_nll": nll, "kl": kl, **switching_metrics(counts)}

@@ -11,10 +11,13 @@ from ml_collections import ConfigDict
 
 from experiments import build, launch
 from internal_rl.analysis.examination import examine_base
+from internal_rl.envs.gridworld import GridWorld
+from internal_rl.envs.tasks import parse_tasks
 from internal_rl.experts.collect import ExpertStream, StreamState
 from internal_rl.experts.references import references
 from internal_rl.models import heads
 from internal_rl.models.base_model import BaseModel
+from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.loop import run_stage
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.training.randomness import named_key, named_keys
@@ -31,15 +34,19 @@ class PretrainState:
     params: chex.ArrayTree
     optimiser_state: optax.OptState
     stream: StreamState
+    step: chex.Array
 
 
 def prediction_loss(
-    base: BaseModel, params: chex.ArrayTree, batch: Trajectory, observation_loss: float
+    base: BaseModel,
+    params: chex.ArrayTree,
+    batch: Trajectory,
+    observation_loss: float,
+    tokens: chex.Array,
 ) -> tuple[chex.Array, dict[str, chex.Array]]:
-    """`-ln p(a_t|o_{1:t}) - λ ln p(o_{t+1}|o_{1:t})`, mean over the tokens of `batch`, in nats."""
+    """`-ln p(a_t|o_{1:t}) - λ ln p(o_{t+1}|o_{1:t})`, summed over `batch`, by `tokens`, in nats."""
     output = base.apply(params, batch.observation, batch.segment)
     mask = batch.mask.astype(jnp.float32)
-    tokens = jnp.maximum(mask.sum(), 1.0)
     log_prob = heads.action_log_prob(base.action_head, output.action, batch.action)
     loss = action_nll = -(log_prob * mask).sum() / tokens
     metrics = {"action_nll": action_nll}
@@ -56,6 +63,7 @@ def make_stage(config: ConfigDict) -> Stage:
     """The stage as pure functions."""
     world = build.make_world(config)
     stream = build.make_stream(config, world)
+    curriculum = make_curriculum(config, world)
     base = build.make_base_model(config, world)
     optimiser = build.make_stage_optimiser(config, "pretrain")
     rows = launch.rows_of(config, "pretrain")
@@ -66,23 +74,36 @@ def make_stage(config: ConfigDict) -> Stage:
         keys = named_keys(key, "params", "data")
         observation = jnp.zeros((1, 2, world.observation_size), jnp.uint8)
         params = base.init(keys["params"], observation, jnp.zeros((1, 2), jnp.int32))
-        return PretrainState(params, optimiser.init(params), stream.init(keys["data"], rows))
+        position = stream.init(keys["data"], rows)
+        return PretrainState(params, optimiser.init(params), position, jnp.int32(0))
 
     def update(state, frozen):
         del frozen
-        position, batch = stream.next(state.stream)
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
+        if curriculum is None:
+            position, batch = stream.next(state.stream)
+        else:
+            early = state.step < config.pretrain.curriculum_steps
+            position, batch = jax.lax.cond(early, curriculum.next, stream.next, state.stream)
+        tokens = batch.num_targets()
+
+        def share(params, part, index):
+            del index
+            return loss(params, part, tokens=tokens)
+
+        (value, metrics), gradients = accumulated_gradients(
+            share, state.params, batch, config.pretrain.num_parts
+        )
         params, optimiser_state, more = apply_gradients(
             optimiser, gradients, state.optimiser_state, state.params
         )
-        state = PretrainState(params, optimiser_state, position)
+        state = PretrainState(params, optimiser_state, position, state.step + 1)
         padding = jnp.mean(batch.segment < 0)
         return state, {"loss": value, "padding": padding, **metrics, **more}
 
     def evaluate(state, frozen):
         del frozen
         batch = held_out(stream, config.pretrain.evaluation_rows)
-        return loss(state.params, batch)[1]
+        return loss(state.params, batch, tokens=batch.num_targets())[1]
 
     def artifacts(state, frozen):
         del frozen
@@ -102,6 +123,13 @@ def make_stage(config: ConfigDict) -> Stage:
         snapshot_steps=tuple(config.pretrain.snapshot_steps),
         **launch.schedule_of(config, "pretrain"),
     )
+
+
+def make_curriculum(config: ConfigDict, world: GridWorld) -> ExpertStream | None:
+    """Expert trajectories on the tasks that are learnt first; None without any."""
+    if not config.pretrain.curriculum_steps:
+        return None
+    return build.make_stream(config, world, tasks=parse_tasks(config.pretrain.curriculum_tasks))
 
 
 def held_out(stream: ExpertStream, rows: int) -> Trajectory:

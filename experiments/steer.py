@@ -64,8 +64,9 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         layers, losses = [], []
         for layer, controllers in enumerate(state.layers):
             controllers, metrics = steering.update(
-                controllers, batch, base=base, base_params=frozen, layer=layer, optimiser=optimiser
-            )
+                controllers, batch, base=base, base_params=frozen, layer=layer,
+                optimiser=optimiser, num_parts=config.steer.num_parts,
+            )  # fmt: skip
             layers.append(controllers)
             losses.append(metrics["action_nll"])
         metrics = {f"action_nll_layer_{i}": loss for i, loss in enumerate(losses)}

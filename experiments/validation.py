@@ -10,6 +10,7 @@ from internal_rl.errors import ConfigError
 from internal_rl.experts.shortest_path import TIES
 from internal_rl.models.base_model import BLOCKS
 from internal_rl.models.metacontroller import GATES
+from internal_rl.training.optimiser import OPTIMISERS
 
 VARIANTS = ("discovered", "forced", "unaligned")
 
@@ -43,6 +44,8 @@ _RULES: dict[str, Rule] = {
     "checkpoint_every": _ONE_OR_MORE,
     "steps_per_call": _ONE_OR_MORE,
     "base_step": _ZERO_OR_MORE,
+    "curriculum_steps": _ZERO_OR_MORE,
+    "num_parts": _ONE_OR_MORE,
     "batch_size": _ONE_OR_MORE,
     "evaluation_rows": _ONE_OR_MORE,
     "evaluation_episodes": _ONE_OR_MORE,
@@ -68,6 +71,7 @@ _RULES: dict[str, Rule] = {
     "warmup_steps": _ZERO_OR_MORE,
     "final_learning_rate": _ANY,
     "weight_decay": _ZERO_OR_MORE,
+    "optimiser": _one_of(OPTIMISERS),
     "b1": _within(0, 1),
     "b2": _within(0, 1),
     "max_gradient_norm": _ZERO_OR_MORE,
@@ -181,6 +185,7 @@ def _check_world(config: ConfigDict) -> None:
     longest, length = world.time_limit + 1, config.data.sequence_length
     allowed = f"{longest} or more (environment.time_limit + 1)"
     _require(length >= longest, "data.sequence_length", length, allowed)
+    _check_curriculum(config, task_set)
     for name in ("internal_rl", "raw_rl"):
         if config[name].task:
             try:
@@ -189,3 +194,15 @@ def _check_world(config: ConfigDict) -> None:
                 task_set.subgoal_ids(task)
             except ValueError as error:
                 raise ConfigError(f"config.{name}.task: {error}") from None
+
+
+def _check_curriculum(config: ConfigDict, task_set: tasks.TaskSet) -> None:
+    text, field = config.pretrain.curriculum_tasks, "pretrain.curriculum_tasks"
+    allowed = "tasks separated by commas, where pretrain.curriculum_steps is above 0"
+    _require(bool(text) or not config.pretrain.curriculum_steps, field, text, allowed)
+    try:
+        for task in tasks.parse_tasks(text):
+            tasks.check_task(task, task_set.num_colours)
+            task_set.subgoal_ids(task)
+    except ValueError as error:
+        raise ConfigError(f"config.{field}: {error}") from None

@@ -1,6 +1,7 @@
 """Pytrees that cross the borders between folders."""
 
 import chex
+import jax.numpy as jnp
 from flax import struct
 
 
@@ -43,3 +44,7 @@ class Trajectory:
     mask: chex.Array
     subgoal: chex.Array
     segment: chex.Array
+
+    def num_targets(self) -> chex.Array:
+        """Number of tokens with a target over all axes, at least 1, `()` float32."""
+        return jnp.maximum(jnp.sum(self.mask, dtype=jnp.float32), 1.0)

@@ -177,6 +177,38 @@ def example_trajectories(
     return examples
 
 
+def example_episode(
+    internal_env: InternalEnv,
+    params: dict,
+    key: chex.PRNGKey,
+    task: chex.Array,
+    num_episodes: int,
+) -> Arrays:
+    """One episode of internal RL, to be shown: a solved one where there is one.
+
+    Args:
+      internal_env: the environment of internal RL.
+      params: `{"base": ..., "metacontroller": ..., "policy": ...}`.
+      key: randomness.
+      task: `(K,)` int32 colours of the task, padded with -1.
+      num_episodes: episodes to choose from.
+
+    Returns:
+      `episode_observation` `(T, d)` uint8, `episode_beta` `(T,)`, `episode_ask` `(T,)` bool,
+      `episode_code` `(T, n_z)` and `episode_progress` `(T,)` int32, cut to the steps of the
+      episode.
+    """
+    rollout = jax.jit(lambda params, key: internal_env.rollout(params, key, task, num_episodes))(
+        params, key
+    )
+    chosen = int(jnp.argmax(jnp.max(rollout.progress * rollout.active, axis=1)))
+    length = int(rollout.length[chosen])
+    names = ("observation", "beta", "ask", "code", "progress")
+    return {
+        f"episode_{name}": np.asarray(getattr(rollout, name)[chosen, :length]) for name in names
+    }
+
+
 def examine_credit(
     internal_env: InternalEnv,
     params: dict,

@@ -1,8 +1,8 @@
 """Gathers the stages of a work directory into `<workdir>/report/`.
 
 Whatever is there is shown: the report of a partial run leaves out the figures and rows that it has
-no data for. Written are the figures as PNG, `table.md` and `table.csv` with one row per quantity,
-and `summary.json` with the medians over seeds.
+no data for. Written are the figures as PNG, an episode of internal RL as GIF, `table.md` and
+`table.csv` with one row per quantity, and `summary.json` with the medians over seeds.
 """
 
 import math
@@ -27,6 +27,7 @@ from internal_rl.analysis.report_table import (
 )
 from internal_rl.analysis.run_results import RunResults, read_sweep, stacked_curves
 from internal_rl.analysis.switching import SWITCH_THRESHOLD
+from internal_rl.envs.render import frames_of_observations, save_gif
 from internal_rl.errors import StorageError
 from internal_rl.training.files import storage_faults, write_atomically, write_json
 
@@ -61,6 +62,8 @@ def write_report(workdir: str | os.PathLike, wall_seconds: float = math.nan) -> 
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in report_figures(runs).items():
             figures.save_figure(figure, folder / f"{name}.png")
+        if frames := _episode(run):
+            save_gif(folder / "episode.gif", frames)
         write_atomically(folder / "table.md", format_markdown(rows, loss_accounting(run)))
         write_atomically(folder / "table.csv", format_csv(rows))
         write_json(folder / "summary.json", summary)
@@ -204,4 +207,19 @@ def _gradient_variance(run: RunResults) -> Figure | None:
             f"code actions{note}": artifacts[f"gradient_code{suffix}"],
             f"raw actions{note}": artifacts[f"gradient_raw{suffix}"],
         }
+    )
+
+
+def _episode(run: RunResults) -> list[np.ndarray]:
+    """Frames of an episode of internal RL with its gate and codes; empty without one."""
+    seeds = _with(run, "internal_rl", "episode_observation")
+    if not seeds:
+        return []
+    artifacts, world = seeds[0].artifacts, seeds[0].config["environment"]
+    return frames_of_observations(
+        artifacts["episode_observation"],
+        world["grid_size"],
+        world["num_colours"],
+        artifacts["episode_beta"],
+        artifacts["episode_code"],
     )

@@ -20,6 +20,7 @@ from internal_rl.analysis.rollout import Control, StepContext, in_batches, reset
 from internal_rl.envs.gridworld import GridWorld
 from internal_rl.models import heads
 from internal_rl.models.base_model import BaseModel
+from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.types import Trajectory
 
@@ -105,9 +106,14 @@ def steer(controllers: Controllers, residual: chex.Array, subgoal: chex.Array) -
 
 
 def steering_loss(
-    controllers: Controllers, base: BaseModel, base_params: dict, layer: int, batch: Trajectory
+    controllers: Controllers,
+    base: BaseModel,
+    base_params: dict,
+    layer: int,
+    batch: Trajectory,
+    tokens: chex.Array,
 ) -> chex.Array:
-    """Mean negative log-likelihood of the expert's actions under control, nats per action.
+    """Negative log-likelihood of the expert's actions under control, summed, by `tokens`, in nats.
 
     Args:
       controllers: of all subgoals.
@@ -115,12 +121,13 @@ def steering_loss(
       base_params: its parameters.
       layer: residual stream that is controlled, 0 (embedding) to `L`.
       batch: `(B, S)` packed rows of expert trajectories.
+      tokens: `()` number of actions that makes the sum a mean.
     """
     residual = base.apply(base_params, batch.observation, batch.segment, layer, method="lower")
     steered = steer(controllers, jax.lax.stop_gradient(residual), batch.subgoal)
     output = base.apply(base_params, steered, batch.segment, layer, method="upper")
     log_prob = heads.action_log_prob(base.action_head, output.action, batch.action)
-    return -jnp.sum(log_prob * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
+    return -jnp.sum(log_prob * batch.mask) / tokens
 
 
 def update(
@@ -131,15 +138,20 @@ def update(
     base_params: dict,
     layer: int,
     optimiser: optax.GradientTransformation,
+    num_parts: int = 1,
 ) -> tuple[SteeringState, dict[str, chex.Array]]:
-    """One gradient step; arguments as in `steering_loss` and `init`.
+    """One gradient step; arguments as in `steering_loss`, `init` and `accumulated_gradients`.
 
     Returns:
       The new state, and `action_nll` in nats per action and `gradient_norm`.
     """
-    loss, gradient = jax.value_and_grad(steering_loss)(
-        state.controllers, base, base_params, layer, batch
-    )
+    tokens = batch.num_targets()
+
+    def share(controllers, part, index):
+        del index
+        return steering_loss(controllers, base, base_params, layer, part, tokens), ()
+
+    (loss, _), gradient = accumulated_gradients(share, state.controllers, batch, num_parts)
     controllers, optimiser_state, metrics = apply_gradients(
         optimiser, gradient, state.optimiser_state, state.controllers
     )

@@ -1,10 +1,12 @@
 """Pinpad on a grid: visit coloured cells in the order of a task that is never observed."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from internal_rl.envs import pinpad, tasks
@@ -25,6 +27,9 @@ class GridWorldConfig:
       num_layouts: 0 draws a new layout at every reset; otherwise the size of a fixed pool.
       layout_seed: seed of the pool.
       min_colour_distance: smallest L1 distance between two colours of a pool layout, in cells.
+      min_line_distance: smallest number of rows, and of columns, between two colours of a pool
+        layout; 1 lets no two colours share a row or a column, so that a path of two straight legs
+        between two colours passes no third one.
       min_departures: with a pool, the shortest paths from each colour to those that follow it in
         pretraining tasks can leave by at least this many different actions (or all different, where
         fewer colours follow), so that a change of subgoal shows in the first action.
@@ -38,6 +43,7 @@ class GridWorldConfig:
     num_layouts: int = 0
     layout_seed: int = 0
     min_colour_distance: int = 1
+    min_line_distance: int = 0
     min_departures: int = 0
 
     def __post_init__(self):
@@ -45,7 +51,7 @@ class GridWorldConfig:
             value = getattr(self, field.name)
             if not isinstance(value, field.type) or isinstance(value, bool):
                 raise ValueError(f"{field.name} is {value!r}, allowed is {field.type.__name__}")
-        lowest = {"grid_size": 2, "num_colours": 1, "time_limit": 1, "min_colour_distance": 1}
+        lowest = {"grid_size": 2, "num_colours": 1, "time_limit": 1}
         for name in ("grid_size", "num_colours", "num_walls", "time_limit", "num_layouts"):
             if getattr(self, name) < lowest.get(name, 0):
                 raise ValueError(
@@ -65,11 +71,13 @@ class GridWorldConfig:
                 f"min_departures is {self.min_departures}, allowed is 0 to 4 with a pool of "
                 "layouts (num_layouts above 0) and 0 without"
             )
-        if self.min_colour_distance > 1 and self.num_layouts == 0:
-            raise ValueError(
-                f"min_colour_distance is {self.min_colour_distance}, allowed is 1 without a pool "
-                "of layouts (num_layouts=0)"
-            )
+        for name, lowest_value in (("min_colour_distance", 1), ("min_line_distance", 0)):
+            value = getattr(self, name)
+            if value != lowest_value and (value < lowest_value or self.num_layouts == 0):
+                raise ValueError(
+                    f"{name} is {value}, allowed is {lowest_value} without a pool of layouts "
+                    f"(num_layouts=0) and {lowest_value} or more with one"
+                )
 
 
 @struct.dataclass
@@ -142,16 +150,7 @@ class GridWorld:
         self.observation_size = config.grid_size**2 * self.num_channels
         self.layouts = None
         if config.num_layouts:
-            self.layouts = draw_pool(
-                config.num_layouts,
-                config.layout_seed,
-                config.grid_size,
-                config.num_colours,
-                config.num_walls,
-                config.min_colour_distance,
-                config.min_departures,
-                tasks.followers(self.task_set, config.num_colours),
-            )
+            self.layouts = _pool_of(config)
 
     def reset(self, key: chex.PRNGKey, task: chex.Array) -> tuple[GridState, Timestep]:
         """Starts an episode of `task (K,)` int32 padded with -1, in a random layout."""
@@ -251,17 +250,33 @@ class GridWorld:
         return state, Timestep(self.observe(state), jnp.float32(0.0), state.done)
 
 
+@functools.lru_cache(maxsize=2)
+def _pool_of(config: GridWorldConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pool of a config, see `draw_pool`; large ones take seconds to draw."""
+    return draw_pool(
+        config.num_layouts,
+        config.layout_seed,
+        config.grid_size,
+        config.num_colours,
+        config.num_walls,
+        config.min_colour_distance,
+        config.min_line_distance,
+        config.min_departures,
+        tasks.followers(tasks.task_set(config.tasks), config.num_colours),
+    )
+
+
 PRESETS = {
     "paper": GridWorldConfig(),
     "small": GridWorldConfig(
         grid_size=6,
         num_colours=5,
-        num_walls=1,
+        num_walls=0,
         time_limit=40,
         tasks="walks:5:4:0-1-2-3-4",
-        num_layouts=64,
+        num_layouts=16_384,
         min_colour_distance=3,
-        min_departures=3,
+        min_line_distance=1,
     ),
     "smoke": GridWorldConfig(
         grid_size=5,

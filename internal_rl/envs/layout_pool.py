@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-_MAX_DRAWS = 200_000
+_DRAWS_AT_ONCE = 4_096
+_MAX_FRUITLESS_DRAWS = 200_000
 
 
 def draw_pool(
@@ -15,6 +16,7 @@ def draw_pool(
     num_colours: int,
     num_walls: int,
     min_colour_distance: int = 1,
+    min_line_distance: int = 0,
     min_departures: int = 0,
     follows: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -27,6 +29,7 @@ def draw_pool(
       num_colours: `O`.
       num_walls: `W`.
       min_colour_distance: smallest L1 distance between two colours, in cells.
+      min_line_distance: smallest number of rows, and of columns, between two colours.
       min_departures: smallest number of different first actions of shortest paths from a colour to
         its followers, or all different where a colour has fewer followers.
       follows: `(O, O)` bool, followers of each colour; every other colour by default.
@@ -42,30 +45,46 @@ def draw_pool(
         follows = ~np.eye(num_colours, dtype=bool)
     wanted = np.minimum(min_departures, follows.sum(axis=1))
     objects, walls, free = [], [], []
-    for _ in range(_MAX_DRAWS):
-        if len(objects) == num_layouts:
-            break
-        cells = rng.permutation(grid_size**2)
-        colours = cells[:num_colours]
-        rows, columns = np.divmod(colours, grid_size)
-        distance = np.abs(rows[:, None] - rows) + np.abs(columns[:, None] - columns)
-        if np.any(distance[~np.eye(num_colours, dtype=bool)] < min_colour_distance):
-            continue
-        rest = np.sort(cells[num_colours + num_walls :])
-        if not _all_connected(colours, rest, grid_size):
-            continue
-        if np.all(departures(colours, rest, grid_size, follows) >= wanted):
-            objects.append(colours)
-            walls.append(cells[num_colours : num_colours + num_walls])
-            free.append(rest)
+    draws = last_hit = 0
+    while len(objects) < num_layouts and draws - last_hit < _MAX_FRUITLESS_DRAWS:
+        draws += _DRAWS_AT_ONCE
+        for cells in _draw_apart(
+            rng, grid_size, num_colours, min_colour_distance, min_line_distance
+        ):
+            colours = cells[:num_colours]
+            rest = np.sort(cells[num_colours + num_walls :])
+            if not _all_connected(colours, rest, grid_size):
+                continue
+            if not wanted.any() or np.all(departures(colours, rest, grid_size, follows) >= wanted):
+                last_hit = draws
+                objects.append(colours)
+                walls.append(cells[num_colours : num_colours + num_walls])
+                free.append(rest)
     if len(objects) < num_layouts:
         raise ValueError(
-            f"num_layouts={num_layouts} with min_colour_distance={min_colour_distance} and "
-            f"min_departures={min_departures}: only {len(objects)} layouts found, allowed are "
-            f"values that a {grid_size}x{grid_size} grid with {num_colours} colours and "
-            f"{num_walls} walls can hold"
+            f"num_layouts={num_layouts} with min_colour_distance={min_colour_distance}, "
+            f"min_line_distance={min_line_distance} and min_departures={min_departures}: only "
+            f"{len(objects)} layouts found, allowed are values that a {grid_size}x{grid_size} grid "
+            f"with {num_colours} colours and {num_walls} walls can hold"
         )
-    return tuple(np.stack(cells).astype(np.int32) for cells in (objects, walls, free))
+    return tuple(np.stack(cells[:num_layouts]).astype(np.int32) for cells in (objects, walls, free))
+
+
+def _draw_apart(
+    rng: np.random.Generator,
+    grid_size: int,
+    num_colours: int,
+    min_colour_distance: int,
+    min_line_distance: int,
+) -> np.ndarray:
+    """Random orders of all cells, `(n, G*G)`, whose first `O` cells are far enough apart."""
+    cells = rng.permuted(np.tile(np.arange(grid_size**2), (_DRAWS_AT_ONCE, 1)), axis=1)
+    rows, columns = np.divmod(cells[:, :num_colours], grid_size)
+    first, second = np.triu_indices(num_colours, 1)
+    apart = np.stack([np.abs(x[:, first] - x[:, second]) for x in (rows, columns)])
+    far = apart.sum(axis=0) >= min_colour_distance
+    off_lines = apart.min(axis=0) >= min_line_distance
+    return cells[np.all(far & off_lines, axis=1)]
 
 
 def departures(

@@ -159,6 +159,31 @@ def episode_frames(
     return frames
 
 
+def frames_of_observations(
+    observations: np.ndarray,
+    grid_size: int,
+    num_colours: int,
+    beta: np.ndarray | None = None,
+    code: np.ndarray | None = None,
+) -> list[np.ndarray]:
+    """Draws an episode from what was observed.
+
+    Args:
+      observations: `(T, G*G*(O + W + 1))` one-hots of one episode.
+      grid_size: side `G` of the grid.
+      num_colours: `O`.
+      beta: as in `episode_frames`.
+      code: as in `episode_frames`.
+
+    Returns:
+      `T` images, see `episode_frames`.
+    """
+    boards = np.asarray(observations).reshape(len(observations), grid_size**2, -1)
+    places = boards.argmax(axis=1)
+    objects, walls = places[0, :num_colours], places[0, num_colours:-1]
+    return episode_frames(objects, walls, places[:, -1], grid_size, beta, code)
+
+
 def save_gif(path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float = 0.25) -> None:
     """Writes frames `(H, W, 3)` uint8 as an endless animation, `seconds` per frame."""
     first, *rest = (Image.fromarray(frame) for frame in frames)

@@ -94,8 +94,12 @@ class TaskSet:
         )
 
     def _split(self, task: Task) -> list[Task]:
-        size = self.subgoal_length
-        return [tuple(task[i : i + size]) for i in range(0, len(task), size)]
+        return _split(task, self.subgoal_length)
+
+
+def _split(task: Task, size: int) -> list[Task]:
+    """Consecutive parts of `size` colours."""
+    return [tuple(task[i : i + size]) for i in range(0, len(task), size)]
 
 
 def check_task(task: Task, num_colours: int, field: str = "task") -> None:
@@ -132,6 +136,11 @@ def parse_task(text: str) -> Task:
     return tuple(int(part) for part in parts)
 
 
+def parse_tasks(text: str) -> tuple[Task, ...]:
+    """Reads tasks separated by commas, each as `parse_task` reads it; none from an empty string."""
+    return tuple(parse_task(part) for part in text.split(",")) if text else ()
+
+
 def format_task(task: Task) -> str:
     """Writes a task as `parse_task` reads it."""
     return "-".join(str(colour) for colour in task)
@@ -153,8 +162,16 @@ def task_array(tasks: tuple[Task, ...], max_length: int) -> np.ndarray:
     return array
 
 
-def markov_task_set(num_colours: int, length: int, post_training: Task) -> TaskSet:
-    """All colour walks of `length` that hold no transition of the post-training task.
+def markov_task_set(
+    num_colours: int, length: int, post_training: Task, subgoal_length: int = 1
+) -> TaskSet:
+    """All walks of `length` subgoals that hold no transition of the post-training task.
+
+    Args:
+      num_colours: `O`.
+      length: subgoals in a walk; neighbours differ.
+      post_training: colours of the post-training task.
+      subgoal_length: 1 for single colours; 2 for the pairs 0-1, 2-3, ...
 
     Raises:
       ValueError: if `length` is below 1 or no walk is left.
@@ -162,21 +179,30 @@ def markov_task_set(num_colours: int, length: int, post_training: Task) -> TaskS
     if length < 1:
         raise ValueError(f"length of the walks is {length}, allowed is 1 or more")
     check_task(post_training, num_colours, "post_training")
-    excluded = set(itertools.pairwise(post_training))
-    walks = [(colour,) for colour in range(num_colours)]
+    subgoals = [
+        tuple(range(first, first + subgoal_length))
+        for first in range(0, num_colours - subgoal_length + 1, subgoal_length)
+    ]
+    excluded = set(itertools.pairwise(_split(post_training, subgoal_length)))
+    walks = [(subgoal,) for subgoal in subgoals]
     for _ in range(length - 1):
         walks = [
-            (*walk, colour)
+            (*walk, subgoal)
             for walk in walks
-            for colour in range(num_colours)
-            if colour != walk[-1] and (walk[-1], colour) not in excluded
+            for subgoal in subgoals
+            if subgoal != walk[-1] and (walk[-1], subgoal) not in excluded
         ]
-    name = f"walks:{num_colours}:{length}:{format_task(post_training)}"
-    return TaskSet(name, num_colours, tuple(walks), tuple(post_training))
+    kind = "walks" if subgoal_length == 1 else "pair-walks"
+    name = f"{kind}:{num_colours}:{length}:{format_task(post_training)}"
+    tasks = tuple(tuple(itertools.chain(*walk)) for walk in walks)
+    return TaskSet(name, num_colours, tasks, tuple(post_training), subgoal_length)
 
 
 def task_set(name: str) -> TaskSet:
-    """Task set by name: `gridworld-pinpad`, `ant-pinpad` or `walks:<colours>:<length>:<task>`.
+    """Task set by name: `gridworld-pinpad`, `ant-pinpad` or all walks that avoid a task.
+
+    `walks:<colours>:<length>:<task>` has single colours as subgoals, `pair-walks:...` the pairs
+    0-1, 2-3, ...; `length` counts subgoals, see `markov_task_set`.
 
     Raises:
       ValueError: for any other name.
@@ -188,11 +214,13 @@ def task_set(name: str) -> TaskSet:
         pretraining = tuple(parse_task(text) for text in _ANT_PRETRAINING.split())
         return TaskSet(name, 4, pretraining, parse_task(_ANT_POST_TRAINING), 1)
     parts = name.split(":")
-    if len(parts) == 4 and parts[0] == "walks" and parts[1].isdigit() and parts[2].isdigit():
-        return markov_task_set(int(parts[1]), int(parts[2]), parse_task(parts[3]))
+    kinds = {"walks": 1, "pair-walks": 2}
+    if len(parts) == 4 and parts[0] in kinds and parts[1].isdigit() and parts[2].isdigit():
+        post_training = parse_task(parts[3])
+        return markov_task_set(int(parts[1]), int(parts[2]), post_training, kinds[parts[0]])
     raise ValueError(
-        f"tasks is '{name}', allowed are gridworld-pinpad, ant-pinpad and "
-        "walks:<number of colours>:<length>:<post-training task such as 0-1-2-3>"
+        f"tasks is '{name}', allowed are gridworld-pinpad, ant-pinpad and walks: or pair-walks:"
+        "<number of colours>:<length>:<post-training task such as 0-1-2-3>"
     )
 
 

@@ -87,7 +87,7 @@ class TransformerBlock(nn.Module):
         return query * self.head_size**-0.5, key, value
 
     def _finish(self, x: chex.Array, attended: chex.Array) -> chex.Array:
-        x = x + self.attention_output(attended.reshape(*x.shape[:-1], -1))
+        x = x + self.attention_output(attended.reshape(x.shape[0], -1))
         return x + self.mlp(self.mlp_norm(x))
 
     def __call__(self, x: chex.Array, segment: chex.Array) -> chex.Array:
@@ -100,15 +100,20 @@ class TransformerBlock(nn.Module):
         Returns:
           `(B, S, n_e)`.
         """
-        length = x.shape[1]
-        query, key, value = self._project(x)
+        batch_size, length, width = x.shape
+        # Tokens along one axis: XLA's CPU backend is slow at weight gradients over two of them.
+        tokens = x.reshape(-1, width)
+        query, key, value = (
+            part.reshape(batch_size, length, self.num_heads, self.head_size)
+            for part in self._project(tokens)
+        )
         distance = np.arange(length)[:, None] - np.arange(length)[None, :]
         bias = self.position_bias[:, relative_position_bucket(np.maximum(distance, 0))]
         visible = (segment[:, :, None] == segment[:, None, :]) & (distance >= 0)
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) + bias
         scores = jnp.where(visible[:, None], scores, MASKED)
         attended = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
-        return self._finish(x, attended)
+        return self._finish(tokens, attended).reshape(x.shape)
 
     @nn.nowrap
     def initial_state(self, batch_size: int, max_length: int) -> KeyValueCache:

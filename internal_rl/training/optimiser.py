@@ -1,8 +1,15 @@
-"""AdamW, the one optimiser of every stage."""
+"""The optimisers of every stage: AdamW, or Muon with AdamW for all that is no matrix."""
 
 import chex
 import jax
 import optax
+from optax import contrib
+
+OPTIMISERS = ("adamw", "muon")
+
+# Size of Muon's updates as a share of the learning rate: that of AdamW, so that a learning rate
+# means the same to both (Liu et al. 2025, "Muon is scalable for LLM training", eq. 4).
+_MUON_UPDATE_SIZE = 0.2
 
 
 def make_schedule(
@@ -38,8 +45,11 @@ def make_optimiser(
     b1: float = 0.9,
     b2: float = 0.999,
     max_gradient_norm: float = 0.0,
+    optimiser: str = "adamw",
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019) over every parameter.
+    """AdamW (Loshchilov & Hutter 2019), or Muon (Jordan et al. 2024).
+
+    Muon orthogonalises the momentum of every matrix; all other parameters are left to AdamW.
 
     Args:
       learning_rate: constant rate or schedule.
@@ -47,14 +57,30 @@ def make_optimiser(
       b1: decay of the first moment.
       b2: decay of the second moment.
       max_gradient_norm: gradients are scaled down to this global norm; 0 for no clipping.
+      optimiser: one of `OPTIMISERS`.
 
     Returns:
       The optax transformation.
+
+    Raises:
+      ValueError: for an unknown optimiser.
     """
-    adamw = optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay)
+    if optimiser == "adamw":
+        steps = optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay)
+    elif optimiser == "muon":
+        steps = contrib.muon(
+            learning_rate,
+            adam_b1=b1,
+            adam_b2=b2,
+            weight_decay=weight_decay,
+            adam_weight_decay=weight_decay,
+            consistent_rms=_MUON_UPDATE_SIZE,
+        )
+    else:
+        raise ValueError(f"optimiser is '{optimiser}', allowed are {', '.join(OPTIMISERS)}")
     if max_gradient_norm > 0.0:
-        return optax.chain(optax.clip_by_global_norm(max_gradient_norm), adamw)
-    return adamw
+        return optax.chain(optax.clip_by_global_norm(max_gradient_norm), steps)
+    return steps
 
 
 def apply_gradients(

@@ -174,6 +174,7 @@ def test_presets_build_and_unknown_names_are_refused():
         ({"grid_size": 3}, "num_colours \\+ num_walls is 12, allowed is up to 8"),
         ({"num_colours": 7}, "has 8 colours, allowed are up to num_colours=7"),
         ({"min_colour_distance": 2}, "min_colour_distance is 2, allowed is 1 without a pool"),
+        ({"min_line_distance": 1}, "min_line_distance is 1, allowed is 0 without a pool"),
         ({"tasks": "maze"}, "tasks is 'maze'"),
     ],
 )

@@ -33,8 +33,8 @@ def test_pool_is_a_function_of_its_seed():
 
 
 def test_impossible_pool_is_refused(monkeypatch):
-    monkeypatch.setattr(layout_pool, "_MAX_DRAWS", 200)
-    with pytest.raises(ValueError, match="num_layouts=2 with min_colour_distance=9 .* only 0"):
+    monkeypatch.setattr(layout_pool, "_MAX_FRUITLESS_DRAWS", 200)
+    with pytest.raises(ValueError, match="num_layouts=2 with min_colour_distance=9,.* only 0"):
         draw_pool(2, 0, 4, 4, 1, min_colour_distance=9)
 
 
@@ -61,3 +61,9 @@ def test_pool_keeps_the_fewest_departures_it_was_asked_for():
     objects, _, free = draw_pool(5, 2, 6, 4, 1, min_departures=3, follows=follows)
     for colours, rest in zip(objects, free, strict=True):
         assert layout_pool.departures(colours, rest, 6, follows).tolist() == [3, 3, 3, 1]
+
+
+def test_colours_keep_off_each_others_rows_and_columns():
+    objects, _, _ = draw_pool(20, 4, 6, 5, 1, min_line_distance=1)
+    for coordinate in np.divmod(objects, 6):
+        assert all(len(set(row)) == 5 for row in coordinate.tolist())

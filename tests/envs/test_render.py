@@ -43,6 +43,15 @@ def test_frames_without_a_metacontroller_are_plain_images():
     np.testing.assert_array_equal(frames[1], render.image(OBJECTS, WALLS, 4, 3))
 
 
+def test_frames_of_observations_show_what_was_observed():
+    observations = np.zeros((2, 9, 4), np.uint8)
+    observations[:, [0, 5, 2], [0, 1, 2]] = 1
+    observations[[0, 1], [3, 4], 3] = 1
+    frames = render.frames_of_observations(observations.reshape(2, -1), 3, 2)
+    for frame, cell in zip(frames, (3, 4), strict=True):
+        np.testing.assert_array_equal(frame, render.image(OBJECTS, WALLS, cell, 3))
+
+
 @pytest.mark.parametrize(
     ("beta", "code", "message"),
     [

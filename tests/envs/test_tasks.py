@@ -84,3 +84,18 @@ def test_tasks_are_read_as_they_are_written():
 def test_impossible_tasks_are_refused_by_name(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_pair_walks_are_walks_over_pairs():
+    task_set = tasks.task_set("pair-walks:6:2:0-1-2-3")
+    pairs = {(0, 1), (2, 3), (4, 5)}
+    expected = [(*a, *b) for a in pairs for b in pairs if a != b and (a, b) != ((0, 1), (2, 3))]
+    assert sorted(task_set.pretraining) == sorted(expected)
+    assert task_set.subgoals == tuple(sorted(pairs))
+    assert tasks.unseen_transitions(task_set) == {(1, 2)}
+    assert tasks.task_set(task_set.name) == task_set
+
+
+def test_lists_of_tasks_are_read():
+    assert tasks.parse_tasks("012,1-0") == ((0, 1, 2), (1, 0))
+    assert tasks.parse_tasks("") == ()

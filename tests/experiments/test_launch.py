@@ -108,7 +108,7 @@ def test_values_outside_their_range_name_the_field_and_the_range(field, value, m
 def test_every_number_and_name_of_the_config_has_a_rule():
     from experiments.validation import _RULES, _fields
 
-    checked_elsewhere = {"preset", "task", "layer", "snapshot_steps"}
+    checked_elsewhere = {"preset", "task", "layer", "snapshot_steps", "curriculum_tasks"}
     free = {"initial_log_std", "switch_bias"}
     fields = {
         name.rsplit(".", 1)[-1]
@@ -160,3 +160,18 @@ def test_a_missing_earlier_stage_names_the_command_with_its_preset(tmp_path):
     run_stage(make_stage(num_steps=4), tmp_path)
     with pytest.raises(StageMissingError, match=r"experiments.metacontroller --config=\S+:smoke"):
         launch.load_upstream(gridworld.get_config("smoke"), tmp_path, "metacontroller", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "pretrain.curriculum_tasks: '' given, allowed is tasks separated by commas"),
+        ("0-9", "pretrain.curriculum_tasks: task 0-9 contains colour 9, allowed are 0 to 4"),
+        ("04,x", "pretrain.curriculum_tasks: task 'x' cannot be read"),
+    ],
+)
+def test_a_curriculum_needs_tasks_of_the_world(text, message):
+    config = gridworld.get_config("small")
+    config.pretrain.curriculum_tasks = text
+    with pytest.raises(ConfigError, match=message):
+        check_config(config)

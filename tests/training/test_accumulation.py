@@ -1,0 +1,43 @@
+"""Gradients of parts add up to the gradient of the whole."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+from internal_rl.training.accumulation import accumulated_gradients
+
+KEY = jax.random.key(0)
+INPUTS = jax.random.normal(KEY, (12, 5))
+MASK = jnp.arange(12) % 3 > 0
+
+
+def masked_loss(params, part, index):
+    del index
+    inputs, mask = part
+    errors = (jnp.tanh(inputs @ params["w"]) - 1.0) ** 2 * mask
+    share = errors.sum() / MASK.sum()
+    return share, {"tokens": mask.sum()}
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 3, 12])
+def test_parts_sum_to_the_whole(num_parts):
+    params = {"w": jnp.linspace(-1.0, 1.0, 5)}
+    whole = jax.value_and_grad(masked_loss, has_aux=True)(params, (INPUTS, MASK), 0)
+    parts = jax.jit(accumulated_gradients, static_argnums=(0, 3))(
+        masked_loss, params, (INPUTS, MASK), num_parts
+    )
+    chex.assert_trees_all_close(parts, whole, rtol=1e-5)
+
+
+def test_every_part_knows_its_number():
+    def loss(params, part, index):
+        return params * 0.0, {"numbers": index * part.shape[0]}
+
+    (_, metrics), _ = accumulated_gradients(loss, jnp.float32(1.0), INPUTS, 4)
+    assert metrics["numbers"] == 3 * (0 + 1 + 2 + 3)
+
+
+def test_rows_that_cannot_be_split_are_refused():
+    with pytest.raises(ValueError, match="num_parts is 5, allowed are divisors of the 12 rows"):
+        accumulated_gradients(masked_loss, {"w": jnp.ones(5)}, (INPUTS, MASK), 5)
