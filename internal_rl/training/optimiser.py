@@ -49,7 +49,8 @@ def make_optimiser(
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019), or Muon (Jordan et al. 2024).
 
-    Muon orthogonalises the momentum of every matrix; all other parameters are left to AdamW.
+    Muon orthogonalises the momentum of every matrix; all other parameters are left to AdamW. Both
+    use Nesterov momentum then.
 
     Args:
       learning_rate: constant rate or schedule.

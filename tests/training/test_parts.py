@@ -85,3 +85,25 @@ def test_weight_decay_is_decoupled_and_gradients_are_clipped():
     new, _, metrics = apply_gradients(optimiser, gradients, optimiser.init(params), params)
     np.testing.assert_allclose(new["w"], 2.0 - 0.1 * 0.5 * 2.0, rtol=1e-6)
     assert metrics["gradient_norm"] == 0.0
+
+
+def test_muon_takes_orthogonal_steps_on_matrices_as_large_as_those_of_adamw():
+    optimiser = make_optimiser(0.01, optimiser="muon")
+    gradient = np.random.default_rng(0).normal(size=(6, 9)).astype(np.float32)
+    params = {"kernel": jnp.zeros((6, 9)), "bias": jnp.zeros(4)}
+    gradients = {"kernel": jnp.asarray(gradient), "bias": jnp.array([3.0, -1.0, 0.5, -2.0])}
+    new, _, _ = apply_gradients(optimiser, gradients, optimiser.init(params), params)
+    left, _, right = np.linalg.svd(gradient, full_matrices=False)
+    expected = -0.01 * 0.2 * np.sqrt(9) * left @ right
+    # Newton-Schulz leaves singular values between about 0.7 and 1.2.
+    np.testing.assert_allclose(
+        left.T @ np.asarray(new["kernel"]) @ right.T, left.T @ expected @ right.T, atol=0.0025
+    )
+    # Adam's first step with Nesterov momentum: sign of the gradient times (0.9 / 0.19 + 1) * 0.1.
+    size = 0.01 * (0.9 * 0.1 / 0.19 + 1.0)
+    np.testing.assert_allclose(new["bias"], -size * np.sign(gradients["bias"]), rtol=1e-3)
+
+
+def test_an_unknown_optimiser_is_refused():
+    with pytest.raises(ValueError, match="optimiser is 'sgd', allowed are adamw, muon"):
+        make_optimiser(0.1, optimiser="sgd")
