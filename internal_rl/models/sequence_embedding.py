@@ -40,8 +40,6 @@ class SequenceEmbedding(nn.Module):
 
     The paper leaves open how the embedding sees the future. Each layer runs one gated recurrence
     forwards and one backwards, joins both through a dense layer, and adds the result to its input.
-    The recurrences of the first layer read the residual itself: gates that see all of it find the
-    step at which a goal is reached sooner than gates behind a narrow projection.
 
     Attributes:
       size: width of the embedding.
@@ -56,9 +54,8 @@ class SequenceEmbedding(nn.Module):
         """Maps `(B, S, n_e)` residuals to `(B, S, size)`."""
         x = nn.Dense(self.size, name="projection")(residual)
         for i in range(self.depth):
-            source = x if i else residual
-            forward = GatedRecurrence(self.size, name=f"forward_{i + 1}")(source, segment)
-            backward = GatedRecurrence(self.size, True, name=f"backward_{i + 1}")(source, segment)
+            forward = GatedRecurrence(self.size, name=f"forward_{i + 1}")(x, segment)
+            backward = GatedRecurrence(self.size, True, name=f"backward_{i + 1}")(x, segment)
             both = jnp.concatenate([x, forward, backward], axis=-1)
             x = x + nn.Dense(self.size, name=f"mix_{i + 1}")(nn.gelu(both))
         return x
