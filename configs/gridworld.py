@@ -267,8 +267,6 @@ def _small() -> dict:
             "num_seeds": 1,
             "layer": 2,
             "rank": 8,
-            # A low temperature: softer gates spread the code of one goal over several steps.
-            "temperature": 0.3,
             "alpha": 0.3,
             "alpha_start": 0.01,
             "alpha_free_steps": 100,
@@ -282,7 +280,7 @@ def _small() -> dict:
             "warmup_steps": 50,
             "final_learning_rate": 4e-4,
             "max_gradient_norm": 1.0,
-            **_schedule(2_000, 50, 200, 50),
+            **_schedule(1_500, 50, 150, 50),
         },
         "internal_rl": {
             "num_seeds": 1,
