@@ -6,14 +6,14 @@ from ml_collections import ConfigDict
 
 from experiments import build, launch
 from internal_rl.analysis.examination import examine_credit, example_episode
-from internal_rl.rl.internal import InternalTrainer
+from internal_rl.rl.internal import InternalTrainer, rollout_metrics
 from internal_rl.rl.internal_env import InternalEnv
 from internal_rl.rl.update import UpdateConfig
 from internal_rl.training.loop import run_stage
-from internal_rl.training.randomness import named_key, named_keys
+from internal_rl.training.randomness import named_key
 from internal_rl.training.stage import Stage
 
-# Episodes from which the variance of the gradient is estimated and one is picked to be shown.
+# Episodes from which the variance of the gradient is estimated.
 EXAMINED_EPISODES = 256
 
 
@@ -71,18 +71,16 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         return trainer.evaluate(state.params, frozen, key, evaluation_episodes)
 
     def artifacts(state, frozen):
-        keys = named_keys(jax.random.key(2), "evaluation", "credit", "example")
-        result = jax.jit(
-            lambda params, frozen: trainer.evaluate(
-                params, frozen, keys["evaluation"], evaluation_episodes
-            )
-        )(state.params, frozen)
-        params, task = {**frozen, "policy": state.params}, trainer.task
-        examined = min(evaluation_episodes, EXAMINED_EPISODES)
+        key = named_key(jax.random.key(2), "evaluation")
+        params = {**frozen, "policy": state.params}
+        rollout = jax.jit(
+            lambda params: trainer.env.rollout(params, key, trainer.task, evaluation_episodes)
+        )(params)
+        some = jax.tree.map(lambda leaf: leaf[:EXAMINED_EPISODES], rollout)
         return {
-            **{name: np.asarray(value) for name, value in result.items()},
-            **examine_credit(trainer.env, params, keys["credit"], task, examined),
-            **example_episode(trainer.env, params, keys["example"], task, examined),
+            **{name: np.asarray(value) for name, value in rollout_metrics(rollout).items()},
+            **examine_credit(trainer.env, params, some),
+            **example_episode(rollout),
         }
 
     return Stage(

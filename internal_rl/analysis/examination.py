@@ -19,7 +19,7 @@ from internal_rl.envs.gridworld import GridWorld
 from internal_rl.envs.tasks import unseen_transitions
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.metacontroller import Metacontroller
-from internal_rl.rl.internal_env import InternalEnv
+from internal_rl.rl.internal_env import InternalEnv, Rollout
 from internal_rl.types import Trajectory
 
 Arrays = dict[str, np.ndarray]
@@ -177,30 +177,17 @@ def example_trajectories(
     return examples
 
 
-def example_episode(
-    internal_env: InternalEnv,
-    params: dict,
-    key: chex.PRNGKey,
-    task: chex.Array,
-    num_episodes: int,
-) -> Arrays:
-    """One episode of internal RL, to be shown: a solved one where there is one.
+def example_episode(rollout: Rollout) -> Arrays:
+    """One episode of internal RL, to be shown: the first of those that went furthest.
 
     Args:
-      internal_env: the environment of internal RL.
-      params: `{"base": ..., "metacontroller": ..., "policy": ...}`.
-      key: randomness.
-      task: `(K,)` int32 colours of the task, padded with -1.
-      num_episodes: episodes to choose from.
+      rollout: episodes to choose from.
 
     Returns:
       `episode_observation` `(T, d)` uint8, `episode_beta` `(T,)`, `episode_ask` `(T,)` bool,
       `episode_code` `(T, n_z)` and `episode_progress` `(T,)` int32, cut to the steps of the
       episode.
     """
-    rollout = jax.jit(lambda params, key: internal_env.rollout(params, key, task, num_episodes))(
-        params, key
-    )
     chosen = int(jnp.argmax(jnp.max(rollout.progress * rollout.active, axis=1)))
     length = int(rollout.length[chosen])
     names = ("observation", "beta", "ask", "code", "progress")
@@ -209,30 +196,16 @@ def example_episode(
     }
 
 
-def examine_credit(
-    internal_env: InternalEnv,
-    params: dict,
-    key: chex.PRNGKey,
-    task: chex.Array,
-    num_episodes: int,
-) -> Arrays:
+def examine_credit(internal_env: InternalEnv, params: dict, rollout: Rollout) -> Arrays:
     """Variance of the policy gradient with code actions and with raw actions.
 
     Args:
       internal_env: the environment of internal RL.
       params: `{"base": ..., "metacontroller": ..., "policy": ...}`.
-      key: randomness.
-      task: `(K,)` int32 colours of the task, padded with -1.
-      num_episodes: episodes to estimate it from.
+      rollout: episodes of this policy to estimate it from.
 
     Returns:
       The fields of `credit.GradientVariance`, `(T,)` each, as `gradient_<field>`.
     """
-
-    @jax.jit
-    def run(params, key):
-        rollout = internal_env.rollout(params, key, task, num_episodes)
-        return credit.gradient_variance(internal_env, params, rollout)
-
-    variance = run(params, key)
+    variance = jax.jit(functools.partial(credit.gradient_variance, internal_env))(params, rollout)
     return _to_host({f"gradient_{name}": value for name, value in vars(variance).items()})

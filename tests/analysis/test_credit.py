@@ -125,10 +125,18 @@ def test_the_report_gets_every_curve(internal, measure, monkeypatch):
     env, params, rollout = internal
     variance = measure(rollout)[2]
     monkeypatch.setattr(credit, "gradient_variance", lambda *_: variance)
-    monkeypatch.setattr(InternalEnv, "rollout", lambda *_: rollout)
-    results = examination.examine_credit(
-        env, params, jax.random.key(0), env.world.post_training_task, NUM_EPISODES
-    )
+    results = examination.examine_credit(env, params, rollout)
     names = ("code", "raw", "code_score", "raw_score", "episodes")
     assert set(results) == {f"gradient_{name}" for name in names}
     np.testing.assert_array_equal(results["gradient_raw"], variance.raw)
+
+
+def test_the_episode_that_went_furthest_is_shown(internal):
+    _, _, rollout = internal
+    progress = jnp.zeros_like(rollout.progress).at[2, 0].set(1)
+    shown = examination.example_episode(rollout.replace(progress=progress))
+    length = int(rollout.length[2])
+    for name in ("observation", "beta", "ask", "code"):
+        expected = np.asarray(getattr(rollout, name)[2, :length])
+        np.testing.assert_array_equal(shown[f"episode_{name}"], expected)
+    assert shown["episode_progress"].shape == (length,)
