@@ -58,7 +58,7 @@ def _paper() -> ConfigDict:
         "trajectories_per_row": 7.7,
         # How the experts of pretraining and of the cleaner data D* break ties between shortest
         # paths ("random", "fixed", "fork", "axis",
-        # "departures"), and their share of random harmless actions.
+        # "priority", "departures"), and their share of random harmless actions.
         "ties": "random",
         "epsilon": 0.0,
         "clean_ties": "random",
@@ -139,6 +139,8 @@ def _paper() -> ConfigDict:
         "layer": 3,
         "code_size": 8,
         "history_size": 32,
+        # One embedding `s` of the whole trajectory, or one per "step" (open).
+        "embedding": "trajectory",
         "embedding_size": 32,
         "embedding_depth": 1,  # open
         "encoder_size": 64,

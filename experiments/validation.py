@@ -10,6 +10,7 @@ from internal_rl.errors import ConfigError
 from internal_rl.experts.shortest_path import TIES
 from internal_rl.models.base_model import BLOCKS
 from internal_rl.models.metacontroller import GATES
+from internal_rl.models.sequence_embedding import EMBEDDINGS
 from internal_rl.training.optimiser import OPTIMISERS
 
 VARIANTS = ("discovered", "forced", "unaligned")
@@ -82,6 +83,7 @@ _RULES: dict[str, Rule] = {
     "switch_rate": _within(0, 1),
     "code_size": _ONE_OR_MORE,
     "history_size": _ONE_OR_MORE,
+    "embedding": _one_of(EMBEDDINGS),
     "embedding_size": _ONE_OR_MORE,
     "embedding_depth": _ONE_OR_MORE,
     "encoder_size": _ONE_OR_MORE,

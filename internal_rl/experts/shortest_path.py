@@ -13,7 +13,7 @@ from flax import struct
 
 from internal_rl.envs import pinpad
 
-TIES = ("random", "fixed", "fork", "axis", "departures")
+TIES = ("random", "fixed", "fork", "axis", "priority", "departures")
 """How equally short paths are told apart.
 
 random: uniformly among the optimal actions, at every step anew.
@@ -21,12 +21,21 @@ fixed: one optimal action per layout, goal and cell, always the same in the same
 fork: as fixed, but the paths that leave a colour start with actions that differ as far as possible.
 axis: towards even colours up or down wherever that is optimal, towards odd ones left or right, up
   before down and left before right; a rule that is the same in all layouts.
+priority: every colour has its own order of preference among the four actions (`PRIORITIES`), the
+  same in all layouts.
 departures: as axis, but at every colour the first actions towards the colours that may follow it
   differ as much as possible.
 """
 
 _UNREACHED = np.int16(np.iinfo(np.int16).max // 2)
 _NUM_ACTIONS = 4
+
+PRIORITIES = np.array(
+    [[0, 1, 2, 3], [2, 3, 0, 1], [0, 2, 3, 1], [1, 2, 3, 0], [3, 0, 1, 2], [2, 0, 1, 3]]
+)
+"""Orders of preference among up 0, down 1, left 2, right 3: vertical first, horizontal first, and
+up, down, right or left first with the opposite last. Any two of them differ in at least half of the
+four pairs of a vertical and a horizontal action. Colour `c` uses number `c % 6`."""
 
 
 @struct.dataclass
@@ -117,7 +126,9 @@ def expert_table(
     if ties == "random":
         return table
     if ties in ("axis", "departures"):
-        chosen = _prefer_axis(table.expert)
+        chosen = _prefer(table.expert, PRIORITIES[:2])
+    elif ties == "priority":
+        chosen = _prefer(table.expert, PRIORITIES)
     else:
         chosen = choose_bit(table.expert, _layout_bits(objects, walls, table.expert.shape))
     if ties in ("fork", "departures"):
@@ -190,12 +201,19 @@ def _to_mask(member: chex.Array) -> chex.Array:
     return member[0] | member[1] << 1 | member[2] << 2 | member[3] << 3
 
 
-def _prefer_axis(mask: chex.Array) -> chex.Array:
-    """Keeps one action of `mask (O, cells)`: vertical first for even colours, else horizontal."""
-    even = (jnp.arange(mask.shape[0]) % 2 == 0)[:, None]
-    preferred = mask & jnp.where(even, jnp.uint8(0b0011), jnp.uint8(0b1100))
-    mask = jnp.where(preferred > 0, preferred, mask)
-    return mask & -mask
+def _prefer(mask: chex.Array, orders: np.ndarray) -> chex.Array:
+    """Keeps of `mask (O, cells)` the action that comes first in the colour's order.
+
+    Args:
+      mask: actions to choose from.
+      orders: `(P, 4)` orders of preference; colour `c` uses number `c % P`.
+    """
+    chosen = jnp.zeros_like(mask)
+    for rank in range(_NUM_ACTIONS):
+        action = orders[np.arange(mask.shape[0]) % len(orders), rank].astype(np.uint8)
+        candidate = mask & (np.uint8(1) << action)[:, None]
+        chosen = jnp.where(chosen == 0, candidate, chosen)
+    return chosen
 
 
 def _layout_bits(objects: chex.Array, walls: chex.Array, shape: tuple[int, ...]) -> chex.Array:

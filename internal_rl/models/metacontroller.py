@@ -53,7 +53,9 @@ class Metacontroller(nn.Module):
       residual_size: width `n_e` of the residual stream it reads and writes.
       code_size: size `n_z` of a code.
       history_size: state size of the GRU that summarises the past.
-      embedding_size: width of the non-causal sequence embedding.
+      embedding: `"trajectory"` for one non-causal embedding `s` per trajectory, `"step"` for one
+        per step.
+      embedding_size: width of the sequence embedding.
       embedding_depth: its bidirectional layers.
       encoder_size: hidden size of the encoder MLP.
       switch_size: hidden size of the switch MLP.
@@ -71,6 +73,7 @@ class Metacontroller(nn.Module):
     residual_size: int
     code_size: int = 8
     history_size: int = 32
+    embedding: str = "trajectory"
     embedding_size: int = 32
     embedding_depth: int = 1
     encoder_size: int = 64
@@ -93,7 +96,7 @@ class Metacontroller(nn.Module):
             )
         self.input_norm = nn.LayerNorm()
         self.history_cell = nn.GRUCell(self.history_size)
-        self.embedding = SequenceEmbedding(self.embedding_size, self.embedding_depth)
+        self.summary = SequenceEmbedding(self.embedding_size, self.embedding_depth, self.embedding)
         self.encoder = MLP(self.encoder_size, 2 * self.code_size, activation=nn.gelu)
         self.switch_context = nn.Dense(self.switch_size)
         self.switch_code = nn.Dense(self.switch_size, use_bias=False)
@@ -179,7 +182,7 @@ class Metacontroller(nn.Module):
         start = starts_segment(segment)
         normed = self.input_norm(residual)
         history = self._histories(normed, start)
-        embedding = self.embedding(normed, segment)
+        embedding = self.summary(normed, segment)
         encoded = self.encoder(jnp.concatenate([normed, history, embedding], axis=-1))
         mean, log_std = jnp.split(encoded, 2, axis=-1)
         log_std = jnp.clip(log_std + self.initial_log_std, -6.0, 2.0)

@@ -35,27 +35,79 @@ class GatedRecurrence(nn.Module):
         return linear_recurrence(decay, inputs, self.reverse)
 
 
-class SequenceEmbedding(nn.Module):
-    """Bidirectional SSM: at every step a summary of the past and of the future of the trajectory.
+EMBEDDINGS = ("trajectory", "step")
 
-    The paper leaves open how the embedding sees the future. Each layer runs one gated recurrence
-    forwards and one backwards, joins both through a dense layer, and adds the result to its input.
+
+def of_whole_segment(x: chex.Array, segment: chex.Array, at_end: bool) -> chex.Array:
+    """Every step gets the value at the last (or first) step of its own trajectory.
+
+    Args:
+      x: `(B, S, n)` values.
+      segment: `(B, S)` index of the packed trajectory.
+      at_end: take the value of the last step, not of the first one.
+
+    Returns:
+      `(B, S, n)`, constant within a trajectory.
+    """
+    index = jnp.arange(segment.shape[1])
+    if at_end:
+        marked = jnp.where(ends_segment(segment), index, segment.shape[1] - 1)
+        source = jax.lax.cummin(marked, axis=1, reverse=True)
+    else:
+        source = jax.lax.cummax(jnp.where(starts_segment(segment), index, 0), axis=1)
+    return jnp.take_along_axis(x, source[..., None], axis=1)
+
+
+class SequenceEmbedding(nn.Module):
+    """Non-causal SSM over a trajectory.
+
+    `s` carries no time index in the method, so that by default it is *one* vector for the whole
+    trajectory: what the forward recurrences hold at its end and the backward ones at its start. All
+    that the encoder learns about the future then passes through `size` numbers, which have room for
+    the goals of a trajectory but not for its actions; with one embedding per step the encoder reads
+    off the next action instead, and codes name directions.
 
     Attributes:
       size: width of the embedding.
       depth: number of bidirectional layers.
+      kind: `"trajectory"` for one vector per trajectory, `"step"` for one per step.
     """
 
     size: int = 32
     depth: int = 1
+    kind: str = "trajectory"
 
     @nn.compact
     def __call__(self, residual: chex.Array, segment: chex.Array) -> chex.Array:
-        """Maps `(B, S, n_e)` residuals to `(B, S, size)`."""
-        x = nn.Dense(self.size, name="projection")(residual)
-        for i in range(self.depth):
-            forward = GatedRecurrence(self.size, name=f"forward_{i + 1}")(x, segment)
-            backward = GatedRecurrence(self.size, True, name=f"backward_{i + 1}")(x, segment)
-            both = jnp.concatenate([x, forward, backward], axis=-1)
-            x = x + nn.Dense(self.size, name=f"mix_{i + 1}")(nn.gelu(both))
-        return x
+        """Maps `(B, S, n_e)` residuals to `(B, S, size)`.
+
+        Raises:
+          ValueError: for an unknown `kind`.
+        """
+        if self.kind not in EMBEDDINGS:
+            raise ValueError(
+                f"metacontroller.embedding: got {self.kind!r}, allowed: {', '.join(EMBEDDINGS)}"
+            )
+        if self.kind == "step":
+            x = nn.Dense(self.size, name="projection")(residual)
+            for i in range(1, self.depth + 1):
+                forward, backward = self._recurrences(x, segment, i)
+                x = x + self._mix([x, forward, backward], i)
+            return x
+        x = residual
+        for i in range(1, self.depth):
+            forward, backward = self._recurrences(x, segment, i)
+            mixed = self._mix([x, forward, backward], i)
+            x = jnp.concatenate([residual, mixed], axis=-1)
+        forward, backward = self._recurrences(x, segment, self.depth)
+        end = of_whole_segment(forward, segment, at_end=True)
+        start = of_whole_segment(backward, segment, at_end=False)
+        return nn.Dense(self.size, name="summary")(jnp.concatenate([end, start], axis=-1))
+
+    def _recurrences(self, x, segment, i):
+        forward = GatedRecurrence(self.size, name=f"forward_{i}")(x, segment)
+        backward = GatedRecurrence(self.size, True, name=f"backward_{i}")(x, segment)
+        return forward, backward
+
+    def _mix(self, parts, i):
+        return nn.Dense(self.size, name=f"mix_{i}")(nn.gelu(jnp.concatenate(parts, axis=-1)))

@@ -80,7 +80,7 @@ def test_harmless_actions_enter_no_wrong_colour_and_moves_leave_the_cell():
             assert (action in members(table.harmless[n, goal, cell])) == (not wrong)
 
 
-@pytest.mark.parametrize("ties", ["fixed", "fork", "axis", "departures"])
+@pytest.mark.parametrize("ties", ["fixed", "fork", "axis", "priority", "departures"])
 def test_deterministic_ties_pick_one_optimal_action(ties):
     objects, walls = random_layouts(2, 40, 6, 6, 1)
     every = solve(objects, walls, 6, "random").expert
@@ -150,6 +150,25 @@ def test_axis_ties_depend_on_the_parity_of_the_colour_alone():
         optimal = members(every[n, goal, cell])
         expected = [action for action in order if action in optimal][:1]
         assert members(picked[n, goal, cell]) == expected
+
+
+def test_priority_ties_depend_on_the_colour_alone():
+    objects, walls = random_layouts(4, 40, 6, 7, 1)
+    every = solve(objects, walls, 6, "random").expert
+    picked = solve(objects, walls, 6, "priority").expert
+    for n, goal, cell in itertools.product(range(40), range(7), range(36)):
+        optimal = members(every[n, goal, cell])
+        order = shortest_path.PRIORITIES[goal % 6]
+        assert members(picked[n, goal, cell]) == [a for a in order if a in optimal][:1]
+
+
+def test_priorities_differ_in_half_of_the_pairs_of_a_vertical_and_a_horizontal_action():
+    orders = [list(order) for order in shortest_path.PRIORITIES]
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    pairs = list(itertools.product((0, 1), (2, 3)))
+    vertical_first = [[o.index(v) < o.index(h) for v, h in pairs] for o in orders]
+    for first, second in itertools.combinations(vertical_first, 2):
+        assert sum(a != b for a, b in zip(first, second, strict=True)) >= 2
 
 
 def test_policy_rows_are_distributions_and_noise_mixes_in_the_harmless_actions():

@@ -1,11 +1,14 @@
 """The metacontroller: causal where the method is causal, one switch function for both uses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from internal_rl.models.metacontroller import Metacontroller, kl_to_standard_normal
+from internal_rl.models.sequence_embedding import SequenceEmbedding
 
 SEGMENT = jnp.array([[0] * 6 + [1] * 4 + [-1] * 2, [0] * 12])
 
@@ -23,25 +26,41 @@ def randomise(params, key, scale=0.3):
     )
 
 
-@pytest.fixture(params=["sigmoid", "gumbel", "one"])
+@pytest.fixture(
+    params=[
+        ("sigmoid", "trajectory"),
+        ("sigmoid", "step"),
+        ("gumbel", "trajectory"),
+        ("one", "trajectory"),
+    ]
+)
 def setting(request):
-    model = make(gate=request.param)
+    gate, embedding = request.param
+    model = make(gate=gate, embedding=embedding)
     residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = model.init(jax.random.key(1), residual, SEGMENT, jax.random.key(2))
+    params = init(model, residual)
     return model, randomise(params, jax.random.key(3)), residual
 
 
-def discover(model, params, residual):
-    return model.apply(params, residual, SEGMENT, jax.random.key(5), method="discover")
+def init(model, residual, segment=SEGMENT):
+    return jax.jit(model.init)(jax.random.key(1), residual, segment, jax.random.key(2))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def discover(model, params, residual, segment=SEGMENT):
+    return model.apply(params, residual, segment, jax.random.key(5), method="discover")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def call(model, method, params, *inputs):
+    return model.apply(params, *inputs, method=method)
 
 
 @pytest.mark.parametrize("gate", ["sigmoid", "one"])
 def test_step_functions_reproduce_the_discovered_gates_and_codes(gate):
     model = make(gate=gate)
     residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = randomise(
-        model.init(jax.random.key(1), residual, SEGMENT, jax.random.key(2)), jax.random.key(3)
-    )
+    params = randomise(init(model, residual), jax.random.key(3))
     found = discover(model, params, residual)
     history = model.apply(params, 2, method="initial_history")
     code = jnp.zeros((2, 3))
@@ -50,12 +69,12 @@ def test_step_functions_reproduce_the_discovered_gates_and_codes(gate):
         first = SEGMENT[:, t] != previous
         history = jnp.where(first[:, None], 0.0, history)
         code = jnp.where(first[:, None], 0.0, code)
-        beta = model.apply(params, residual[:, t], history, code, method="switch")
+        beta = call(model, "switch", params, residual[:, t], history, code)
         beta = jnp.where(first, 1.0, beta)
         code = beta[:, None] * found.proposal[:, t] + (1 - beta[:, None]) * code
         np.testing.assert_allclose(beta, found.beta[:, t], atol=1e-5)
         np.testing.assert_allclose(code, found.code[:, t], atol=1e-5)
-        history = model.apply(params, residual[:, t], history, method="history_step")
+        history = call(model, "history_step", params, residual[:, t], history)
         previous = SEGMENT[:, t]
 
 
@@ -69,6 +88,49 @@ def test_gate_is_causal_and_encoder_is_not(setting):
     gate = model.apply(params, residual[1], history, before.code[1], method="switch")
     same = model.apply(params, changed[1], history, before.code[1], method="switch")
     np.testing.assert_allclose(gate[:8], same[:8], atol=1e-6)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_trajectory_embedding_is_the_final_state_of_slow_loops(depth):
+    model = SequenceEmbedding(size=5, depth=depth)
+    x = jax.random.normal(jax.random.key(0), (2, 12, 10))
+    params = randomise(model.init(jax.random.key(1), x, SEGMENT), jax.random.key(2))
+    found = np.asarray(model.apply(params, x, SEGMENT))
+    weights = jax.tree.map(np.asarray, params["params"])
+    for row, (low, high) in [(0, (0, 6)), (0, (6, 10)), (1, (0, 12))]:
+        expected = loop_embedding(weights, np.asarray(x[row, low:high]), depth)
+        np.testing.assert_allclose(
+            found[row, low:high], np.tile(expected, (high - low, 1)), atol=1e-5
+        )
+
+
+def loop_embedding(weights, residual, depth):
+    def dense(w, x):
+        return x @ w["kernel"] + w["bias"]
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    def recurrence(w, x):
+        states, h = [], 0.0
+        for x_t in x:
+            log_a = -8 * sigmoid(dense(w["recurrence_gate"], x_t))
+            log_a = log_a * np.log1p(np.exp(-w["slowness"]))
+            a = np.exp(log_a)
+            u = sigmoid(dense(w["input_gate"], x_t)) * dense(w["input"], x_t)
+            h = a * h * bool(states) + np.sqrt(1 - a**2 + 1e-6) * u
+            states.append(h)
+        return np.stack(states)
+
+    x = residual
+    for i in range(1, depth + 1):
+        forward = recurrence(weights[f"forward_{i}"], x)
+        backward = recurrence(weights[f"backward_{i}"], x[::-1])[::-1]
+        if i < depth:
+            joined = np.concatenate([x, forward, backward], axis=-1)
+            mixed = dense(weights[f"mix_{i}"], np.asarray(jax.nn.gelu(joined)))
+            x = np.concatenate([residual, mixed], axis=-1)
+    return dense(weights["summary"], np.concatenate([forward[-1], backward[0]]))
 
 
 def test_packed_trajectories_do_not_see_each_other(setting):
@@ -91,7 +153,7 @@ def test_first_step_of_every_trajectory_switches(setting):
 def test_forced_gate_takes_every_proposal():
     model = make(gate="one")
     residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = model.init(jax.random.key(1), residual, SEGMENT, jax.random.key(2))
+    params = init(model, residual)
     found = discover(model, params, residual)
     assert (found.beta == 1).all()
     np.testing.assert_array_equal(found.code, found.proposal)
@@ -101,7 +163,7 @@ def test_forced_gate_takes_every_proposal():
 def test_control_adds_a_linear_map_of_the_residual(rank):
     model = make(rank=rank)
     residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = model.init(jax.random.key(1), residual, SEGMENT, jax.random.key(2))
+    params = init(model, residual)
     code = jax.random.normal(jax.random.key(3), (3,))
 
     def change(e):
@@ -117,7 +179,7 @@ def test_control_adds_a_linear_map_of_the_residual(rank):
 def test_controller_gain_is_the_relative_size_of_the_change(rank):
     model = make(rank=rank, residual_size=64, controller_gain=0.5)
     residual = jax.random.normal(jax.random.key(0), (2, 12, 64))
-    params = model.init(jax.random.key(1), residual, SEGMENT, jax.random.key(2))
+    params = init(model, residual)
     code = jax.random.normal(jax.random.key(3), (2, 12, 3))
     change = model.apply(params, residual, code, method="control") - residual
     ratio = np.sqrt(np.mean(np.square(change)) / np.mean(np.square(residual)))
@@ -134,7 +196,9 @@ def test_kl_agrees_with_numerical_integration():
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("field", "value"), [("gate", "hard"), ("rank", 11)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("gate", "hard"), ("rank", 11), ("embedding", "pooled")]
+)
 def test_bad_settings_name_the_field(field, value):
     model = make(**{field: value})
     with pytest.raises(ValueError, match=f"metacontroller.{field}"):
@@ -145,8 +209,8 @@ def test_random_gate_switches_at_its_rate_and_only_there():
     model = make(gate="random", switch_rate=0.3)
     segment = jnp.zeros((64, 64), jnp.int32)
     residual = jax.random.normal(jax.random.key(0), (64, 64, 10))
-    params = model.init(jax.random.key(1), residual, segment, jax.random.key(2))
-    found = model.apply(params, residual, segment, jax.random.key(5), method="discover")
+    params = init(model, residual, segment)
+    found = discover(model, params, residual, segment)
     beta = np.asarray(found.beta)
     assert set(np.unique(beta)) == {0.0, 1.0}
     assert abs(beta[:, 1:].mean() - 0.3) < 0.03
