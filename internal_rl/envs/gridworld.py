@@ -33,6 +33,9 @@ class GridWorldConfig:
       min_departures: with a pool, the shortest paths from each colour to those that follow it in
         pretraining tasks can leave by at least this many different actions (or all different, where
         fewer colours follow), so that a change of subgoal shows in the first action.
+      floor_plan: with a pool, walls that stand in the same cells in all layouts: rows from the top
+        to the bottom separated by "/", "#" for a wall and "." for any other cell, with `num_walls`
+        walls; "" draws the walls of each layout.
     """
 
     grid_size: int = 7
@@ -45,6 +48,7 @@ class GridWorldConfig:
     min_colour_distance: int = 1
     min_line_distance: int = 0
     min_departures: int = 0
+    floor_plan: str = ""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -78,6 +82,27 @@ class GridWorldConfig:
                     f"{name} is {value}, allowed is {lowest_value} without a pool of layouts "
                     f"(num_layouts=0) and {lowest_value} or more with one"
                 )
+        self._check_floor_plan()
+
+    def _check_floor_plan(self):
+        if not self.floor_plan:
+            return
+        rows = self.floor_plan.split("/")
+        drawn = len(rows) == self.grid_size and all(
+            len(row) == self.grid_size and set(row) <= set("#.") for row in rows
+        )
+        if not drawn or self.floor_plan.count("#") != self.num_walls or self.num_layouts == 0:
+            raise ValueError(
+                f"floor_plan is {self.floor_plan!r}, allowed is '' or, with a pool of layouts "
+                f"(num_layouts above 0), {self.grid_size} rows of {self.grid_size} signs '#' or "
+                f"'.' separated by '/', with num_walls={self.num_walls} signs '#'"
+            )
+
+    def fixed_walls(self) -> np.ndarray | None:
+        """`(W,)` cells of the walls of the floor plan, row by row; None without a plan."""
+        if not self.floor_plan:
+            return None
+        return np.flatnonzero([sign == "#" for sign in self.floor_plan.replace("/", "")])
 
 
 @struct.dataclass
@@ -263,6 +288,7 @@ def _pool_of(config: GridWorldConfig) -> tuple[np.ndarray, np.ndarray, np.ndarra
         config.min_line_distance,
         config.min_departures,
         tasks.followers(tasks.task_set(config.tasks), config.num_colours),
+        config.fixed_walls(),
     )
 
 

@@ -19,6 +19,7 @@ def draw_pool(
     min_line_distance: int = 0,
     min_departures: int = 0,
     follows: np.ndarray | None = None,
+    fixed_walls: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws fixed layouts in which every free cell and every colour reaches every colour.
 
@@ -33,6 +34,7 @@ def draw_pool(
       min_departures: smallest number of different first actions of shortest paths from a colour to
         its followers, or all different where a colour has fewer followers.
       follows: `(O, O)` bool, followers of each colour; every other colour by default.
+      fixed_walls: `(W,)` cells of the walls, the same in every layout; drawn by default.
 
     Returns:
       objects `(N, O)`, walls `(N, W)` and free cells `(N, G*G - O - W)`, int32.
@@ -49,7 +51,7 @@ def draw_pool(
     while len(objects) < num_layouts and draws - last_hit < _MAX_FRUITLESS_DRAWS:
         draws += _DRAWS_AT_ONCE
         for cells in _draw_apart(
-            rng, grid_size, num_colours, min_colour_distance, min_line_distance
+            rng, grid_size, num_colours, min_colour_distance, min_line_distance, fixed_walls
         ):
             colours = cells[:num_colours]
             rest = np.sort(cells[num_colours + num_walls :])
@@ -76,9 +78,19 @@ def _draw_apart(
     num_colours: int,
     min_colour_distance: int,
     min_line_distance: int,
+    fixed_walls: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Random orders of all cells, `(n, G*G)`, whose first `O` cells are far enough apart."""
-    cells = rng.permuted(np.tile(np.arange(grid_size**2), (_DRAWS_AT_ONCE, 1)), axis=1)
+    """Random orders of all cells, `(n, G*G)`, whose first `O` cells are far enough apart.
+
+    Fixed walls follow behind the colours.
+    """
+    every = np.arange(grid_size**2)
+    if fixed_walls is not None:
+        every = np.setdiff1d(every, fixed_walls)
+    cells = rng.permuted(np.tile(every, (_DRAWS_AT_ONCE, 1)), axis=1)
+    if fixed_walls is not None:
+        walls = np.tile(fixed_walls, (_DRAWS_AT_ONCE, 1))
+        cells = np.concatenate([cells[:, :num_colours], walls, cells[:, num_colours:]], axis=1)
     rows, columns = np.divmod(cells[:, :num_colours], grid_size)
     first, second = np.triu_indices(num_colours, 1)
     apart = np.stack([np.abs(x[:, first] - x[:, second]) for x in (rows, columns)])

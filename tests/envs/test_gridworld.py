@@ -176,6 +176,12 @@ def test_presets_build_and_unknown_names_are_refused():
         ({"min_colour_distance": 2}, "min_colour_distance is 2, allowed is 1 without a pool"),
         ({"min_line_distance": 1}, "min_line_distance is 1, allowed is 0 without a pool"),
         ({"tasks": "maze"}, "tasks is 'maze'"),
+        ({"floor_plan": "##/##"}, "floor_plan is '##/##', allowed is '' or, with a pool"),
+        (
+            {"grid_size": 3, "num_walls": 2, "floor_plan": "#../.../...", "num_layouts": 4}
+            | {"num_colours": 3},
+            "3 rows of 3 signs .* with num_walls=2 signs '#'",
+        ),
     ],
 )
 def test_impossible_settings_are_refused_by_name(fields, message):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from internal_rl.envs import layout_pool
+from internal_rl.envs.gridworld import GridWorld, GridWorldConfig
 from internal_rl.envs.layout_pool import draw_pool
 from tests.envs.numpy_gridworld import path_graph
 
@@ -67,3 +68,19 @@ def test_colours_keep_off_each_others_rows_and_columns():
     objects, _, _ = draw_pool(20, 4, 6, 5, 1, min_line_distance=1)
     for coordinate in np.divmod(objects, 6):
         assert all(len(set(row)) == 5 for row in coordinate.tolist())
+
+
+def test_floor_plan_puts_the_same_walls_into_every_layout():
+    config = GridWorldConfig(
+        grid_size=5,
+        num_colours=4,
+        num_walls=3,
+        tasks="ant-pinpad",
+        num_layouts=20,
+        floor_plan="...../.##../...../...#./.....",
+    )
+    objects, walls, free = GridWorld(config).layouts
+    np.testing.assert_array_equal(walls, np.tile([6, 7, 18], (20, 1)))
+    for colours, rest in zip(objects, free, strict=True):
+        assert sorted([*colours, 6, 7, 18, *rest]) == list(range(25))
+    assert len({tuple(colours) for colours in objects.tolist()}) > 10
