@@ -269,10 +269,10 @@ def _small() -> dict:
             "num_seeds": 1,
             "layer": 2,
             "rank": 8,
-            "alpha": 0.3,
+            "alpha": 0.1,
             "alpha_start": 0.01,
-            "alpha_free_steps": 100,
-            "alpha_ramp_steps": 600,
+            "alpha_free_steps": 500,
+            "alpha_ramp_steps": 700,
             # As often as subgoals change.
             "switch_rate": 0.17,
             "batch_size": 104,
@@ -282,7 +282,7 @@ def _small() -> dict:
             "warmup_steps": 50,
             "final_learning_rate": 4e-4,
             "max_gradient_norm": 1.0,
-            **_schedule(1_500, 50, 150, 50),
+            **_schedule(2_500, 50, 250, 50),
         },
         "internal_rl": {
             "num_seeds": 1,
