@@ -36,6 +36,10 @@ class GridWorldConfig:
       floor_plan: with a pool, walls that stand in the same cells in all layouts: rows from the top
         to the bottom separated by "/", "#" for a wall and "." for any other cell, with `num_walls`
         walls; "" draws the walls of each layout.
+      homes: with a pool, cells around which the colours lie in every layout: rows as in
+        `floor_plan`, with the number of each colour at its home and "." elsewhere; "" lets every
+        colour lie anywhere.
+      home_radius: most rows, and most columns, between a colour and its home; 0 without homes.
     """
 
     grid_size: int = 7
@@ -49,6 +53,8 @@ class GridWorldConfig:
     min_line_distance: int = 0
     min_departures: int = 0
     floor_plan: str = ""
+    homes: str = ""
+    home_radius: int = 0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -83,20 +89,49 @@ class GridWorldConfig:
                     f"(num_layouts=0) and {lowest_value} or more with one"
                 )
         self._check_floor_plan()
+        self._check_homes()
 
     def _check_floor_plan(self):
         if not self.floor_plan:
             return
-        rows = self.floor_plan.split("/")
-        drawn = len(rows) == self.grid_size and all(
-            len(row) == self.grid_size and set(row) <= set("#.") for row in rows
-        )
-        if not drawn or self.floor_plan.count("#") != self.num_walls or self.num_layouts == 0:
+        if not self._drawn(self.floor_plan, "#.") or self.floor_plan.count("#") != self.num_walls or self.num_layouts == 0:
             raise ValueError(
                 f"floor_plan is {self.floor_plan!r}, allowed is '' or, with a pool of layouts "
                 f"(num_layouts above 0), {self.grid_size} rows of {self.grid_size} signs '#' or "
                 f"'.' separated by '/', with num_walls={self.num_walls} signs '#'"
             )
+
+    def _check_homes(self):
+        if self.home_radius < 0 or (self.home_radius > 0 and not self.homes):
+            raise ValueError(
+                f"home_radius is {self.home_radius}, allowed is 0 or more with homes and 0 without"
+            )
+        if not self.homes:
+            return
+        colours = "".join(str(colour) for colour in range(self.num_colours))
+        signs = sorted(self.homes.replace("/", "").replace(".", ""))
+        named = self.num_colours <= 10 and signs == list(colours)
+        if not named or not self._drawn(self.homes, colours + ".") or self.num_layouts == 0:
+            raise ValueError(
+                f"homes is {self.homes!r}, allowed is '' or, with a pool of layouts (num_layouts "
+                f"above 0) and at most 10 colours, {self.grid_size} rows of {self.grid_size} signs "
+                f"separated by '/', with each of the colours 0 to {self.num_colours - 1} once and "
+                "'.' elsewhere"
+            )
+
+    def _drawn(self, plan: str, signs: str) -> bool:
+        """Whether a plan has `G` rows of `G` signs, all of them among `signs`."""
+        rows = plan.split("/")
+        return len(rows) == self.grid_size and all(
+            len(row) == self.grid_size and set(row) <= set(signs) for row in rows
+        )
+
+    def home_cells(self) -> np.ndarray | None:
+        """`(O,)` cell of each colour's home; None without homes."""
+        if not self.homes:
+            return None
+        plan = self.homes.replace("/", "")
+        return np.array([plan.index(str(colour)) for colour in range(self.num_colours)])
 
     def fixed_walls(self) -> np.ndarray | None:
         """`(W,)` cells of the walls of the floor plan, row by row; None without a plan."""
@@ -289,6 +324,8 @@ def _pool_of(config: GridWorldConfig) -> tuple[np.ndarray, np.ndarray, np.ndarra
         config.min_departures,
         tasks.followers(tasks.task_set(config.tasks), config.num_colours),
         config.fixed_walls(),
+        config.home_cells(),
+        config.home_radius,
     )
 
 

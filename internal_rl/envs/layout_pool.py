@@ -1,5 +1,6 @@
 """Pools of fixed layouts for small worlds, drawn once with NumPy when a world is built."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 
@@ -20,6 +21,8 @@ def draw_pool(
     min_departures: int = 0,
     follows: np.ndarray | None = None,
     fixed_walls: np.ndarray | None = None,
+    homes: np.ndarray | None = None,
+    home_radius: int = 1,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws fixed layouts in which every free cell and every colour reaches every colour.
 
@@ -35,6 +38,8 @@ def draw_pool(
         its followers, or all different where a colour has fewer followers.
       follows: `(O, O)` bool, followers of each colour; every other colour by default.
       fixed_walls: `(W,)` cells of the walls, the same in every layout; drawn by default.
+      homes: `(O,)` cells around which the colours lie; anywhere by default.
+      home_radius: most rows, and most columns, between a colour and its home.
 
     Returns:
       objects `(N, O)`, walls `(N, W)` and free cells `(N, G*G - O - W)`, int32.
@@ -46,12 +51,17 @@ def draw_pool(
     if follows is None:
         follows = ~np.eye(num_colours, dtype=bool)
     wanted = np.minimum(min_departures, follows.sum(axis=1))
+    draw_colours = functools.partial(_draw_anywhere, rng, grid_size, num_colours, fixed_walls)
+    if homes is not None:
+        draw_colours = functools.partial(
+            _draw_at_home, rng, grid_size, homes, home_radius, fixed_walls
+        )
     objects, walls, free = [], [], []
     draws = last_hit = 0
     while len(objects) < num_layouts and draws - last_hit < _MAX_FRUITLESS_DRAWS:
         draws += _DRAWS_AT_ONCE
-        for cells in _draw_apart(
-            rng, grid_size, num_colours, min_colour_distance, min_line_distance, fixed_walls
+        for cells in _apart(
+            draw_colours(), grid_size, num_colours, min_colour_distance, min_line_distance
         ):
             colours = cells[:num_colours]
             rest = np.sort(cells[num_colours + num_walls :])
@@ -72,25 +82,55 @@ def draw_pool(
     return tuple(np.stack(cells[:num_layouts]).astype(np.int32) for cells in (objects, walls, free))
 
 
-def _draw_apart(
-    rng: np.random.Generator,
-    grid_size: int,
-    num_colours: int,
-    min_colour_distance: int,
-    min_line_distance: int,
-    fixed_walls: np.ndarray | None = None,
+def _draw_anywhere(
+    rng: np.random.Generator, grid_size: int, num_colours: int, fixed_walls: np.ndarray | None
 ) -> np.ndarray:
-    """Random orders of all cells, `(n, G*G)`, whose first `O` cells are far enough apart.
-
-    Fixed walls follow behind the colours.
-    """
+    """Random orders of all cells, `(n, G*G)`; fixed walls follow behind the `O` colours."""
     every = np.arange(grid_size**2)
     if fixed_walls is not None:
         every = np.setdiff1d(every, fixed_walls)
     cells = rng.permuted(np.tile(every, (_DRAWS_AT_ONCE, 1)), axis=1)
-    if fixed_walls is not None:
-        walls = np.tile(fixed_walls, (_DRAWS_AT_ONCE, 1))
-        cells = np.concatenate([cells[:, :num_colours], walls, cells[:, num_colours:]], axis=1)
+    if fixed_walls is None:
+        return cells
+    walls = np.tile(fixed_walls, (_DRAWS_AT_ONCE, 1))
+    return np.concatenate([cells[:, :num_colours], walls, cells[:, num_colours:]], axis=1)
+
+
+def _draw_at_home(
+    rng: np.random.Generator,
+    grid_size: int,
+    homes: np.ndarray,
+    home_radius: int,
+    fixed_walls: np.ndarray | None,
+) -> np.ndarray:
+    """The same with every colour at most `home_radius` rows and columns away from its home."""
+    rows, columns = np.divmod(np.arange(grid_size**2), grid_size)
+    walls = np.array([], int) if fixed_walls is None else fixed_walls
+    colours = []
+    for home in homes:
+        row, column = divmod(int(home), grid_size)
+        near = np.maximum(np.abs(rows - row), np.abs(columns - column)) <= home_radius
+        cells = np.setdiff1d(np.flatnonzero(near), walls)
+        if len(cells) == 0:
+            raise ValueError(f"homes: the floor plan leaves no cell within {home_radius} of {home}")
+        colours.append(rng.choice(cells, _DRAWS_AT_ONCE))
+    colours = np.stack(colours, axis=1)
+    colours = colours[[len(set(row)) == len(homes) for row in colours.tolist()]]
+    # All cells in random order, the colours and after them the fixed walls in front.
+    place = rng.random((len(colours), grid_size**2))
+    place[:, walls] = -1.0
+    np.put_along_axis(place, colours, np.arange(len(homes)) - 2.0 - len(homes), axis=1)
+    return np.argsort(place, axis=1, kind="stable")
+
+
+def _apart(
+    cells: np.ndarray,
+    grid_size: int,
+    num_colours: int,
+    min_colour_distance: int,
+    min_line_distance: int,
+) -> np.ndarray:
+    """The rows of `cells (n, G*G)` whose first `O` cells are different and far enough apart."""
     rows, columns = np.divmod(cells[:, :num_colours], grid_size)
     first, second = np.triu_indices(num_colours, 1)
     apart = np.stack([np.abs(x[:, first] - x[:, second]) for x in (rows, columns)])

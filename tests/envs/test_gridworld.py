@@ -182,6 +182,13 @@ def test_presets_build_and_unknown_names_are_refused():
             | {"num_colours": 3},
             "3 rows of 3 signs .* with num_walls=2 signs '#'",
         ),
+        ({"home_radius": 1}, "home_radius is 1, allowed is 0 or more with homes and 0 without"),
+        ({"homes": "01/23"}, "homes is '01/23', allowed is '' or, with a pool"),
+        (
+            {"grid_size": 3, "num_walls": 0, "homes": "0../1../.1.", "num_layouts": 4}
+            | {"num_colours": 3, "tasks": "walks:3:3:0-1"},
+            "each of the colours 0 to 2 once and '.' elsewhere",
+        ),
     ],
 )
 def test_impossible_settings_are_refused_by_name(fields, message):

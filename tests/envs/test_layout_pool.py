@@ -84,3 +84,47 @@ def test_floor_plan_puts_the_same_walls_into_every_layout():
     for colours, rest in zip(objects, free, strict=True):
         assert sorted([*colours, 6, 7, 18, *rest]) == list(range(25))
     assert len({tuple(colours) for colours in objects.tolist()}) > 10
+
+
+HOMES = "0..1./...../..4../...../2..3."
+
+
+def test_colours_stay_around_their_homes():
+    config = GridWorldConfig(
+        grid_size=5,
+        num_colours=5,
+        num_walls=1,
+        tasks="walks:5:3:0-1-2-3-4",
+        num_layouts=300,
+        min_colour_distance=2,
+        floor_plan="...../...../...#./...../.....",
+        homes=HOMES,
+        home_radius=1,
+    )
+    objects, walls, free = GridWorld(config).layouts
+    np.testing.assert_array_equal(walls, np.full((300, 1), 13))
+    seen = [set() for _ in range(5)]
+    for colours, rest in zip(objects.tolist(), free.tolist(), strict=True):
+        assert sorted([*colours, 13, *rest]) == list(range(25))
+        for colour, cell in enumerate(colours):
+            seen[colour].add(cell)
+    for colour, home in enumerate(((0, 0), (0, 3), (4, 0), (4, 3), (2, 2))):
+        block = {
+            5 * row + column
+            for row in range(5)
+            for column in range(5)
+            if max(abs(row - home[0]), abs(column - home[1])) <= 1
+        }
+        assert seen[colour] == block - {13}
+
+
+def test_home_radius_zero_puts_colours_at_their_homes():
+    objects, _, _ = draw_pool(3, 0, 5, 2, 4, homes=np.array([7, 20]), home_radius=0)
+    np.testing.assert_array_equal(objects, np.tile([7, 20], (3, 1)))
+
+
+def test_homes_behind_the_floor_plan_are_refused():
+    with pytest.raises(ValueError, match="homes: the floor plan leaves no cell within 0 of 7"):
+        draw_pool(
+            1, 0, 5, 2, 1, homes=np.array([7, 20]), home_radius=0, fixed_walls=np.array([7])
+        )
