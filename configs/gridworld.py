@@ -218,7 +218,7 @@ def _small() -> dict:
     return {
         "data": {
             "sequence_length": 128,
-            "trajectories_per_row": 6.5,
+            "trajectories_per_row": 5.5,
             "ties": "axis",
             "clean_ties": "axis",
         },
@@ -233,31 +233,31 @@ def _small() -> dict:
         },
         "pretrain": {
             "num_seeds": 1,
-            "batch_size": 104,
+            "batch_size": 88,
             "num_parts": 1,
             "evaluation_rows": 128,
             "evaluation_episodes": 40_000,
             # The cycle that runs backwards through the colours, in which every goal but the first
             # is certain.
             "curriculum_tasks": "0432,1043,2104,3210,4321",
-            "curriculum_steps": 4_000,
-            "snapshot_steps": (1_000, 4_000, 6_000),
+            "curriculum_steps": 2_500,
+            "snapshot_steps": (500, 2_500, 4_000),
             "optimiser": "muon",
             "learning_rate": 4e-3,
             "warmup_steps": 200,
             "final_learning_rate": 1.2e-4,
-            **_schedule(10_000, 50, 500, 50),
+            **_schedule(6_000, 50, 500, 50),
         },
         "probe": {
             "num_seeds": 1,
-            "batch_size": 104,
+            "batch_size": 88,
             "evaluation_rows": 64,
             "learning_rate": 1e-2,
             **_schedule(500, 50, 250, 50),
         },
         "steer": {
             "num_seeds": 1,
-            "batch_size": 104,
+            "batch_size": 88,
             "num_parts": 1,
             "rank": 8,
             "evaluation_episodes": 2048,
@@ -275,7 +275,7 @@ def _small() -> dict:
             "alpha_ramp_steps": 700,
             # As often as subgoals change.
             "switch_rate": 0.17,
-            "batch_size": 104,
+            "batch_size": 88,
             "num_parts": 1,
             "evaluation_rows": 128,
             "learning_rate": 4e-3,
@@ -296,7 +296,7 @@ def _small() -> dict:
             **_schedule(400, 10, 50, 5),
         },
         "quickstart": {
-            "internal_rl": {"steps": 100},
+            "internal_rl": {"steps": 250},
             "raw_rl": {"steps": 30},
         },
     }

@@ -332,14 +332,16 @@ def _pool_of(config: GridWorldConfig) -> tuple[np.ndarray, np.ndarray, np.ndarra
 PRESETS = {
     "paper": GridWorldConfig(),
     "small": GridWorldConfig(
-        grid_size=6,
+        grid_size=7,
         num_colours=5,
         num_walls=0,
-        time_limit=40,
-        tasks="walks:5:4:0-1-2-3-4",
+        time_limit=50,
+        tasks="walks:5:4:0-1-2-3",
         num_layouts=16_384,
         min_colour_distance=3,
         min_line_distance=1,
+        homes="......./.0...2./......./...4.../......./.3...1./.......",
+        home_radius=1,
     ),
     "smoke": GridWorldConfig(
         grid_size=5,
