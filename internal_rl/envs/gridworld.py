@@ -94,7 +94,11 @@ class GridWorldConfig:
     def _check_floor_plan(self):
         if not self.floor_plan:
             return
-        if not self._drawn(self.floor_plan, "#.") or self.floor_plan.count("#") != self.num_walls or self.num_layouts == 0:
+        if (
+            not self._drawn(self.floor_plan, "#.")
+            or self.floor_plan.count("#") != self.num_walls
+            or self.num_layouts == 0
+        ):
             raise ValueError(
                 f"floor_plan is {self.floor_plan!r}, allowed is '' or, with a pool of layouts "
                 f"(num_layouts above 0), {self.grid_size} rows of {self.grid_size} signs '#' or "

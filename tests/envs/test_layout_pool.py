@@ -125,6 +125,4 @@ def test_home_radius_zero_puts_colours_at_their_homes():
 
 def test_homes_behind_the_floor_plan_are_refused():
     with pytest.raises(ValueError, match="homes: the floor plan leaves no cell within 0 of 7"):
-        draw_pool(
-            1, 0, 5, 2, 1, homes=np.array([7, 20]), home_radius=0, fixed_walls=np.array([7])
-        )
+        draw_pool(1, 0, 5, 2, 1, homes=np.array([7, 20]), home_radius=0, fixed_walls=np.array([7]))
