@@ -296,7 +296,7 @@ def _small() -> dict:
             **_schedule(400, 10, 50, 5),
         },
         "quickstart": {
-            "internal_rl": {"steps": 250},
+            "internal_rl": {"steps": 200},
             "raw_rl": {"steps": 30},
         },
     }
