@@ -22,7 +22,7 @@ def draw_pool(
     follows: np.ndarray | None = None,
     fixed_walls: np.ndarray | None = None,
     homes: np.ndarray | None = None,
-    home_radius: int = 1,
+    home_radius: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws fixed layouts in which every free cell and every colour reaches every colour.
 
@@ -51,18 +51,15 @@ def draw_pool(
     if follows is None:
         follows = ~np.eye(num_colours, dtype=bool)
     wanted = np.minimum(min_departures, follows.sum(axis=1))
-    draw_colours = functools.partial(_draw_anywhere, rng, grid_size, num_colours, fixed_walls)
-    if homes is not None:
-        draw_colours = functools.partial(
-            _draw_at_home, rng, grid_size, homes, home_radius, fixed_walls
-        )
+    if homes is None:
+        draw = functools.partial(_draw_anywhere, rng, grid_size, num_colours, fixed_walls)
+    else:
+        draw = functools.partial(_draw_at_home, rng, grid_size, homes, home_radius, fixed_walls)
     objects, walls, free = [], [], []
     draws = last_hit = 0
     while len(objects) < num_layouts and draws - last_hit < _MAX_FRUITLESS_DRAWS:
         draws += _DRAWS_AT_ONCE
-        for cells in _apart(
-            draw_colours(), grid_size, num_colours, min_colour_distance, min_line_distance
-        ):
+        for cells in _apart(draw(), grid_size, num_colours, min_colour_distance, min_line_distance):
             colours = cells[:num_colours]
             rest = np.sort(cells[num_colours + num_walls :])
             if not _all_connected(colours, rest, grid_size):
@@ -115,12 +112,12 @@ def _draw_at_home(
             raise ValueError(f"homes: the floor plan leaves no cell within {home_radius} of {home}")
         colours.append(rng.choice(cells, _DRAWS_AT_ONCE))
     colours = np.stack(colours, axis=1)
+    # Each colour drew for itself; two in one cell leave no order of all cells.
     colours = colours[[len(set(row)) == len(homes) for row in colours.tolist()]]
-    # All cells in random order, the colours and after them the fixed walls in front.
+    front = np.concatenate([colours, np.tile(walls, (len(colours), 1))], axis=1)
     place = rng.random((len(colours), grid_size**2))
-    place[:, walls] = -1.0
-    np.put_along_axis(place, colours, np.arange(len(homes)) - 2.0 - len(homes), axis=1)
-    return np.argsort(place, axis=1, kind="stable")
+    np.put_along_axis(place, front, np.arange(front.shape[1]) - float(front.shape[1]), axis=1)
+    return np.argsort(place, axis=1)
 
 
 def _apart(

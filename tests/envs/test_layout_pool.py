@@ -86,9 +86,6 @@ def test_floor_plan_puts_the_same_walls_into_every_layout():
     assert len({tuple(colours) for colours in objects.tolist()}) > 10
 
 
-HOMES = "0..1./...../..4../...../2..3."
-
-
 def test_colours_stay_around_their_homes():
     config = GridWorldConfig(
         grid_size=5,
@@ -98,7 +95,7 @@ def test_colours_stay_around_their_homes():
         num_layouts=300,
         min_colour_distance=2,
         floor_plan="...../...../...#./...../.....",
-        homes=HOMES,
+        homes="0..1./...../..4../...../2..3.",
         home_radius=1,
     )
     objects, walls, free = GridWorld(config).layouts
