@@ -75,8 +75,15 @@ class BaseModel(nn.Module):
     def _make_block(self, **kwargs) -> nn.Module:
         if self.block == "hawk":
             return HawkBlock(self.width, self.num_heads, self.mlp_size, self.init_scale, **kwargs)
+        # A trajectory of `max_length` steps ends with one more observation.
         return TransformerBlock(
-            self.width, self.num_heads, self.head_size, self.mlp_size, self.init_scale, **kwargs
+            self.width,
+            self.num_heads,
+            self.head_size,
+            self.mlp_size,
+            self.init_scale,
+            reach=self.max_length,
+            **kwargs,
         )
 
     @nn.nowrap

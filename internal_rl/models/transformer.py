@@ -10,6 +10,8 @@ from flax import struct
 from internal_rl.models.blocks import MLP, scaled_initializer
 
 MASKED = -1e9
+# Queries of the parallel form that share one slice of keys.
+QUERY_BLOCK = 64
 
 
 @struct.dataclass
@@ -58,6 +60,8 @@ class TransformerBlock(nn.Module):
       head_size: size `dh` of a head.
       mlp_size: hidden size of the MLP.
       init_scale: variance-scaling factor of all kernels.
+      reach: how many steps back a token looks at most: a packed row is longer than any trajectory
+        in it, and pairs that never belong together are not computed.
       num_buckets: buckets of the relative-position bias.
     """
 
@@ -66,6 +70,7 @@ class TransformerBlock(nn.Module):
     head_size: int
     mlp_size: int
     init_scale: float = 0.1
+    reach: int = 100
     num_buckets: int = 32
 
     def setup(self):
@@ -107,13 +112,42 @@ class TransformerBlock(nn.Module):
             part.reshape(batch_size, length, self.num_heads, self.head_size)
             for part in self._project(tokens)
         )
-        distance = np.arange(length)[:, None] - np.arange(length)[None, :]
+        blocks = []
+        for start in range(0, length, QUERY_BLOCK):
+            rows = slice(start, min(start + QUERY_BLOCK, length))
+            # Keys from the start of a block on: equal shapes, and aligned slices.
+            first = max(start - self.reach, 0) // QUERY_BLOCK * QUERY_BLOCK
+            seen = slice(first, rows.stop)
+            blocks.append(
+                self._attend(
+                    query[:, rows],
+                    key[:, seen],
+                    value[:, seen],
+                    segment[:, rows, None] == segment[:, None, seen],
+                    start - first,
+                )
+            )
+        attended = jnp.concatenate(blocks, axis=1)
+        return self._finish(tokens, attended).reshape(x.shape)
+
+    def _attend(
+        self,
+        query: chex.Array,
+        key: chex.Array,
+        value: chex.Array,
+        together: chex.Array,
+        offset: int,
+    ) -> chex.Array:
+        """Attention of consecutive queries `(B, Q, H, dh)` over keys and values `(B, K, H, dh)`.
+
+        `together (B, Q, K)` marks pairs of one trajectory; query 0 stands at key `offset`.
+        """
+        distance = np.arange(query.shape[1])[:, None] + offset - np.arange(key.shape[1])
         bias = self.position_bias[:, relative_position_bucket(np.maximum(distance, 0))]
-        visible = (segment[:, :, None] == segment[:, None, :]) & (distance >= 0)
+        visible = together & (distance >= 0) & (distance <= self.reach)
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) + bias
         scores = jnp.where(visible[:, None], scores, MASKED)
-        attended = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
-        return self._finish(tokens, attended).reshape(x.shape)
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
 
     @nn.nowrap
     def initial_state(self, batch_size: int, max_length: int) -> KeyValueCache:

@@ -1,20 +1,22 @@
 """The base model: its two forms agree, packing leaks nothing, the cut is exact."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from internal_rl.models import transformer
 from internal_rl.models.base_model import BaseModel
-from internal_rl.models.transformer import relative_position_bucket
+from internal_rl.models.transformer import QUERY_BLOCK, relative_position_bucket
 
 TOLERANCE = 1e-5
 
 
-def make_model(block):
+def make_model(block, max_length=12):
     return BaseModel(
         observation_size=7, action_head="categorical", action_size=4, block=block, width=16,
-        depth=3, num_heads=2, head_size=8, mlp_size=32, max_length=12, init_scale=1.0,
+        depth=3, num_heads=2, head_size=8, mlp_size=32, max_length=max_length, init_scale=1.0,
     )  # fmt: skip
 
 
@@ -62,6 +64,41 @@ def test_packed_trajectories_do_not_see_each_other(setting):
             params, observation[row : row + 1, start:stop], jnp.zeros((1, stop - start), jnp.int32)
         )
         np.testing.assert_allclose(packed.action[row, start:stop], alone.action[0], atol=TOLERANCE)
+
+
+def test_rows_longer_than_a_block_of_queries(monkeypatch):
+    model = make_model("transformer", max_length=QUERY_BLOCK + 6)
+    lengths = [QUERY_BLOCK + 7, 30, QUERY_BLOCK + 1, 41]
+    segment = np.repeat(np.arange(4), lengths)[None]
+    observation = jax.random.bernoulli(jax.random.key(1), 0.5, (*segment.shape, 7))
+    params = randomise(model.init(jax.random.key(0), observation, segment), jax.random.key(2))
+
+    def loss(params):
+        action = model.apply(params, observation, segment).action
+        return jnp.sum(action**2), action
+
+    (_, action), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    for index in range(4):
+        own = segment[0] == index
+        alone = model.apply(params, observation[:, own], np.zeros((1, own.sum()), np.int32))
+        np.testing.assert_allclose(action[:, own], alone.action, atol=TOLERANCE)
+
+    monkeypatch.setattr(transformer, "QUERY_BLOCK", segment.size)
+    (_, whole), whole_gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    np.testing.assert_allclose(action, whole, atol=TOLERANCE)
+    chex.assert_trees_all_close(gradients, whole_gradients, rtol=1e-3, atol=1e-3)
+
+
+def test_tokens_look_back_no_further_than_their_reach():
+    model = make_model("transformer", max_length=2)
+    segment = np.zeros((1, 9), np.int32)
+    observation = jax.random.bernoulli(jax.random.key(1), 0.5, (1, 9, 7)).astype(jnp.uint8)
+    params = randomise(model.init(jax.random.key(0), observation, segment), jax.random.key(2))
+    before = model.apply(params, observation, segment).action
+    after = model.apply(params, observation.at[:, 0].set(1 - observation[:, 0]), segment).action
+    # Two steps in each of three blocks.
+    assert (np.abs(after - before).max((0, 2))[:7] > 1e-4).all()
+    np.testing.assert_array_equal(before[:, 7:], after[:, 7:])
 
 
 def test_predictions_are_causal(setting):
