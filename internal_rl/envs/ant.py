@@ -1,0 +1,325 @@
+"""Pinpad under a MuJoCo ant: walk over coloured cells in the order of a task that is never seen."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from internal_rl.envs import ant_body, pinpad, tasks
+from internal_rl.envs.physics import KINDS, Physics, PhysicsState, make_physics
+from internal_rl.types import Timestep
+
+# The plane is in metres, x to the right and y upwards; row 0 of the grid lies at the largest y.
+HEIGHT_LIMITS = (0.2, 1.0)
+RESET_NOISE = 0.1
+# Speeds, in metres or radians per second, beyond which the simulation counts as diverged.
+MAX_SPEED = 200.0
+BORDERS = ("open", "terminal")
+
+
+@dataclasses.dataclass(frozen=True)
+class AntWorldConfig:
+    """Settings of an ant world.
+
+    Attributes:
+      grid_size: side `G` of the grid, in cells.
+      num_colours: `O`, number of coloured cells.
+      num_walls: `W`, number of wall cells.
+      time_limit: `T`, an episode ends after this many control steps.
+      tasks: name of the task set, see `tasks.task_set`.
+      cell_size: side of a cell, in metres. The ant's feet stand 0.8 to 1.1 m from its torso.
+      frame_skip: physics steps of 0.01 s in a control step; 5 is customary for this ant.
+      border: `"open"`: the outer cells go on beyond the border, so that a step over it changes
+        nothing (12 of the 16 cells lie at the border, and the ant starts anywhere in a cell);
+        `"terminal"`: leaving the grid ends the episode, as a wall does.
+      physics: `"mjx"`, `"native"`, or `"auto"`, see `physics.make_physics`.
+    """
+
+    grid_size: int = 4
+    num_colours: int = 4
+    num_walls: int = 1
+    time_limit: int = 500
+    tasks: str = "ant-pinpad"
+    cell_size: float = 2.0
+    frame_skip: int = 5
+    border: str = "open"
+    physics: str = "auto"
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, field.type) or isinstance(value, bool):
+                raise ValueError(f"{field.name} is {value!r}, allowed is {field.type.__name__}")
+        lowest = {"grid_size": 2, "num_colours": 1, "num_walls": 0, "time_limit": 1}
+        for name, least in (lowest | {"frame_skip": 1}).items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, allowed is {least} or more")
+        if self.grid_size > pinpad.MAX_GRID_SIZE:
+            raise ValueError(
+                f"grid_size is {self.grid_size}, allowed is up to {pinpad.MAX_GRID_SIZE}"
+            )
+        if self.num_colours + self.num_walls >= self.grid_size**2:
+            raise ValueError(
+                f"num_colours + num_walls is {self.num_colours + self.num_walls}, allowed is up to "
+                f"{self.grid_size**2 - 1} on a grid of grid_size={self.grid_size}"
+            )
+        if not self.cell_size > 0:
+            raise ValueError(f"cell_size is {self.cell_size}, allowed is above 0 metres")
+        for name, allowed in (("border", BORDERS), ("physics", KINDS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is '{getattr(self, name)}', allowed are {', '.join(allowed)}"
+                )
+
+
+@struct.dataclass
+class AntState:
+    """State of one episode.
+
+    Attributes:
+      physics: positions and velocities of the ant.
+      objects: `(O,)` int32 cell of each colour.
+      walls: `(W,)` int32 cell of each wall.
+      board: `(G*G,)` int8 what stands in each cell, see `pinpad.board`; follows from the former.
+      start_cell: `()` int32 cell at the reset.
+      cell: `()` int32 cell of the torso's centre.
+      task: `(K,)` int32 colours to visit, padded with -1.
+      progress: `()` int32 number of colours visited in order.
+      time: `()` int32 control steps taken.
+      done: `()` bool, the episode has ended.
+      success: `()` bool, it ended because the task was completed.
+      diverged: `()` bool, it ended because the simulation did not stay finite.
+    """
+
+    physics: PhysicsState
+    objects: chex.Array
+    walls: chex.Array
+    board: chex.Array
+    start_cell: chex.Array
+    cell: chex.Array
+    task: chex.Array
+    progress: chex.Array
+    time: chex.Array
+    done: chex.Array
+    success: chex.Array
+    diverged: chex.Array
+
+
+def symlog(x: chex.Array) -> chex.Array:
+    """`sign(x) ln(1 + |x|)`."""
+    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+
+
+class AntWorld:
+    """The world as pure functions of its state; no auto-reset.
+
+    Attributes:
+      config: the settings.
+      task_set: pretraining and post-training tasks.
+      model: the MuJoCo model of the ant on a plane.
+      max_task_length: `K`, colours in the longest task of the set.
+      post_training_task: `(K,)` int32.
+      pretraining_tasks: `(N, K)` int32, padded with -1.
+      observation_size: `d`, see `observation_fields`.
+      action_size: 8 torques.
+    """
+
+    action_size = ant_body.NUM_TORQUES
+    action_head = "gaussian"
+
+    def __init__(self, config: AntWorldConfig, physics: Physics | None = None):
+        """Builds the world.
+
+        Args:
+          config: the settings.
+          physics: replaces the physics that the config names.
+
+        Raises:
+          ValueError: if the tasks need more colours than there are.
+          ConfigError: if the physics asked for is not installed.
+        """
+        self.config = config
+        self.task_set = tasks.task_set(config.tasks)
+        if self.task_set.num_colours > config.num_colours:
+            raise ValueError(
+                f"tasks '{config.tasks}' has {self.task_set.num_colours} colours, allowed are up "
+                f"to num_colours={config.num_colours}"
+            )
+        self.model = ant_body.ant_model()
+        self._physics = physics or make_physics(config.physics, config.frame_skip)
+        self.time_limit = config.time_limit
+        self.max_task_length = self.task_set.max_length
+        self.pretraining_tasks = tasks.task_array(self.task_set.pretraining, self.max_task_length)
+        self.post_training_task = tasks.task_array(
+            (self.task_set.post_training,), self.max_task_length
+        )[0]
+        self.observation_size = sum(size for _, size in self._field_sizes())
+
+    def _field_sizes(self) -> tuple[tuple[str, int], ...]:
+        config = self.config
+        return (
+            ("height", 1),
+            ("orientation", 4),
+            ("joint_angles", ant_body.NUM_TORQUES),
+            ("linear_velocity", 3),
+            ("angular_velocity", 3),
+            ("joint_velocities", ant_body.NUM_TORQUES),
+            ("position", 2),
+            ("colours", 2 * config.num_colours),
+            ("walls", 2 * config.num_walls),
+            ("place_in_cell", 2),
+        )
+
+    def observation_fields(self) -> dict[str, slice]:
+        """Where each field of an observation lies, in order.
+
+        - `height`, `orientation` (quaternion `w, x, y, z`), `joint_angles`, `linear_velocity` (in
+          the axes of the plane), `angular_velocity` (in those of the torso), `joint_velocities`:
+          proprioception, through symlog;
+        - `position`: x, y of the torso, -1 to 1 across the grid;
+        - `colours`, `walls`: x, y of the centre of every coloured cell and wall as seen from the
+          torso, in the axes of the plane and in half sides of the grid;
+        - `place_in_cell`: x, y of the torso in its cell, -1 to 1 across the cell (beyond that where
+          an open border was crossed).
+        """
+        fields, start = {}, 0
+        for name, size in self._field_sizes():
+            fields[name] = slice(start, start + size)
+            start += size
+        return fields
+
+    def reset(self, key: chex.PRNGKey, task: chex.Array) -> tuple[AntState, Timestep]:
+        """Starts an episode of `task (K,)` int32 padded with -1, in a random layout."""
+        config = self.config
+        layout_key, body_key = jax.random.split(key)
+        objects, walls, start_cell = pinpad.sample_layout(
+            layout_key, config.grid_size, config.num_colours, config.num_walls, jnp.asarray(task)
+        )
+        return self.reset_to(objects, walls, self.sample_body(body_key, start_cell), task)
+
+    def reset_to(
+        self, objects: chex.Array, walls: chex.Array, physics: PhysicsState, task: chex.Array
+    ) -> tuple[AntState, Timestep]:
+        """Starts an episode in a given layout, objects `(O,)` and walls `(W,)`, and posture."""
+        task = jnp.asarray(task, jnp.int32)
+        chex.assert_shape(task, (None,))
+        objects, walls = jnp.asarray(objects, jnp.int32), jnp.asarray(walls, jnp.int32)
+        physics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), physics)
+        cell = self.cell_of(physics.qpos[:2])
+        state = AntState(
+            physics=physics,
+            objects=objects,
+            walls=walls,
+            board=pinpad.board(objects, walls, self.config.grid_size),
+            start_cell=cell,
+            cell=cell,
+            task=task,
+            progress=jnp.int32(0),
+            time=jnp.int32(0),
+            done=jnp.bool_(False),
+            success=jnp.bool_(False),
+            diverged=jnp.bool_(False),
+        )
+        return state, Timestep(self.observe(state), jnp.float32(0.0), state.done)
+
+    def sample_body(self, key: chex.PRNGKey, cell: chex.Array) -> PhysicsState:
+        """Draws a posture: torso anywhere in `cell ()`, any yaw, joints near the standing pose."""
+        keys = jax.random.split(key, 4)
+        offset = jax.random.uniform(keys[0], (2,), minval=-0.5, maxval=0.5)
+        place = self.centre_of(cell) + self.config.cell_size * offset
+        half_yaw = jax.random.uniform(keys[1], (), minval=-jnp.pi, maxval=jnp.pi) / 2
+        zero = jnp.float32(0.0)
+        quaternion = jnp.stack([jnp.cos(half_yaw), zero, zero, jnp.sin(half_yaw)])
+
+        def noise(key):
+            shape = (ant_body.NUM_TORQUES,)
+            return jax.random.uniform(key, shape, minval=-RESET_NOISE, maxval=RESET_NOISE)
+
+        joints = jnp.asarray(ant_body.STANDING_JOINTS) + noise(keys[2])
+        height = jnp.float32(ant_body.STANDING_HEIGHT)
+        return PhysicsState(
+            qpos=jnp.concatenate([place, height[None], quaternion, joints]),
+            qvel=jnp.concatenate([jnp.zeros(6), noise(keys[3])]),
+        )
+
+    def step(self, state: AntState, action: chex.Array) -> tuple[AntState, Timestep]:
+        """Applies the torques `action (8,)`, clipped to [-1, 1], for one control step.
+
+        A finished episode does not change and pays no reward. A simulation that does not stay
+        finite ends the episode as a failure, with the last finite posture.
+        """
+        chex.assert_shape(action, (self.action_size,))
+        control = jnp.clip(action.astype(jnp.float32), -1.0, 1.0)
+        finite = jnp.all(jnp.isfinite(control))
+        # Physics never sees a number that is not finite, nor does it move an ended episode's ant.
+        moved = self._physics(self.model, state.physics, jnp.where(finite, control, 0.0))
+        finite &= jnp.all(jnp.isfinite(moved.qpos)) & jnp.all(jnp.abs(moved.qvel) < MAX_SPEED)
+        diverged = ~state.done & ~finite
+        keep = state.done | ~finite
+        physics = jax.tree.map(lambda old, new: jnp.where(keep, old, new), state.physics, moved)
+        cell = self.cell_of(physics.qpos[:2])
+        content = state.board[cell]
+        progress, completed, wrong = pinpad.visit(
+            content, cell != state.cell, state.task, state.progress
+        )
+        height = physics.qpos[2]
+        lost = (content == pinpad.WALL) | (height < HEIGHT_LIMITS[0]) | (height > HEIGHT_LIMITS[1])
+        if self.config.border == "terminal":
+            lost |= jnp.any(jnp.abs(physics.qpos[:2]) > self.half_side)
+        # A visit that falls together with a fall or a fault does not count.
+        progress = jnp.where(lost | diverged, state.progress, progress)
+        completed &= ~(lost | diverged)
+        time = state.time + jnp.where(state.done, 0, 1)
+        done = state.done | completed | wrong | lost | diverged | (time >= self.time_limit)
+        state = state.replace(
+            physics=physics,
+            cell=cell,
+            progress=progress,
+            time=time,
+            done=done,
+            success=state.success | completed,
+            diverged=state.diverged | diverged,
+        )
+        return state, Timestep(self.observe(state), completed.astype(jnp.float32), done)
+
+    @property
+    def half_side(self) -> float:
+        """Half the side of the grid, in metres; the grid's centre is the origin."""
+        return self.config.grid_size * self.config.cell_size / 2
+
+    def cell_of(self, place: chex.Array) -> chex.Array:
+        """Cell `()` int32 of a place `(2,)`; beyond the border, the nearest cell."""
+        size = self.config.grid_size
+        steps = jnp.floor((place + self.half_side) / self.config.cell_size)
+        column, up = jnp.clip(steps, 0, size - 1).astype(jnp.int32)
+        return (size - 1 - up) * size + column
+
+    def centre_of(self, cell: chex.Array) -> chex.Array:
+        """Centre `(..., 2)` of cells `(...)`, in metres."""
+        size = self.config.grid_size
+        steps = jnp.stack([cell % size, size - 1 - cell // size], axis=-1)
+        return (steps + 0.5) * self.config.cell_size - self.half_side
+
+    def observe(self, state: AntState) -> chex.Array:
+        """Observation `(d,)` float32 of a state, see `observation_fields`."""
+        physics = state.physics
+        place = physics.qpos[:2]
+        things = self.centre_of(jnp.concatenate([state.objects, state.walls]))
+        half_cell = self.config.cell_size / 2
+        return jnp.concatenate(
+            [
+                symlog(jnp.concatenate([physics.qpos[2:], physics.qvel])),
+                place / self.half_side,
+                ((things - place) / self.half_side).reshape(-1),
+                (place - self.centre_of(state.cell)) / half_cell,
+            ]
+        )
+
+
+PRESETS = {
+    "paper": AntWorldConfig(),
+    "small": AntWorldConfig(),
+    "smoke": AntWorldConfig(time_limit=30),
+}

@@ -1,0 +1,161 @@
+"""The physics step of a MuJoCo world, twice: MJX for accelerators and native MuJoCo for CPUs.
+
+A maker returns a function `physics(model, state, control) -> state` that advances one world by one
+control step of `frame_skip` physics steps. Both are pure, jittable and vmappable. Every control
+step starts the constraint solver afresh, so that positions and velocities are the whole state and a
+run that was cut off goes on with the same bits.
+"""
+
+import functools
+import os
+import threading
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from flax import struct
+from mujoco import rollout as mujoco_rollout
+
+from internal_rl.errors import ConfigError
+
+KINDS = ("auto", "mjx", "native")
+_FULL_PHYSICS = mujoco.mjtState.mjSTATE_FULLPHYSICS
+
+
+@struct.dataclass
+class PhysicsState:
+    """All that a control step depends on.
+
+    Attributes:
+      qpos: `(nq,)` float32 generalised positions, in metres and radians; quaternions `w, x, y, z`.
+      qvel: `(nv,)` float32 generalised velocities, in metres and radians per second.
+    """
+
+    qpos: chex.Array
+    qvel: chex.Array
+
+
+Physics = Callable[[mujoco.MjModel, PhysicsState, chex.Array], PhysicsState]
+
+
+def make_physics(kind: str, frame_skip: int) -> Physics:
+    """The physics function of a kind.
+
+    Args:
+      kind: `"mjx"`, `"native"`, or `"auto"`, which takes native physics where jax computes on a CPU
+        and MJX elsewhere.
+      frame_skip: physics steps in a control step.
+
+    Raises:
+      ValueError: for an unknown kind.
+      ConfigError: if MJX is asked for and not installed.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"physics is '{kind}', allowed are {', '.join(KINDS)}")
+    if kind == "auto":
+        kind = "native" if jax.default_backend() == "cpu" else "mjx"
+    return {"mjx": mjx_physics, "native": native_physics}[kind](frame_skip)
+
+
+def mjx_physics(frame_skip: int) -> Physics:
+    """Physics by MJX, compiled into the program that calls it.
+
+    Raises:
+      ConfigError: if MJX is not installed.
+    """
+    try:
+        from mujoco import mjx
+    except ImportError:
+        raise ConfigError(
+            "physics is 'mjx', but mujoco-mjx is not installed: pip install mujoco-mjx, or choose "
+            "'native'"
+        ) from None
+
+    @functools.lru_cache(maxsize=4)
+    def on_device(model):
+        # The arrays must not belong to the trace in which they happen to be made first.
+        with jax.ensure_compile_time_eval():
+            return mjx.put_model(model)
+
+    def physics(model: mujoco.MjModel, state: PhysicsState, control: chex.Array) -> PhysicsState:
+        device_model = on_device(model)
+        data = mjx.make_data(device_model)
+        data = data.replace(qpos=state.qpos, qvel=state.qvel, ctrl=control)
+        data = jax.lax.fori_loop(0, frame_skip, lambda _, data: mjx.step(device_model, data), data)
+        return PhysicsState(data.qpos, data.qvel)
+
+    return physics
+
+
+def native_physics(frame_skip: int, num_threads: int | None = None) -> Physics:
+    """Physics by `mujoco.rollout` on threads behind a callback.
+
+    Args:
+      frame_skip: physics steps in a control step.
+      num_threads: threads of the pool; one per available core by default.
+    """
+    threads = num_threads or len(os.sched_getaffinity(0))
+    pools = {}
+    lock = threading.Lock()
+
+    def pool_of(model):
+        if id(model) not in pools:
+            # Keeps the model too, so that its id stays its own.
+            pools[id(model)] = _ThreadPool(model, frame_skip, threads)
+        return pools[id(model)]
+
+    def physics(model: mujoco.MjModel, state: PhysicsState, control: chex.Array) -> PhysicsState:
+        def host_step(qpos, qvel, control):
+            with lock:
+                return pool_of(model).step(qpos, qvel, control)
+
+        shapes = tuple(jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in (state.qpos, state.qvel))
+        return PhysicsState(
+            *jax.pure_callback(
+                host_step, shapes, state.qpos, state.qvel, control, vmap_method="broadcast_all"
+            )
+        )
+
+    return physics
+
+
+class _ThreadPool:
+    """Threads, with a `MjData` each, that step batches of worlds of one model."""
+
+    def __init__(self, model: mujoco.MjModel, frame_skip: int, num_threads: int):
+        self._model = model
+        self._frame_skip = frame_skip
+        self._data = [mujoco.MjData(model) for _ in range(num_threads)]
+        self._rollout = mujoco_rollout.Rollout(nthread=num_threads if num_threads > 1 else 0)
+        self._state_size = mujoco.mj_stateSize(model, _FULL_PHYSICS)
+        # Time first, then positions and velocities; the rest is zero.
+        self._qpos = slice(1, 1 + model.nq)
+        self._qvel = slice(1 + model.nq, 1 + model.nq + model.nv)
+
+    def step(self, qpos, qvel, control) -> tuple[np.ndarray, np.ndarray]:
+        """Steps worlds with any leading axes: `(..., nq)`, `(..., nv)`, `(..., nu)`."""
+        qpos, qvel, control = (np.asarray(x) for x in (qpos, qvel, control))
+        lead = qpos.shape[:-1]
+        num_worlds = int(np.prod(lead))
+        initial = np.zeros((num_worlds, self._state_size))
+        initial[:, self._qpos] = qpos.reshape(num_worlds, -1)
+        initial[:, self._qvel] = qvel.reshape(num_worlds, -1)
+        controls = np.broadcast_to(
+            control.reshape(num_worlds, 1, -1).astype(np.float64),
+            (num_worlds, self._frame_skip, self._model.nu),
+        )
+        states, _ = self._rollout.rollout(
+            [self._model] * num_worlds,
+            self._data,
+            initial,
+            np.ascontiguousarray(controls),
+            nstep=self._frame_skip,
+        )
+        last = states[:, -1].astype(np.float32)
+        return (
+            np.ascontiguousarray(last[:, self._qpos]).reshape(*lead, -1),
+            np.ascontiguousarray(last[:, self._qvel]).reshape(*lead, -1),
+        )
