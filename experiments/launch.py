@@ -34,6 +34,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder where the stages of a ru
 # Sections of the config that decide the results of a stage, those of its inputs included.
 _BASE = ("environment", "data", "base", "pretrain")
 SECTIONS = {
+    "expert": ("environment", "expert"),
     "pretrain": _BASE,
     "probe": (*_BASE, "probe"),
     "steer": (*_BASE, "steer"),

@@ -7,12 +7,15 @@ from ml_collections import ConfigDict
 from internal_rl import envs
 from internal_rl.envs import tasks
 from internal_rl.errors import ConfigError
+from internal_rl.experts.ant_ppo import AntExpertConfig
 from internal_rl.experts.shortest_path import TIES
 from internal_rl.models.base_model import BLOCKS
 from internal_rl.models.metacontroller import GATES
 from internal_rl.models.sequence_embedding import EMBEDDINGS
 from internal_rl.training.optimiser import OPTIMISERS
 
+# Fields of the section `expert` that are the stage's own and not the expert's.
+EXPERT_STAGE_FIELDS = ("num_seeds", "evaluation_episodes")
 VARIANTS = ("discovered", "forced", "unaligned")
 
 Rule = tuple[Callable[[object], bool], str]
@@ -97,6 +100,17 @@ _RULES: dict[str, Rule] = {
     "policy_width": _ONE_OR_MORE,
     "threshold": _within(0, 1),
     "clip": _POSITIVE,
+    "rounds": _ONE_OR_MORE,
+    "steps_per_round": _ONE_OR_MORE,
+    "num_worlds": _ONE_OR_MORE,
+    "unroll_length": _ONE_OR_MORE,
+    "num_passes": _ONE_OR_MORE,
+    "entropy_cost": _ZERO_OR_MORE,
+    "control_cost": _ZERO_OR_MORE,
+    "success_reward": _ZERO_OR_MORE,
+    "discounting": _within(0, 1),
+    "gae_lambda": _within(0, 1),
+    "reward_scaling": _POSITIVE,
 }
 
 
@@ -117,7 +131,7 @@ def check_config(config: ConfigDict) -> None:
     """Checks ranges, names and how the fields fit together.
 
     Args:
-      config: as `configs/gridworld.py` makes it.
+      config: as `configs/gridworld.py` or `configs/ant.py` makes it.
 
     Raises:
       ConfigError: names the first field that is not allowed, and what is.
@@ -125,9 +139,22 @@ def check_config(config: ConfigDict) -> None:
     for field, value in _fields(config):
         holds, allowed = _RULES.get(field.rsplit(".", 1)[-1], _ANY)
         _require(holds(value), field, value, allowed)
-    _check_schedules(config)
-    _check_models(config)
+    if "expert" in config:
+        _check_expert(config)
+    if "pretrain" in config:
+        _check_schedules(config)
+        _check_models(config)
     _check_world(config)
+
+
+def _check_expert(config: ConfigDict) -> None:
+    fields = config.expert.to_dict()
+    for name in EXPERT_STAGE_FIELDS:
+        fields.pop(name)
+    try:
+        AntExpertConfig(**fields)
+    except ValueError as error:
+        raise ConfigError(f"config.expert: {error}") from None
 
 
 def _check_schedules(config: ConfigDict) -> None:
@@ -183,6 +210,8 @@ def _check_world(config: ConfigDict) -> None:
         task_set = envs.make_from_config(world).task_set
     except ValueError as error:
         raise ConfigError(f"config.environment: {error}") from None
+    if "pretrain" not in config:
+        return
     # The longest episode and its terminal observation.
     longest, length = world.time_limit + 1, config.data.sequence_length
     allowed = f"{longest} or more (environment.time_limit + 1)"

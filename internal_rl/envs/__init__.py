@@ -3,39 +3,59 @@
 import dataclasses
 from collections.abc import Mapping
 
-from internal_rl.envs import gridworld
+from internal_rl.envs import ant, gridworld
+from internal_rl.envs.ant import AntState, AntWorld, AntWorldConfig
 from internal_rl.envs.gridworld import GridState, GridWorld, GridWorldConfig
 
-__all__ = ["GridState", "GridWorld", "GridWorldConfig", "make", "make_from_config"]
+__all__ = [
+    "AntState",
+    "AntWorld",
+    "AntWorldConfig",
+    "GridState",
+    "GridWorld",
+    "GridWorldConfig",
+    "World",
+    "make",
+    "make_from_config",
+]
 
-_PRESETS = {"gridworld-pinpad": gridworld.PRESETS}
+World = GridWorld | AntWorld
+
+# By name: the world, its config and its presets.
+_WORLDS = {
+    "gridworld-pinpad": (GridWorld, GridWorldConfig, gridworld.PRESETS),
+    "ant-pinpad": (AntWorld, AntWorldConfig, ant.PRESETS),
+}
 
 
-def make(name: str, preset: str = "paper") -> GridWorld:
+def _known(name: str) -> tuple:
+    if name not in _WORLDS:
+        raise ValueError(f"environment name is '{name}', allowed are {', '.join(_WORLDS)}")
+    return _WORLDS[name]
+
+
+def make(name: str, preset: str = "paper") -> World:
     """Builds a world by name and preset.
 
     Raises:
       ValueError: for an unknown name or preset.
     """
-    if name not in _PRESETS:
-        raise ValueError(f"environment name is '{name}', allowed are {', '.join(_PRESETS)}")
-    if preset not in _PRESETS[name]:
-        raise ValueError(f"preset of {name} is '{preset}', allowed are {', '.join(_PRESETS[name])}")
-    return GridWorld(_PRESETS[name][preset])
+    world, _, presets = _known(name)
+    if preset not in presets:
+        raise ValueError(f"preset of {name} is '{preset}', allowed are {', '.join(presets)}")
+    return world(presets[preset])
 
 
-def make_from_config(environment: Mapping) -> GridWorld:
+def make_from_config(environment: Mapping) -> World:
     """Builds a world from a mapping with `name` and the fields of its config.
 
     Raises:
       ValueError: for an unknown name, an unknown field or a value that is not allowed.
     """
     fields = dict(environment)
-    name = fields.pop("name", "gridworld-pinpad")
-    if name not in _PRESETS:
-        raise ValueError(f"environment name is '{name}', allowed are {', '.join(_PRESETS)}")
-    known = [field.name for field in dataclasses.fields(GridWorldConfig)]
+    world, config, _ = _known(fields.pop("name", "gridworld-pinpad"))
+    known = [field.name for field in dataclasses.fields(config)]
     for field in fields:
         if field not in known:
             raise ValueError(f"environment has no field '{field}', allowed are {', '.join(known)}")
-    return GridWorld(GridWorldConfig(**fields))
+    return world(config(**fields))

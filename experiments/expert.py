@@ -1,0 +1,126 @@
+"""Trains the ant's expert with PPO; one policy for all tasks (method §2)."""
+
+import functools
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from experiments import build, launch
+from experiments.validation import EXPERT_STAGE_FIELDS
+from internal_rl.envs.ant import AntWorld
+from internal_rl.errors import ConfigError, DivergenceError
+from internal_rl.experts import ant_ppo
+from internal_rl.experts.ant_ppo import AntExpertConfig
+from internal_rl.training.files import storage_faults
+from internal_rl.training.metrics import MetricsWriter, read_metrics
+from internal_rl.training.randomness import named_key
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.weights import load_weights, save_weights
+
+
+def expert_config(config: ConfigDict) -> AntExpertConfig:
+    """The expert's part of the section `expert`."""
+    fields = config.expert.to_dict()
+    for name in EXPERT_STAGE_FIELDS:
+        fields.pop(name)
+    return build.checked(AntExpertConfig, "expert", **fields)
+
+
+def evaluate(
+    world: AntWorld, settings: AntExpertConfig, params: tuple, key: jax.Array, episodes: int
+) -> dict[str, float]:
+    """Success of the mean action on the pretraining tasks and on the post-training task."""
+    play = functools.partial(ant_ppo.play, world, settings, deterministic=True)
+    results = {}
+    task_sets = {
+        "pretraining": world.pretraining_tasks,
+        "post_training": world.post_training_task[None],
+    }
+    for name, tasks in task_sets.items():
+        states = jax.device_get(play(params, jnp.asarray(tasks), key, episodes))
+        success = states.success
+        colours = np.maximum((states.task >= 0).sum(axis=1), 1)
+        results[f"{name}/success"] = float(success.mean())
+        results[f"{name}/share_of_colours"] = float((states.progress / colours).mean())
+        results[f"{name}/steps_per_colour"] = float(
+            states.time[success].sum() / max(colours[success].sum(), 1)
+        )
+        results[f"{name}/diverged"] = float(states.diverged.mean())
+    return results
+
+
+def train(config: ConfigDict, workdir: str, seed: int) -> None:
+    """Trains one seed, round by round; goes on after the last finished round."""
+    world, settings = build.make_world(config), expert_config(config)
+    directory = StageDirectory(workdir, "expert", seed)
+    stage_config = launch.stage_config(config, "expert")
+    directory.check(stage_config)
+    if directory.finished:
+        logging.info("expert: seed %d finished already", seed)
+        return
+    directory.begin(stage_config, [seed])
+    try:
+        _train(config, world, settings, directory, seed)
+    finally:
+        directory.release()
+
+
+def _train(config, world, settings, directory, seed) -> None:
+    folder = directory.path / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    rounds = [folder / f"round_{index}.msgpack" for index in range(settings.rounds)]
+    finished = max((i + 1 for i, file in enumerate(rounds) if file.exists()), default=0)
+    params = ant_ppo.as_params(load_weights(rounds[finished - 1])) if finished else None
+    writer = MetricsWriter(directory.path, finished)
+    lines = read_metrics(directory.path)
+    started = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
+    key = named_key(jax.random.key(seed), "evaluation")
+    bar = tqdm(
+        total=settings.rounds, initial=finished, desc="expert", unit="round", dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+    )  # fmt: skip
+    with bar:
+        for index in range(finished, settings.rounds):
+            params, metrics = ant_ppo.train_round(world, settings, index, seed, params)
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+                raise DivergenceError(
+                    f"expert: parameters are not finite after round {index + 1}; the last good"
+                    f" ones are kept in {folder}; try a lower expert.learning_rate"
+                )
+            results = evaluate(world, settings, params, key, config.expert.evaluation_episodes)
+            save_weights(rounds[index], ant_ppo.as_tree(params))
+            seconds = time.monotonic() - started
+            writer.write(
+                index + 1,
+                {**metrics, **results, "steps": (index + 1) * settings.steps_per_round}
+                | {"seconds": seconds},
+                time.time(),
+            )
+            bar.set_postfix(success=f"{results['pretraining/success']:.2f}", refresh=False)
+            bar.update()
+    writer.close()
+    directory.save_artifacts({name: np.float32(value) for name, value in results.items()})
+    directory.save_params(ant_ppo.as_tree(params))
+    directory.finish(settings.rounds)
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Trains every seed."""
+    if "expert" not in config:
+        raise ConfigError(
+            "config.expert: the grid world's expert is exact and needs no training, allowed is "
+            "--config=configs/ant.py:small"
+        )
+    with storage_faults(workdir):
+        for seed in launch.seeds_of(config, "expert"):
+            train(config, workdir, seed)
+
+
+if __name__ == "__main__":
+    launch.run(main)

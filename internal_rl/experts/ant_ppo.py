@@ -1,0 +1,405 @@
+"""The ant's expert: brax's PPO on a world that shows it the way (method §2).
+
+One policy serves all tasks: it sees, beside the observation, the direction of the grid-level
+shortest path to the next colour in every cell, and is rewarded for speed in that direction.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import brax.envs.base
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from brax.training.acme import running_statistics
+from brax.training.agents.ppo import networks
+from brax.training.agents.ppo import train as ppo
+from brax.training.types import UInt64
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from internal_rl.envs.ant import AntState, AntWorld
+from internal_rl.envs.tasks import followers
+from internal_rl.experts import shortest_path
+
+# Up, down, left, right in the axes of the plane.
+DIRECTIONS = ((0.0, 1.0), (0.0, -1.0), (-1.0, 0.0), (1.0, 0.0))
+NUM_EGOCENTRIC = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class AntExpertConfig:
+    """Settings of the expert and of brax's PPO.
+
+    Attributes:
+      ties: how equally short paths are told apart, see `shortest_path.TIES`; the directions shown
+        have to be unique.
+      control_cost: reward lost per unit of squared torque, summed over the torques; keeps torques
+        off their limits, where a Gaussian describes them badly.
+      success_reward: added on the step that completes the task.
+      hidden_sizes: hidden layers of policy and value function.
+      rounds: the training is cut into so many calls of brax's PPO, each from the parameters of the
+        one before; an interrupted training goes on with the round it was in.
+      steps_per_round: control steps of a round, over all worlds.
+      num_worlds: worlds that run side by side.
+      unroll_length: steps of each world in a sample.
+      batch_size: samples in a gradient step.
+      num_minibatches: gradient steps per pass over the samples.
+      num_passes: passes over the samples of an update.
+      learning_rate: of Adam.
+      final_learning_rate: rate of the last round; falls by a constant factor from round to round.
+      entropy_cost: weight of the policy's entropy.
+      discounting: discount per control step.
+      gae_lambda: of the generalised advantage estimate.
+      clip: trust region of the surrogate.
+      reward_scaling: factor on rewards before the value function sees them.
+    """
+
+    ties: str = "axis"
+    control_cost: float = 0.02
+    success_reward: float = 10.0
+    hidden_sizes: tuple[int, ...] = (128, 128, 128)
+    rounds: int = 10
+    steps_per_round: int = 3_000_000
+    num_worlds: int = 1024
+    unroll_length: int = 20
+    batch_size: int = 512
+    num_minibatches: int = 16
+    num_passes: int = 4
+    learning_rate: float = 3e-4
+    final_learning_rate: float = 1e-4
+    entropy_cost: float = 3e-4
+    discounting: float = 0.98
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    reward_scaling: float = 0.1
+
+    def __post_init__(self):
+        shortest_path.check_ties(self.ties)
+        if self.ties == "random":
+            raise ValueError("ties is 'random', allowed are those that leave one action per cell")
+        if self.batch_size * self.num_minibatches % self.num_worlds:
+            raise ValueError(
+                f"num_worlds is {self.num_worlds}, allowed are divisors of batch_size * "
+                f"num_minibatches, {self.batch_size * self.num_minibatches}"
+            )
+
+    def learning_rate_of(self, index: int) -> float:
+        """Learning rate of round `index`."""
+        share = index / max(self.rounds - 1, 1)
+        return self.learning_rate ** (1 - share) * self.final_learning_rate**share
+
+
+@struct.dataclass
+class GuidedState:
+    """An episode and the way.
+
+    Attributes:
+      ant: state of the world.
+      way: `(O, G*G)` int32 action 0..3 of the shortest path by goal colour and cell.
+    """
+
+    ant: AntState
+    way: chex.Array
+
+
+def solve(world: AntWorld, state: AntState, ties: str) -> GuidedState:
+    """Adds the shortest paths of the layout."""
+    follows = followers(world.task_set, world.config.num_colours)
+    table = shortest_path.expert_table(
+        state.objects, state.walls, world.config.grid_size, ties, follows
+    )
+    return GuidedState(state, shortest_path.choose_action(table.expert, jnp.uint32(0)))
+
+
+def guided_observation(state: GuidedState, observation: chex.Array) -> chex.Array:
+    """What the expert sees.
+
+    The observation; for every cell the one-hot of the direction to the next colour; and in the
+    torso's own axes, which the paper does not have: that direction here and in the cell it leads
+    to, the torso's velocity, and its place in the cell.
+
+    Args:
+      state: of the episode.
+      observation: `(d,)` of the world; its last two numbers are the place in the cell.
+
+    Returns:
+      `(d + 4 G*G + 8,)` float32.
+    """
+    ant = state.ant
+    goal = ant.task[jnp.minimum(ant.progress, ant.task.shape[0] - 1)]
+    way = state.way[jnp.maximum(goal, 0)]
+    directions = jnp.asarray(DIRECTIONS)
+    here = way[ant.cell]
+    size = round(way.shape[0] ** 0.5)
+    ahead = jnp.clip(ant.cell + jnp.array([-size, size, -1, 1])[here], 0, way.shape[0] - 1)
+    w, x, y, z = ant.physics.qpos[3:7]
+    forward = jnp.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z)])
+    forward = forward / jnp.maximum(jnp.linalg.norm(forward), 1e-6)
+
+    def own_axes(vector):
+        along = forward[0] * vector[0] + forward[1] * vector[1]
+        return jnp.stack([along, forward[0] * vector[1] - forward[1] * vector[0]])
+
+    vectors = (directions[here], directions[way[ahead]], ant.physics.qvel[:2], observation[-2:])
+    egocentric = jnp.concatenate([own_axes(vector) for vector in vectors])
+    return jnp.concatenate([observation, jax.nn.one_hot(way, 4).reshape(-1), egocentric])
+
+
+class GuidedAnt(brax.envs.base.Env):
+    """brax's view of the ant world, with the way shown and rewarded.
+
+    Every reset draws one of `tasks` and a layout.
+    """
+
+    def __init__(self, world: AntWorld, config: AntExpertConfig, tasks: chex.Array):
+        """`tasks (N, K)` int32, padded with -1."""
+        self._world = world
+        self._config = config
+        self._tasks = tasks
+
+    def reset(self, rng: chex.PRNGKey) -> brax.envs.base.State:
+        """Starts an episode."""
+        task_key, reset_key = jax.random.split(rng)
+        task = jnp.asarray(self._tasks)[jax.random.randint(task_key, (), 0, len(self._tasks))]
+        ant, timestep = self._world.reset(reset_key, task)
+        state = solve(self._world, ant, self._config.ties)
+        zero = jnp.float32(0.0)
+        metrics = dict.fromkeys(("success", "colours", "speed", "diverged"), zero)
+        return brax.envs.base.State(
+            pipeline_state=state,
+            obs=guided_observation(state, timestep.observation),
+            reward=zero,
+            done=zero,
+            metrics=metrics,
+        )
+
+    def step(self, state: brax.envs.base.State, action: chex.Array) -> brax.envs.base.State:
+        """One control step."""
+        guided = state.pipeline_state
+        before = guided.ant
+        goal = before.task[jnp.minimum(before.progress, before.task.shape[0] - 1)]
+        direction = jnp.asarray(DIRECTIONS)[guided.way[jnp.maximum(goal, 0)][before.cell]]
+        ant, timestep = self._world.step(before, action)
+        guided = guided.replace(ant=ant)
+        speed = jnp.dot(ant.physics.qvel[:2], direction)
+        reward = speed + self._config.success_reward * timestep.reward
+        reward -= self._config.control_cost * jnp.sum(jnp.clip(action, -1.0, 1.0) ** 2)
+        reward = jnp.where(ant.diverged, 0.0, reward)
+        return state.replace(
+            pipeline_state=guided,
+            obs=guided_observation(guided, timestep.observation),
+            reward=reward,
+            done=timestep.done.astype(jnp.float32),
+            metrics={
+                "success": timestep.reward,
+                "colours": (ant.progress - before.progress).astype(jnp.float32),
+                "speed": speed,
+                "diverged": ant.diverged.astype(jnp.float32),
+            },
+        )
+
+    @property
+    def observation_size(self) -> int:
+        """Numbers in an observation."""
+        grid = self._world.config.grid_size**2
+        return self._world.observation_size + 4 * grid + NUM_EGOCENTRIC
+
+    @property
+    def action_size(self) -> int:
+        """8 torques."""
+        return self._world.action_size
+
+    @property
+    def backend(self) -> str:
+        """Name of the physics."""
+        return self._world.config.physics
+
+
+def make_networks(config: AntExpertConfig, observation_size: int, action_size: int, **keywords):
+    """brax's networks: a tanh-squashed Gaussian policy and a value function."""
+    return networks.make_ppo_networks(
+        observation_size,
+        action_size,
+        policy_hidden_layer_sizes=config.hidden_sizes,
+        value_hidden_layer_sizes=config.hidden_sizes,
+        **keywords,
+    )
+
+
+def _replicated(tree: chex.ArrayTree, devices: list) -> chex.ArrayTree:
+    """`tree` with a leading axis over `devices`."""
+    sharding = NamedSharding(Mesh(np.asarray(devices), ("device",)), PartitionSpec("device"))
+
+    def replicate(x):
+        x = jnp.asarray(x)
+        return jax.device_put(jnp.broadcast_to(x, (len(devices), *x.shape)), sharding)
+
+    return jax.tree.map(replicate, tree)
+
+
+@contextlib.contextmanager
+def brax_on_recent_jax():
+    """Gives brax 0.14 the function that jax has since dropped, for as long as it trains."""
+    name = "device_put_replicated"
+    if hasattr(jax, name):
+        yield
+        return
+    setattr(jax, name, _replicated)
+    try:
+        yield
+    finally:
+        delattr(jax, name)
+
+
+def train_round(
+    world: AntWorld,
+    config: AntExpertConfig,
+    index: int,
+    seed: int,
+    params: tuple | None,
+) -> tuple[tuple, dict[str, float]]:
+    """One call of brax's PPO on the pretraining tasks.
+
+    The result is a function of the arguments alone, so that a training that was cut off inside a
+    round repeats it.
+
+    Args:
+      world: the world.
+      config: the settings.
+      index: number of the round.
+      seed: of the whole training.
+      params: what the round before returned; None for the first one.
+
+    Returns:
+      `(normalisation, policy, value)` parameters, and means over the episodes of the round.
+    """
+    metrics = {}
+
+    def report(steps, values):
+        del steps
+        for name, value in values.items():
+            section, _, rest = name.partition("/")
+            if section == "episode" and not rest.startswith("policy_dist"):
+                metrics[f"episode/{rest}"] = float(value)
+
+    environment = GuidedAnt(world, config, world.pretraining_tasks)
+    train = functools.partial(
+        ppo.train,
+        environment,
+        num_timesteps=config.steps_per_round,
+        episode_length=world.time_limit,
+        num_envs=config.num_worlds,
+        learning_rate=config.learning_rate_of(index),
+        entropy_cost=config.entropy_cost,
+        discounting=config.discounting,
+        unroll_length=config.unroll_length,
+        batch_size=config.batch_size,
+        num_minibatches=config.num_minibatches,
+        num_updates_per_batch=config.num_passes,
+        num_resets_per_eval=2,
+        normalize_observations=True,
+        reward_scaling=config.reward_scaling,
+        clipping_epsilon=config.clip,
+        gae_lambda=config.gae_lambda,
+        max_grad_norm=1.0,
+        network_factory=lambda *args, **keywords: make_networks(config, *args, **keywords),
+        seed=seed * 1_000_003 + index,
+        num_evals=2,
+        run_evals=False,
+        log_training_metrics=True,
+        training_metrics_steps=config.steps_per_round,
+        progress_fn=report,
+        restore_params=params,
+    )
+    with brax_on_recent_jax():
+        params = train()[1]
+    jax.effects_barrier()
+    return params, metrics
+
+
+def as_tree(params: tuple) -> dict:
+    """`(normalisation, policy, value)` parameters as plain nested dictionaries."""
+    normalisation, policy, value = jax.device_get(params)
+    fields = {name: getattr(normalisation, name) for name in ("mean", "std", "summed_variance")}
+    count = normalisation.count
+    fields |= {"count_high": np.asarray(count.hi), "count_low": np.asarray(count.lo)}
+    return {"normalisation": fields, "policy": policy, "value": value}
+
+
+def as_params(tree: dict) -> tuple:
+    """The reverse of `as_tree`."""
+    fields = tree["normalisation"]
+    normalisation = running_statistics.RunningStatisticsState(
+        mean=fields["mean"],
+        std=fields["std"],
+        summed_variance=fields["summed_variance"],
+        count=UInt64(hi=fields["count_high"], lo=fields["count_low"]),
+    )
+    return normalisation, tree["policy"], tree["value"]
+
+
+def play(
+    world: AntWorld,
+    config: AntExpertConfig,
+    params: tuple,
+    tasks: chex.Array,
+    key: chex.PRNGKey,
+    num_episodes: int,
+    deterministic: bool,
+) -> AntState:
+    """Plays the expert on random tasks in random layouts.
+
+    Args:
+      world: the world.
+      config: of the expert.
+      params: `(normalisation, policy, value)` parameters.
+      tasks: `(N, K)` int32, padded with -1.
+      key: randomness of tasks, layouts and actions.
+      num_episodes: `B`.
+      deterministic: whether to take the mean action.
+
+    Returns:
+      the last states, `(B, ...)`.
+    """
+    policy = make_policy(world, config, deterministic)
+
+    def episode(key):
+        task_key, reset_key, action_key = jax.random.split(key, 3)
+        task = tasks[jax.random.randint(task_key, (), 0, len(tasks))]
+        ant, timestep = world.reset(reset_key, task)
+        state = solve(world, ant, config.ties)
+
+        def step(carry, key):
+            state, observation = carry
+            action = policy(params, guided_observation(state, observation), key)
+            ant, timestep = world.step(state.ant, action)
+            return (state.replace(ant=ant), timestep.observation), None
+
+        keys = jax.random.split(action_key, world.time_limit)
+        (state, _), _ = jax.lax.scan(step, (state, timestep.observation), keys)
+        return state.ant
+
+    return jax.jit(jax.vmap(episode))(jax.random.split(key, num_episodes))
+
+
+def make_policy(
+    world: AntWorld, config: AntExpertConfig, deterministic: bool
+) -> Callable[[tuple, chex.Array, chex.PRNGKey], chex.Array]:
+    """`policy(params, guided observation, key) -> action (8,)`: sampled, or the mean action."""
+    size = GuidedAnt(world, config, world.pretraining_tasks).observation_size
+    nets = make_networks(
+        config,
+        size,
+        world.action_size,
+        preprocess_observations_fn=running_statistics.normalize,
+    )
+    make = networks.make_inference_fn(nets)
+
+    def policy(params, observation, key):
+        return make(params, deterministic)(observation, key)[0]
+
+    return policy
