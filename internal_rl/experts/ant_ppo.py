@@ -27,7 +27,7 @@ from internal_rl.experts import shortest_path
 
 # Up, down, left, right in the axes of the plane.
 DIRECTIONS = ((0.0, 1.0), (0.0, -1.0), (-1.0, 0.0), (1.0, 0.0))
-NUM_EGOCENTRIC = 8
+NUM_EGOCENTRIC = 11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,16 +118,16 @@ def solve(world: AntWorld, state: AntState, ties: str) -> GuidedState:
 def guided_observation(state: GuidedState, observation: chex.Array) -> chex.Array:
     """What the expert sees.
 
-    The observation; for every cell the one-hot of the direction to the next colour; and in the
-    torso's own axes, which the paper does not have: that direction here and in the cell it leads
-    to, the torso's velocity, and its place in the cell.
+    The observation; for every cell the one-hot of the direction to the next colour; and, which the
+    paper does not have, in the torso's own axes the vertical, and in these axes turned upright that
+    direction here and in the cell it leads to, the torso's velocity, and its place in the cell.
 
     Args:
       state: of the episode.
       observation: `(d,)` of the world; its last two numbers are the place in the cell.
 
     Returns:
-      `(d + 4 G*G + 8,)` float32.
+      `(d + 4 G*G + 11,)` float32.
     """
     ant = state.ant
     goal = ant.task[jnp.minimum(ant.progress, ant.task.shape[0] - 1)]
@@ -145,8 +145,9 @@ def guided_observation(state: GuidedState, observation: chex.Array) -> chex.Arra
         return jnp.stack([along, forward[0] * vector[1] - forward[1] * vector[0]])
 
     vectors = (directions[here], directions[way[ahead]], ant.physics.qvel[:2], observation[-2:])
-    egocentric = jnp.concatenate([own_axes(vector) for vector in vectors])
-    return jnp.concatenate([observation, jax.nn.one_hot(way, 4).reshape(-1), egocentric])
+    vertical = jnp.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)])
+    egocentric = [vertical, *(own_axes(vector) for vector in vectors)]
+    return jnp.concatenate([observation, jax.nn.one_hot(way, 4).reshape(-1), *egocentric])
 
 
 class GuidedAnt(brax.envs.base.Env):

@@ -57,9 +57,9 @@ def test_egocentric_fields_turn_with_the_ant(yaw):
         )
     )
     seen = np.asarray(ant_ppo.guided_observation(state, observation))
-    assert seen.shape == (observation.shape[0] + 64 + 8,)
+    assert seen.shape == (observation.shape[0] + 64 + 11,)
     np.testing.assert_array_equal(seen[: len(observation)], observation)
-    field = seen[len(observation) : -8].reshape(16, 4)
+    field = seen[len(observation) : -11].reshape(16, 4)
     np.testing.assert_array_equal(field.argmax(-1), state.way[1])
     assert (field.sum(-1) == 1).all()
 
@@ -67,11 +67,23 @@ def test_egocentric_fields_turn_with_the_ant(yaw):
         c, s = np.cos(-yaw), np.sin(-yaw)
         return [c * vector[0] - s * vector[1], s * vector[0] + c * vector[1]]
 
+    np.testing.assert_allclose(seen[-11:-8], [0, 0, 1], atol=1e-6)
     # Cell 5 is a wall: the ant at (-0.5, 1.25) stands in it by (-1, 1) + (0.5, 0.25).
     direction = ant_ppo.DIRECTIONS[int(state.way[1, 5])]
     np.testing.assert_allclose(seen[-8:-6], turned(direction), atol=1e-5)
     np.testing.assert_allclose(seen[-4:-2], turned([0.3, 0.7]), atol=1e-5)
     np.testing.assert_allclose(seen[-2:], turned([0.5, 0.25]), atol=1e-5)
+
+
+def test_vertical_is_that_of_the_tilted_torso():
+    _, state, observation = world_at((-3.0, 1.0))
+    # Tilted by 0.4 about its own y: the vertical leans towards -x of the torso.
+    qpos = state.ant.physics.qpos.at[3:7].set(jnp.array([np.cos(0.2), 0, np.sin(0.2), 0]))
+    physics = state.ant.physics.replace(qpos=qpos)
+    seen = ant_ppo.guided_observation(
+        state.replace(ant=state.ant.replace(physics=physics)), observation
+    )
+    np.testing.assert_allclose(seen[-11:-8], [-np.sin(0.4), 0, np.cos(0.4)], atol=1e-6)
 
 
 def test_reward_is_speed_along_the_way_less_the_cost_of_torques():
