@@ -13,13 +13,15 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 import internal_rl
-from benchmarks import data, environment, reinforcement, training
+from benchmarks import ant, data, environment, reinforcement, training
 from benchmarks.timing import CLOCKS, Stopwatch
 from configs import gridworld
 from experiments import build, launch
 from internal_rl.errors import ConfigError, UserError
 
 SECTIONS = ("environment", "data", "training", "internal_rl", "raw_rl")
+# Measured once, not for every preset.
+WORLDS = ("ant",)
 # Tokens of one training update on a CPU, where the batch of the paper would take half a minute; the
 # rate hardly depends on it.
 CPU_TOKENS = 4096
@@ -29,7 +31,7 @@ def define_flags() -> None:
     """Flags of the command line; not at import, so that both programs can be imported."""
     flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
     flags.DEFINE_list("preset", ["small", "paper"], "Presets of configs/gridworld.py.")
-    flags.DEFINE_list("only", list(SECTIONS), "What to measure.")
+    flags.DEFINE_list("only", [*SECTIONS, *WORLDS], "What to measure.")
     flags.DEFINE_integer("repeats", 3, "Repetitions of every program.")
     flags.DEFINE_enum(
         "clock", "wall", CLOCKS, "'cpu' leaves out what other processes take from a single core."
@@ -127,14 +129,19 @@ def main(arguments: list[str]) -> None:
     del arguments
     try:
         presets = _check(flags.FLAGS.preset, gridworld.PRESETS, "preset")
-        only = _check(flags.FLAGS.only, SECTIONS, "only")
+        only = _check(flags.FLAGS.only, SECTIONS + WORLDS, "only")
         figures = {"machine": machine(), "clock": flags.FLAGS.clock, "repeats": flags.FLAGS.repeats}
         figures["presets"] = {
             preset: benchmark(
                 gridworld.get_config(preset), only, flags.FLAGS.clock, flags.FLAGS.repeats
             )
             for preset in presets
+            if set(only) & set(SECTIONS)
         }
+        if "ant" in only:
+            # The bounds of a matrix product say little about physics: one shape will do.
+            stopwatch = Stopwatch(flags.FLAGS.clock, flags.FLAGS.repeats, ((1024, 1024, 1024),))
+            figures["ant"] = ant.benchmark(stopwatch)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(launch.EXIT_USER_ERROR)

@@ -1,5 +1,7 @@
 """The base model: its two forms agree, packing leaks nothing, the cut is exact."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,17 @@ def make_model(block, max_length=12):
     )  # fmt: skip
 
 
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("layer", "window", "method"))
+def apply(model, params, *inputs, **keywords):
+    """`model.apply`, compiled: one by one its operations take longer."""
+    return model.apply(params, *inputs, **keywords)
+
+
+def initial_params(model, observation, segment):
+    params = jax.jit(model.init)(jax.random.key(0), observation, segment)
+    return randomise(params, jax.random.key(2))
+
+
 def randomise(params, key):
     """Moves all parameters, so that nothing is hidden by an initial value of zero."""
     leaves, tree = jax.tree.flatten(params)
@@ -34,7 +47,7 @@ def setting(request):
     model = make_model(request.param)
     observation = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 12, 7)).astype(jnp.uint8)
     segment = jnp.array([[0] * 12, [0] * 5 + [1] * 4 + [-1] * 3, [0] * 2 + [1] * 7 + [2] * 3])
-    params = randomise(model.init(jax.random.key(0), observation, segment), jax.random.key(2))
+    params = initial_params(model, observation, segment)
     return model, params, observation, segment
 
 
@@ -42,15 +55,14 @@ def setting(request):
 def test_step_form_agrees_with_parallel_form(setting, layer):
     model, params, observation, _ = setting
     segment = jnp.zeros(observation.shape[:2], jnp.int32)
-    residual = model.apply(params, observation, segment, layer, method="lower")
-    output = model.apply(params, residual, segment, layer, method="upper")
+    residual = apply(model, params, observation, segment, layer=layer, method="lower")
+    output = apply(model, params, residual, segment, layer=layer, method="upper")
     state = model.initial_state(observation.shape[0])
     for t in range(observation.shape[1]):
-        window = None if t % 2 else t + 1
-        e, state = model.apply(
-            params, observation[:, t], state, layer, window=window, method="lower_step"
-        )
-        step, state = model.apply(params, e, state, layer, window=window, method="upper_step")
+        window = None if t % 2 else 4 * (t // 4 + 1)
+        keywords = {"layer": layer, "window": window}
+        e, state = apply(model, params, observation[:, t], state, method="lower_step", **keywords)
+        step, state = apply(model, params, e, state, method="upper_step", **keywords)
         np.testing.assert_allclose(e, residual[:, t], atol=TOLERANCE)
         np.testing.assert_allclose(step.action, output.action[:, t], atol=TOLERANCE)
         np.testing.assert_allclose(step.observation, output.observation[:, t], atol=TOLERANCE)
@@ -58,11 +70,10 @@ def test_step_form_agrees_with_parallel_form(setting, layer):
 
 def test_packed_trajectories_do_not_see_each_other(setting):
     model, params, observation, segment = setting
-    packed = model.apply(params, observation, segment)
+    packed = apply(model, params, observation, segment)
     for row, start, stop in [(1, 5, 9), (2, 2, 9), (2, 9, 12)]:
-        alone = model.apply(
-            params, observation[row : row + 1, start:stop], jnp.zeros((1, stop - start), jnp.int32)
-        )
+        part = observation[row : row + 1, start:stop]
+        alone = apply(model, params, part, jnp.zeros((1, stop - start), jnp.int32))
         np.testing.assert_allclose(packed.action[row, start:stop], alone.action[0], atol=TOLERANCE)
 
 
@@ -71,20 +82,22 @@ def test_rows_longer_than_a_block_of_queries(monkeypatch):
     lengths = [QUERY_BLOCK + 7, 30, QUERY_BLOCK + 1, 41]
     segment = np.repeat(np.arange(4), lengths)[None]
     observation = jax.random.bernoulli(jax.random.key(1), 0.5, (*segment.shape, 7))
-    params = randomise(model.init(jax.random.key(0), observation, segment), jax.random.key(2))
+    params = initial_params(model, observation, segment)
 
     def loss(params):
         action = model.apply(params, observation, segment).action
         return jnp.sum(action**2), action
 
-    (_, action), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    (_, action), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     for index in range(4):
         own = segment[0] == index
-        alone = model.apply(params, observation[:, own], np.zeros((1, own.sum()), np.int32))
+        alone = apply(model, params, observation[:, own], np.zeros((1, own.sum()), np.int32))
         np.testing.assert_allclose(action[:, own], alone.action, atol=TOLERANCE)
 
     monkeypatch.setattr(transformer, "QUERY_BLOCK", segment.size)
-    (_, whole), whole_gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    (_, whole), whole_gradients = jax.jit(
+        jax.value_and_grad(lambda params: loss(params), has_aux=True)
+    )(params)
     np.testing.assert_allclose(action, whole, atol=TOLERANCE)
     chex.assert_trees_all_close(gradients, whole_gradients, rtol=1e-3, atol=1e-3)
 
@@ -93,9 +106,9 @@ def test_tokens_look_back_no_further_than_their_reach():
     model = make_model("transformer", max_length=2)
     segment = np.zeros((1, 9), np.int32)
     observation = jax.random.bernoulli(jax.random.key(1), 0.5, (1, 9, 7)).astype(jnp.uint8)
-    params = randomise(model.init(jax.random.key(0), observation, segment), jax.random.key(2))
-    before = model.apply(params, observation, segment).action
-    after = model.apply(params, observation.at[:, 0].set(1 - observation[:, 0]), segment).action
+    params = initial_params(model, observation, segment)
+    before = apply(model, params, observation, segment).action
+    after = apply(model, params, observation.at[:, 0].set(1 - observation[:, 0]), segment).action
     # Two steps in each of three blocks.
     assert (np.abs(after - before).max((0, 2))[:7] > 1e-4).all()
     np.testing.assert_array_equal(before[:, 7:], after[:, 7:])
@@ -104,20 +117,20 @@ def test_tokens_look_back_no_further_than_their_reach():
 def test_predictions_are_causal(setting):
     model, params, observation, segment = setting
     changed = observation.at[:, 6:].set(1 - observation[:, 6:])
-    before = model.apply(params, observation, segment).action
-    after = model.apply(params, changed, segment).action
+    before = apply(model, params, observation, segment).action
+    after = apply(model, params, changed, segment).action
     np.testing.assert_allclose(before[:, :6], after[:, :6], atol=TOLERANCE)
     assert np.abs(before[:, 6:] - after[:, 6:]).max() > 1e-3
 
 
 def test_every_cut_gives_the_same_model(setting):
     model, params, observation, segment = setting
-    whole = model.apply(params, observation, segment).action
-    residuals = model.apply(params, observation, segment, method="residuals")
+    whole = apply(model, params, observation, segment).action
+    residuals = apply(model, params, observation, segment, method="residuals")
     for layer in range(model.depth + 1):
-        residual = model.apply(params, observation, segment, layer, method="lower")
+        residual = apply(model, params, observation, segment, layer=layer, method="lower")
         np.testing.assert_allclose(residual, residuals[layer], atol=TOLERANCE)
-        upper = model.apply(params, residual, segment, layer, method="upper").action
+        upper = apply(model, params, residual, segment, layer=layer, method="upper").action
         np.testing.assert_allclose(upper, whole, atol=TOLERANCE)
 
 
