@@ -6,7 +6,8 @@ from ml_collections import ConfigDict
 
 from benchmarks import flops
 from benchmarks.timing import Stopwatch
-from experiments import build, pretrain
+from experiments import build, launch, pretrain
+from internal_rl.models.transformer import query_blocks
 from internal_rl.training.program import Program
 from internal_rl.types import Trajectory
 
@@ -24,10 +25,10 @@ def segment_lengths(segment: np.ndarray) -> np.ndarray:
 
 
 def training_flops(config: ConfigDict, batch: Trajectory) -> dict[str, float]:
-    """Operations of one update: those that it needs, and those of all tokens and pairs of its rows.
+    """Operations of one update: those that it needs, and those that it computes.
 
-    The program computes scores between all tokens of a row and masks those across trajectories and
-    to the future; the need counts neither these nor padding.
+    The program computes scores within blocks of queries and keys and masks those across
+    trajectories and to the future; the need counts neither these nor padding.
     """
     world = build.make_world(config)
     shape = flops.BaseModelShape.of(config, world.observation_size, world.num_actions)
@@ -35,7 +36,9 @@ def training_flops(config: ConfigDict, batch: Trajectory) -> dict[str, float]:
     rows, length = batch.segment.shape
     lengths = segment_lengths(batch.segment)
     needed = float(lengths.sum()), flops.causal_pairs(lengths)
-    computed = float(rows * length), float(rows * length**2)
+    blocks = query_blocks(length, world.time_limit)
+    pairs = sum((q.stop - q.start) * (k.stop - k.start) for q, k in blocks)
+    computed = float(rows * length), float(rows * pairs)
     return {
         "needed": flops.base_training(shape, *needed, observation_head),
         "computed": flops.base_training(shape, *computed, observation_head),
@@ -48,6 +51,9 @@ def benchmark(config: ConfigDict, stopwatch: Stopwatch, rows: int) -> dict:
     Runs `UPDATES_PER_CALL` updates in one compiled call, as the training loop does.
     """
     config = config.copy_and_resolve_references()
+    # Fewer rows in fewer parts: each part keeps its size.
+    share = rows / launch.rows_of(config, "pretrain")
+    config.pretrain.num_parts = max(round(share * config.pretrain.num_parts), 1)
     config.pretrain.batch_size = max(round(rows * config.data.trajectories_per_row), 1)
     config.pretrain.num_seeds = 1
     program = Program(pretrain.make_stage(config))

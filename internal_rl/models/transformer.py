@@ -51,6 +51,24 @@ def relative_position_bucket(
     return np.where(distance < exact, distance, np.minimum(coarse, num_buckets - 1))
 
 
+def query_blocks(length: int, reach: int) -> list[tuple[slice, slice]]:
+    """Blocks of queries of the parallel form and the keys that each of them is compared with.
+
+    Args:
+      length: tokens of a row.
+      reach: how many steps back a token looks at most.
+
+    Returns:
+      Slices of queries and of keys; keys begin at the start of a block, which gives equal shapes.
+    """
+    blocks = []
+    for start in range(0, length, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, length)
+        first = max(start - reach, 0) // QUERY_BLOCK * QUERY_BLOCK
+        blocks.append((slice(start, stop), slice(first, stop)))
+    return blocks
+
+
 class TransformerBlock(nn.Module):
     """Pre-norm block: attention with a learned relative-position bias, then an MLP (method §3).
 
@@ -112,22 +130,19 @@ class TransformerBlock(nn.Module):
             part.reshape(batch_size, length, self.num_heads, self.head_size)
             for part in self._project(tokens)
         )
-        blocks = []
-        for start in range(0, length, QUERY_BLOCK):
-            rows = slice(start, min(start + QUERY_BLOCK, length))
-            # Keys from the start of a block on: equal shapes, and aligned slices.
-            first = max(start - self.reach, 0) // QUERY_BLOCK * QUERY_BLOCK
-            seen = slice(first, rows.stop)
-            blocks.append(
+        attended = jnp.concatenate(
+            [
                 self._attend(
                     query[:, rows],
                     key[:, seen],
                     value[:, seen],
                     segment[:, rows, None] == segment[:, None, seen],
-                    start - first,
+                    rows.start - seen.start,
                 )
-            )
-        attended = jnp.concatenate(blocks, axis=1)
+                for rows, seen in query_blocks(length, self.reach)
+            ],
+            axis=1,
+        )
         return self._finish(tokens, attended).reshape(x.shape)
 
     def _attend(
