@@ -63,10 +63,10 @@ def _legend(axes: Axes, **keywords) -> None:
         axes.legend(fontsize=9, frameon=False, **keywords)
 
 
-def _draw_band(axes: Axes, x, values, label: str, colour) -> None:
+def _draw_band(axes: Axes, x, values, label: str, colour, dashes="-") -> None:
     """Median over the first axis of `(runs, N)` and the band between the quartiles."""
     low, middle, high = np.nanquantile(np.atleast_2d(values), [0.25, 0.5, 0.75], axis=0)
-    axes.plot(x, middle, color=colour, label=label)
+    axes.plot(x, middle, color=colour, label=label, linestyle=dashes)
     if np.atleast_2d(values).shape[0] > 1:
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
 
@@ -270,13 +270,17 @@ def rl_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], floor: float 
       floor: lower end of the logarithmic axis; smaller values, zero included, are drawn there.
     """
     figure, axes = _panels(1, 2, 9.5, 3.8)
-    for (label, (episodes, success)), colour in zip(
-        curves.items(), palette(len(curves)), strict=True
+    for i, ((label, (episodes, success)), colour) in enumerate(
+        zip(curves.items(), palette(len(curves)), strict=True)
     ):
         success = np.atleast_2d(success)
         runs = "1 run" if len(success) == 1 else f"{len(success)} runs"
-        _draw_band(axes[0, 0], episodes, success, f"{label} ({runs})", colour)
-        _draw_band(axes[0, 1], episodes, np.maximum(success, floor), label, colour)
+        label = f"{label} ({runs}): {np.nanmedian(success[:, -1]):.2g}"
+        # Curves that lie on each other, at zero for instance, show through each other's gaps.
+        gap = 2.5 * (len(curves) - 2)
+        dashes = (2.5 * (i - 1), (2.5, gap)) if i > 0 and gap > 0 else "-"
+        for panel, values in zip(axes[0], (success, np.maximum(success, floor)), strict=True):
+            _draw_band(panel, episodes, values, label, colour, dashes)
     axes[0, 0].set(ylim=(-0.02, 1.02), ylabel="success on the post-training task")
     axes[0, 1].set(yscale="log", ylim=(floor * 0.8, 1.3), ylabel=f"success, at least {floor:g}")
     for panel in axes[0]:

@@ -14,6 +14,9 @@ from flax import struct
 from internal_rl.models.base_model import BaseModel
 from internal_rl.types import Trajectory
 
+# Fewer tokens than this say nothing about the accuracy at one time step.
+MIN_TOKENS = 20
+
 
 @struct.dataclass
 class ProbeState:
@@ -182,11 +185,15 @@ def probe_metrics(counts: ProbeCounts) -> dict[str, chex.Array]:
 
     Returns:
       `accuracy` `(L + 1,)`, `cross_entropy` `(L + 1,)` nats, `accuracy_by_time` and
-      `accuracy_by_age` `(L + 1, T)`; NaN where a bin holds no token.
+      `accuracy_by_age` `(L + 1, T)`; NaN where a bin holds fewer than `MIN_TOKENS` tokens.
     """
+
+    def share(correct, tokens):
+        return jnp.where(tokens >= MIN_TOKENS, correct / jnp.maximum(tokens, 1), jnp.nan)
+
     return {
         "accuracy": counts.correct / counts.tokens,
         "cross_entropy": -counts.log_prob / counts.tokens,
-        "accuracy_by_time": counts.correct_by_time / counts.tokens_by_time,
-        "accuracy_by_age": counts.correct_by_age / counts.tokens_by_age,
+        "accuracy_by_time": share(counts.correct_by_time, counts.tokens_by_time),
+        "accuracy_by_age": share(counts.correct_by_age, counts.tokens_by_age),
     }
