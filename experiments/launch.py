@@ -177,7 +177,12 @@ def seeds_of(config: ConfigDict, section: str) -> tuple[int, ...]:
 
 
 def stage_name(config: ConfigDict, section: str) -> str:
-    """Name of a stage and of its folder; each variant of the metacontroller has its own."""
+    """Name of a stage and of its folder.
+
+    Each variant of the metacontroller, and each training age that is probed, has its own.
+    """
+    if section == "probe" and config.probe.base_step:
+        return f"probe_{config.probe.base_step}"
     variant = config.metacontroller.variant
     if section in ("metacontroller", "internal_rl") and variant != "discovered":
         return f"{section}_{variant}"

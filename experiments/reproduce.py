@@ -15,11 +15,22 @@ def with_variant(config: ConfigDict, variant: str) -> ConfigDict:
     return copy
 
 
+def at_age(config: ConfigDict, step: int) -> ConfigDict:
+    """A copy of the config that probes the base model after `step` updates, 0 for the last one."""
+    copy = ConfigDict(config.to_dict())
+    copy.probe.base_step = step
+    return copy
+
+
 def main(config: ConfigDict, workdir: str) -> None:
     """Runs every stage; finished ones are skipped, an interrupted one goes on."""
-    for stage in (pretrain, probe, steer):
-        logging.info("stage %s", stage.__name__.rpartition(".")[2])
-        stage.main(config, workdir)
+    logging.info("stage pretrain")
+    pretrain.main(config, workdir)
+    for step in (*config.pretrain.snapshot_steps, 0):
+        logging.info("stage probe, after %s updates", step or config.pretrain.steps)
+        probe.main(at_age(config, step), workdir)
+    logging.info("stage steer")
+    steer.main(config, workdir)
     for variant in VARIANTS:
         chosen = with_variant(config, variant)
         logging.info("stages metacontroller and internal_rl, %s", variant)

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import gridworld
-from experiments import launch
+from experiments import launch, reproduce
 from experiments.validation import check_config
 from internal_rl.errors import ConfigError, StageMissingError
 from internal_rl.training.loop import run_stage
@@ -148,12 +148,15 @@ def test_seeds_have_folders_of_their_own_and_do_not_change_the_config_of_a_stage
     assert "metacontroller" not in launch.stage_config(config, "raw_rl")
 
 
-def test_variants_of_the_metacontroller_do_not_share_a_folder():
+def test_variants_and_probed_ages_do_not_share_a_folder():
     config = gridworld.get_config("small")
     assert launch.stage_name(config, "internal_rl") == "internal_rl"
     config.metacontroller.variant = "forced"
     assert launch.stage_name(config, "internal_rl") == "internal_rl_forced"
     assert launch.stage_name(config, "raw_rl") == "raw_rl"
+    assert launch.stage_name(config, "probe") == "probe"
+    assert launch.stage_name(reproduce.at_age(config, 500), "probe") == "probe_500"
+    assert config.probe.base_step == 0
 
 
 def test_a_missing_earlier_stage_names_the_command_with_its_preset(tmp_path):
