@@ -1,0 +1,141 @@
+"""Episodes of the ant's expert: `D` from sampled actions, the cleaner `D*` from mean actions.
+
+Only successful episodes are kept. An episode of `T` control steps has `T + 1` tokens, the last of
+which holds the terminal observation and no target.
+"""
+
+from collections.abc import Callable, Iterator
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from internal_rl.envs.ant import AntWorld
+from internal_rl.experts import ant_ppo
+from internal_rl.experts.ant_ppo import AntExpertConfig
+from internal_rl.experts.shards import Episode
+from internal_rl.types import Trajectory
+
+# Rounds of episodes without a single success after which the expert counts as no expert.
+MAX_FRUITLESS_ROUNDS = 20
+
+
+@struct.dataclass
+class Recording:
+    """Episodes from their start to the time limit, `(B, ...)`.
+
+    Attributes:
+      observation: `(B, T + 1, d)`; the last one repeats once the episode has ended.
+      action: `(B, T, d_a)` as applied.
+      subgoal: `(B, T)` int32 id of the subgoal that the expert walks to.
+      length: `(B,)` int32 control steps.
+      success: `(B,)` bool.
+    """
+
+    observation: chex.Array
+    action: chex.Array
+    subgoal: chex.Array
+    length: chex.Array
+    success: chex.Array
+
+
+def make_recorder(
+    world: AntWorld, config: AntExpertConfig, deterministic: bool
+) -> Callable[[tuple, chex.PRNGKey], Recording]:
+    """`record(params, keys (B,)) -> Recording`: random pretraining tasks in random layouts."""
+    policy = ant_ppo.make_policy(world, config, deterministic)
+    tasks = jnp.asarray(world.pretraining_tasks)
+    subgoals = np.full_like(world.pretraining_tasks, -1)
+    for row, task in zip(subgoals, world.task_set.pretraining, strict=True):
+        row[: len(task)] = world.task_set.subgoal_ids(task)
+    subgoals = jnp.asarray(subgoals)
+
+    def episode(params, key):
+        task_key, reset_key, action_key = jax.random.split(key, 3)
+        index = jax.random.randint(task_key, (), 0, len(tasks))
+        ant, timestep = world.reset(reset_key, tasks[index])
+        length = jnp.sum(tasks[index] >= 0)
+
+        def step(carry, key):
+            state, observation = carry
+            subgoal = subgoals[index, jnp.minimum(state.ant.progress, length - 1)]
+            action = policy(params, ant_ppo.guided_observation(state, observation), key)
+            action = jnp.clip(action, -1.0, 1.0)
+            ant, timestep = world.step(state.ant, action)
+            carry = state.replace(ant=ant), timestep.observation
+            return carry, (observation, action, subgoal)
+
+        first = ant_ppo.solve(world, ant, config.ties), timestep.observation
+        keys = jax.random.split(action_key, world.time_limit)
+        (state, last), (observation, action, subgoal) = jax.lax.scan(step, first, keys)
+        return Recording(
+            observation=jnp.concatenate([observation, last[None]]),
+            action=action,
+            subgoal=subgoal,
+            length=state.ant.time,
+            success=state.ant.success,
+        )
+
+    return jax.jit(jax.vmap(episode, in_axes=(None, 0)))
+
+
+def episode_tokens(recording: Recording, index: int) -> Episode:
+    """One successful episode of a recording on the host, as arrays over its `T + 1` tokens."""
+    length = int(recording.length[index])
+    action = np.zeros((length + 1, recording.action.shape[-1]), np.float32)
+    action[:-1] = recording.action[index, :length]
+    subgoal = np.asarray(recording.subgoal[index, :length])
+    return {
+        "observation": np.asarray(recording.observation[index, : length + 1]),
+        "action": action,
+        "subgoal": np.append(subgoal, subgoal[-1]).astype(np.int32),
+        "mask": np.arange(length + 1) < length,
+    }
+
+
+def successful_episodes(
+    record: Callable[[tuple, chex.PRNGKey], Recording],
+    params: tuple,
+    key: chex.PRNGKey,
+    num_episodes: int,
+    batch_size: int,
+) -> Iterator[Episode]:
+    """Plays `batch_size` episodes at a time until so many have succeeded.
+
+    Raises:
+      ValueError: if none succeeds for long.
+    """
+    found = fruitless = 0
+    for number in range(1_000_000):
+        keys = jax.random.split(jax.random.fold_in(key, number), batch_size)
+        recording = jax.device_get(record(params, keys))
+        successes = np.flatnonzero(recording.success)
+        fruitless = 0 if len(successes) else fruitless + 1
+        if fruitless == MAX_FRUITLESS_ROUNDS:
+            raise ValueError(
+                f"the expert failed in {fruitless * batch_size} episodes in a row, allowed is one "
+                "that has been trained: experiments.expert"
+            )
+        for index in successes:
+            yield episode_tokens(recording, index)
+            found += 1
+            if found == num_episodes:
+                return
+
+
+def as_trajectory(rows: dict[str, chex.Array]) -> Trajectory:
+    """Packed rows of `shards.load_rows` as a `Trajectory`, `(N, S, ...)`."""
+    observation = rows["observation"]
+    # The last token of a trajectory has no next one, nor a target.
+    following = jnp.concatenate([observation[:, 1:], observation[:, :1]], axis=1)
+    padding = rows["mask_segment_ids"] == 0
+    return Trajectory(
+        observation=observation,
+        next_observation=following,
+        action=rows["action"],
+        mask=rows["mask"] & ~padding,
+        subgoal=jnp.where(padding, -1, rows["subgoal"]),
+        segment=rows["mask_segment_ids"] - 1,
+    )

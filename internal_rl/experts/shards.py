@@ -1,0 +1,162 @@
+"""Datasets of episodes on disk: ArrayRecord shards with a manifest of checksums.
+
+`<folder>/manifest.json` names every finished shard with its SHA-256, its episodes and their tokens;
+a shard is written under another name and enters the manifest once it is whole, so that a collection
+that was cut off goes on with the next shard. One record is one episode, a dictionary of arrays in
+msgpack.
+"""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from flax import serialization
+
+from internal_rl.errors import StorageError
+from internal_rl.training.files import read_json, write_json
+
+Episode = Mapping[str, np.ndarray]
+
+MANIFEST = "manifest.json"
+
+
+def shard_name(index: int) -> str:
+    """File name of a shard."""
+    return f"episodes-{index:05d}.array_record"
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: str | os.PathLike) -> dict:
+    """Settings and finished shards of a dataset; no shards where there is none yet.
+
+    Returns:
+      `{"settings": ..., "shards": [{"name", "sha256", "episodes", "tokens"}, ...]}`.
+    """
+    file = pathlib.Path(folder) / MANIFEST
+    return read_json(file) if file.exists() else {"settings": None, "shards": []}
+
+
+def write_dataset(
+    folder: str | os.PathLike,
+    settings: Mapping,
+    num_shards: int,
+    make_shard: Callable[[int], Iterable[Episode]],
+    report: Callable[[int], None] = lambda finished: None,
+) -> None:
+    """Writes the shards that are still missing.
+
+    Args:
+      folder: of the dataset.
+      settings: plain dictionary of what the episodes depend on; a folder that was begun with other
+        settings is refused.
+      num_shards: of the whole dataset.
+      make_shard: episodes of a shard by its number; a function of that number alone, so that a
+        dataset written in several goes equals one written in one.
+      report: called with the number of finished shards.
+
+    Raises:
+      StorageError: the folder was begun with other settings.
+      OSError: the folder cannot be written.
+    """
+    from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = read_manifest(folder)
+    if manifest["settings"] not in (None, dict(settings)):
+        raise StorageError(
+            f"{folder}: holds episodes of {manifest['settings']}, asked for are {dict(settings)};"
+            " allowed are the same settings, or another --workdir"
+        )
+    manifest["settings"] = dict(settings)
+    for index in range(len(manifest["shards"]), num_shards):
+        part = folder / f".{shard_name(index)}.part"
+        writer = ArrayRecordWriter(str(part), "group_size:1")
+        episodes = tokens = 0
+        for episode in make_shard(index):
+            writer.write(serialization.msgpack_serialize(dict(episode)))
+            episodes += 1
+            tokens += len(episode["action"])
+        writer.close()
+        if ArrayRecordReader(str(part)).num_records() != episodes:
+            raise StorageError(f"{part}: cannot be written whole; is the disk full?")
+        entry = {"sha256": _sha256(part), "episodes": episodes, "tokens": tokens}
+        os.replace(part, folder / shard_name(index))
+        manifest["shards"].append({"name": shard_name(index), **entry})
+        write_json(folder / MANIFEST, manifest)
+        report(index + 1)
+
+
+def check_dataset(folder: str | os.PathLike, num_shards: int) -> list[pathlib.Path]:
+    """Paths of all shards, each compared with its checksum.
+
+    Raises:
+      StorageError: names the shard that is missing, cut off or altered, and what mends it.
+    """
+    folder = pathlib.Path(folder)
+    shards = read_manifest(folder)["shards"]
+    if len(shards) < num_shards:
+        raise StorageError(
+            f"{folder}: {len(shards)} of {num_shards} shards are there; run the collection again,"
+            " it goes on with the next shard"
+        )
+    paths = []
+    for entry in shards[:num_shards]:
+        path = folder / entry["name"]
+        if not path.exists():
+            raise StorageError(f"{path}: is missing; remove {folder} and collect again")
+        if _sha256(path) != entry["sha256"]:
+            raise StorageError(
+                f"{path}: is cut off or altered (its SHA-256 is not that of the manifest); remove"
+                f" {folder} and collect again"
+            )
+        paths.append(path)
+    return paths
+
+
+def load_rows(
+    paths: Sequence[pathlib.Path],
+    sequence_length: int,
+    seed: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> dict[str, np.ndarray]:
+    """All episodes in random order, packed into rows by grain.
+
+    Args:
+      paths: shards, as `check_dataset` gives them.
+      sequence_length: `S`, tokens of a row; longer episodes are left out.
+      seed: of the order.
+      shard_index: which of `shard_count` hosts this is; each reads every `shard_count`-th episode.
+      shard_count: number of hosts.
+
+    Returns:
+      For every array `name` of the episodes the packed rows, `(N, S, ...)`, and as
+      `<name>_segment_ids` the number of the episode in its row from 1 on, 0 at padding.
+
+    Raises:
+      StorageError: no episode fits.
+    """
+    import grain
+
+    source = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
+    dataset = grain.MapDataset.source(source).shuffle(seed=seed)[shard_index::shard_count]
+    dataset = dataset.map(serialization.msgpack_restore)
+    dataset = dataset.filter(lambda episode: len(episode["action"]) <= sequence_length)
+    first = next(iter(dataset.to_iter_dataset()), None)
+    if first is None:
+        raise StorageError(f"{paths[0].parent}: no episode of up to {sequence_length} tokens")
+    packed = grain.experimental.FirstFitPackIterDataset(
+        dataset.to_iter_dataset(),
+        length_struct=dict.fromkeys(first, sequence_length),
+        num_packing_bins=64,
+        shuffle_bins=False,
+    )
+    rows = list(packed)
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
