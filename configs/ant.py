@@ -1,4 +1,4 @@
-"""Settings of every stage on the ant: presets `smoke`, `small` and `paper`.
+"""Settings of the ant's stages, so far `expert` and `collect`: presets `smoke`, `small`, `paper`.
 
 `smoke` shows in seconds that the mechanics work, `small` is for two CPU cores, `paper` for an
 accelerator. Choose with `--config=configs/ant.py:small`.
@@ -33,9 +33,21 @@ def get_config(preset: str = "small") -> ConfigDict:
                 "evaluation_episodes": 1_000,
                 **dataclasses.asdict(AntExpertConfig()),
             },
+            # Successful episodes on the pretraining tasks, for D and for the cleaner D* alike: the
+            # paper does not say how many (open).
+            "collect": {
+                "num_seeds": 1,
+                "num_shards": 32,
+                "episodes_per_shard": 256,
+                # Episodes played at a time.
+                "batch_size": 256,
+            },
         }
     )
+    if preset == "paper":
+        config.collect.update({"num_shards": 128, "episodes_per_shard": 1_024, "batch_size": 2_048})
     if preset == "smoke":
+        config.collect.update({"num_shards": 2, "episodes_per_shard": 2, "batch_size": 8})
         config.expert.update(
             {
                 "rounds": 2,

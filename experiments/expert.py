@@ -14,7 +14,7 @@ from tqdm import tqdm
 from experiments import build, launch
 from experiments.validation import EXPERT_STAGE_FIELDS
 from internal_rl.envs.ant import AntWorld
-from internal_rl.errors import ConfigError, DivergenceError
+from internal_rl.errors import DivergenceError
 from internal_rl.experts import ant_ppo
 from internal_rl.experts.ant_ppo import AntExpertConfig
 from internal_rl.training.files import storage_faults
@@ -112,11 +112,6 @@ def _train(config, world, settings, directory, seed) -> None:
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Trains every seed."""
-    if "expert" not in config:
-        raise ConfigError(
-            "config.expert: the grid world's expert is exact and needs no training, allowed is "
-            "--config=configs/ant.py:small"
-        )
     with storage_faults(workdir):
         for seed in launch.seeds_of(config, "expert"):
             train(config, workdir, seed)

@@ -35,6 +35,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder where the stages of a ru
 _BASE = ("environment", "data", "base", "pretrain")
 SECTIONS = {
     "expert": ("environment", "expert"),
+    "collect": ("environment", "expert", "collect"),
     "pretrain": _BASE,
     "probe": (*_BASE, "probe"),
     "steer": (*_BASE, "steer"),
@@ -81,8 +82,20 @@ def _start(main: Callable, arguments: Sequence[str], default_workdir: str | None
     if not workdir:
         raise ConfigError("--workdir: not given, allowed is a folder for the results of the run")
     _set_up_log()
+    _check_stage(_CONFIG.value, pathlib.Path(sys.argv[0]).stem)
     check_config(_CONFIG.value)
     main(_CONFIG.value, workdir)
+
+
+def _check_stage(config: ConfigDict, script: str) -> None:
+    """Refuses a stage that the config has no settings for.
+
+    Raises:
+      ConfigError: names the stages that it has.
+    """
+    if script in SECTIONS and script not in config:
+        stages = ", ".join(name for name in SECTIONS if name in config)
+        raise ConfigError(f"config.{script}: no such stage in this config, allowed are {stages}")
 
 
 def _set_up_log() -> None:
@@ -183,9 +196,9 @@ def stage_name(config: ConfigDict, section: str) -> str:
     """
     if section == "probe" and config.probe.base_step:
         return f"probe_{config.probe.base_step}"
-    variant = config.metacontroller.variant
-    if section in ("metacontroller", "internal_rl") and variant != "discovered":
-        return f"{section}_{variant}"
+    if section in ("metacontroller", "internal_rl"):
+        variant = config.metacontroller.variant
+        return section if variant == "discovered" else f"{section}_{variant}"
     return section
 
 

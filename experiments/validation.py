@@ -103,6 +103,8 @@ _RULES: dict[str, Rule] = {
     "rounds": _ONE_OR_MORE,
     "steps_per_round": _ONE_OR_MORE,
     "num_worlds": _ONE_OR_MORE,
+    "num_shards": _ONE_OR_MORE,
+    "episodes_per_shard": _ONE_OR_MORE,
     "unroll_length": _ONE_OR_MORE,
     "num_passes": _ONE_OR_MORE,
     "entropy_cost": _ZERO_OR_MORE,

@@ -81,6 +81,8 @@ class AntExpertConfig:
         shortest_path.check_ties(self.ties)
         if self.ties == "random":
             raise ValueError("ties is 'random', allowed are those that leave one action per cell")
+        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
+            raise ValueError(f"hidden_sizes is {self.hidden_sizes}, allowed are sizes of 1 or more")
         if self.batch_size * self.num_minibatches % self.num_worlds:
             raise ValueError(
                 f"num_worlds is {self.num_worlds}, allowed are divisors of batch_size * "

@@ -22,7 +22,9 @@ from internal_rl.errors import StageConflictError, StageMissingError
 from internal_rl.training.files import read_json, storage_faults, write_atomically, write_json
 from internal_rl.training.weights import load_weights, save_weights
 
-_PACKAGES = ("internal_rl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES = (
+    "internal_rl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "mujoco", "brax",
+)  # fmt: skip
 
 
 def _flatten(config: Mapping, prefix: str = "") -> dict[str, object]:

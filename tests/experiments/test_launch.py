@@ -7,7 +7,7 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-from configs import gridworld
+from configs import ant, gridworld
 from experiments import launch, reproduce
 from experiments.validation import check_config
 from internal_rl.errors import ConfigError, StageMissingError
@@ -109,10 +109,12 @@ def test_every_number_and_name_of_the_config_has_a_rule():
     from experiments.validation import _RULES, _fields
 
     checked_elsewhere = {"preset", "task", "layer", "snapshot_steps", "curriculum_tasks"}
+    checked_elsewhere |= {"hidden_sizes"}
     free = {"initial_log_std", "switch_bias"}
     fields = {
         name.rsplit(".", 1)[-1]
-        for name, _ in _fields(gridworld.get_config("small"))
+        for config in (gridworld.get_config("small"), ant.get_config("small"))
+        for name, _ in _fields(config)
         if not name.startswith("environment.")
     }
     assert fields - set(_RULES) == checked_elsewhere | free
@@ -146,6 +148,42 @@ def test_seeds_have_folders_of_their_own_and_do_not_change_the_config_of_a_stage
     config.metacontroller.rank = 2
     assert launch.stage_config(config, "internal_rl") != before
     assert "metacontroller" not in launch.stage_config(config, "raw_rl")
+
+
+@pytest.mark.parametrize(
+    ("make", "script", "message"),
+    [
+        (gridworld.get_config, "expert", "config.expert: .* allowed are pretrain, probe"),
+        (ant.get_config, "pretrain", "config.pretrain: .* allowed are expert, collect"),
+    ],
+)
+def test_a_stage_that_a_config_lacks_is_named(make, script, message):
+    with pytest.raises(ConfigError, match=message):
+        launch._check_stage(make("smoke"), script)
+    launch._check_stage(make("smoke"), "report")
+
+
+@pytest.mark.parametrize("preset", ant.PRESETS)
+def test_presets_of_the_ant_are_allowed(preset):
+    check_config(ant.get_config(preset))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("environment.cell_size", -1.0, "config.environment: cell_size is -1.0"),
+        ("expert.ties", "random", "config.expert: ties"),
+        ("expert.num_worlds", 7, "config.expert: num_worlds is 7"),
+        ("expert.discounting", 1.5, "config.expert.discounting: 1.5 given, allowed is 0 to 1"),
+        ("collect.num_shards", 0, "config.collect.num_shards: 0 given"),
+    ],
+)
+def test_bad_settings_of_the_ant_are_named(field, value, message):
+    config = ant.get_config("small")
+    section, name = field.split(".")
+    config[section][name] = value
+    with pytest.raises(ConfigError, match=message):
+        check_config(config)
 
 
 def test_variants_and_probed_ages_do_not_share_a_folder():
