@@ -55,7 +55,7 @@ def pinpad_rules(world: GridWorld) -> Rules:
         reset=lambda key: world.reset(key, world.post_training_task)[0],
         step=step,
         observe=world.observe,
-        num_actions=world.num_actions,
+        num_actions=world.action_size,
     )
 
 

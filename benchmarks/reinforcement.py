@@ -45,7 +45,7 @@ def random_parameters(config: ConfigDict) -> dict:
 
 def _base_shape(config: ConfigDict) -> flops.BaseModelShape:
     world = build.make_world(config)
-    return flops.BaseModelShape.of(config, world.observation_size, world.num_actions)
+    return flops.BaseModelShape.of(config, world.observation_size, world.action_size)
 
 
 def _acting_flops(config: ConfigDict, lengths: np.ndarray) -> float:

@@ -31,7 +31,7 @@ def training_flops(config: ConfigDict, batch: Trajectory) -> dict[str, float]:
     trajectories and to the future; the need counts neither these nor padding.
     """
     world = build.make_world(config)
-    shape = flops.BaseModelShape.of(config, world.observation_size, world.num_actions)
+    shape = flops.BaseModelShape.of(config, world.observation_size, world.action_size)
     observation_head = config.base.observation_loss > 0
     rows, length = batch.segment.shape
     lengths = segment_lengths(batch.segment)

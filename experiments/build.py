@@ -13,10 +13,13 @@ from internal_rl.envs.gridworld import GridWorld
 from internal_rl.envs.tasks import Task, check_task, parse_task, task_array
 from internal_rl.errors import ConfigError
 from internal_rl.experts.collect import ExpertStream
+from internal_rl.experts.dataset_stream import DatasetStream
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.policy import CodePolicy
 from internal_rl.training.optimiser import make_optimiser, make_schedule
+
+Stream = ExpertStream | DatasetStream
 
 GATE_OF_VARIANT = {"forced": "one", "unaligned": "random"}
 
@@ -62,7 +65,7 @@ def make_base_model(config: ConfigDict, world: GridWorld) -> BaseModel:
     return BaseModel(
         observation_size=world.observation_size,
         action_head=world.action_head,
-        action_size=world.num_actions,
+        action_size=world.action_size,
         block=base.block,
         width=base.width,
         depth=base.depth,

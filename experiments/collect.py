@@ -12,7 +12,7 @@ from experiments import build, launch
 from experiments.expert import expert_config
 from internal_rl.errors import ConfigError
 from internal_rl.experts import ant_data, ant_ppo, shards
-from internal_rl.training.files import storage_faults
+from internal_rl.files import storage_faults
 from internal_rl.training.randomness import named_key
 from internal_rl.training.stage_directory import StageDirectory
 

@@ -101,10 +101,12 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         )
 
     def losses(params, frozen, batch, key, tokens):
-        return discovery_losses(base, frozen, metacontroller, params, layer, batch, key, tokens)
+        return discovery_losses(
+            base, frozen["base"], metacontroller, params, layer, batch, key, tokens
+        )
 
     def update(state, frozen):
-        position, batch = stream.next(state.stream)
+        position, batch = stream.next(state.stream, frozen["data"])
         alpha = alpha_schedule(config, state.step)
 
         key = jax.random.fold_in(state.key, state.step)
@@ -124,7 +126,7 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         return state, {"loss": value, "action_nll": nll, "kl": kl, "alpha": alpha, **more}
 
     def evaluate(state, frozen):
-        batch = held_out(stream, config.metacontroller.evaluation_rows)
+        batch = held_out(stream, config.metacontroller.evaluation_rows, frozen["data"])
         tokens = batch.num_targets()
         nll, kl, discovery = losses(state.params, frozen, batch, jax.random.key(0), tokens)
         counts = count_switches(discovery.beta, batch.subgoal, batch.segment, batch.mask)
@@ -133,8 +135,8 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
 
     def artifacts(state, frozen):
         return examine_metacontroller(
-            world, base, frozen, metacontroller, state.params, layer,
-            held_out(stream, config.metacontroller.evaluation_rows),
+            world, base, frozen["base"], metacontroller, state.params, layer,
+            held_out(stream, config.metacontroller.evaluation_rows, frozen["data"]),
             named_key(jax.random.key(EVALUATION_KEY), "examination"),
             config.metacontroller.evaluation_episodes,
         )  # fmt: skip
@@ -149,8 +151,8 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         evaluate=evaluate,
         artifacts=artifacts,
         references=reference_lines,
-        frozen=base_params,
-        frozen_axes=axis,
+        frozen={"base": base_params, "data": stream.source},
+        frozen_axes={"base": axis, "data": None},
         **launch.schedule_of(config, "metacontroller"),
     )
 

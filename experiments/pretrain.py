@@ -78,9 +78,8 @@ def make_stage(config: ConfigDict) -> Stage:
         return PretrainState(params, optimiser.init(params), position, jnp.int32(0))
 
     def update(state, frozen):
-        del frozen
         if curriculum is None:
-            position, batch = stream.next(state.stream)
+            position, batch = stream.next(state.stream, frozen["data"])
         else:
             early = state.step < config.pretrain.curriculum_steps
             position, batch = jax.lax.cond(early, curriculum.next, stream.next, state.stream)
@@ -101,8 +100,7 @@ def make_stage(config: ConfigDict) -> Stage:
         return state, {"loss": value, "padding": padding, **metrics, **more}
 
     def evaluate(state, frozen):
-        del frozen
-        batch = held_out(stream, config.pretrain.evaluation_rows)
+        batch = held_out(stream, config.pretrain.evaluation_rows, frozen["data"])
         return loss(state.params, batch, tokens=batch.num_targets())[1]
 
     def artifacts(state, frozen):
@@ -121,6 +119,7 @@ def make_stage(config: ConfigDict) -> Stage:
         references=reference_lines,
         artifacts=artifacts,
         snapshot_steps=tuple(config.pretrain.snapshot_steps),
+        frozen={"data": stream.source},
         **launch.schedule_of(config, "pretrain"),
     )
 
@@ -132,10 +131,10 @@ def make_curriculum(config: ConfigDict, world: GridWorld) -> ExpertStream | None
     return build.make_stream(config, world, tasks=parse_tasks(config.pretrain.curriculum_tasks))
 
 
-def held_out(stream: ExpertStream, rows: int) -> Trajectory:
-    """Rows of trajectories that no training stream contains."""
+def held_out(stream: build.Stream, rows: int, source: Trajectory | None) -> Trajectory:
+    """Rows of trajectories that no training stream contains; `source` is that of the stream."""
     key = named_key(jax.random.key(EVALUATION_KEY), "held out")
-    return stream.evaluation_set(key, rows)
+    return stream.evaluation_set(key, rows, source)
 
 
 def main(config: ConfigDict, workdir: str) -> None:

@@ -45,8 +45,8 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         return ProbeStageState(probe, stream.init(named_keys(key, "data")["data"], rows))
 
     def update(state, frozen):
-        position, batch = stream.next(state.stream)
-        residuals = probing.residual_streams(base, frozen, batch)
+        position, batch = stream.next(state.stream, frozen["data"])
+        residuals = probing.residual_streams(base, frozen["base"], batch)
         probe, metrics = probing.update(
             state.probe, residuals, batch.subgoal, batch.mask, optimiser
         )
@@ -54,8 +54,8 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         return ProbeStageState(probe, position), {"loss": losses.mean(), **metrics}
 
     def evaluate(state, frozen):
-        batch = held_out(stream, config.probe.evaluation_rows)
-        residuals = probing.residual_streams(base, frozen, batch)
+        batch = held_out(stream, config.probe.evaluation_rows, frozen["data"])
+        residuals = probing.residual_streams(base, frozen["base"], batch)
         counts = probing.count_correct(
             state.probe.weights, residuals, batch.subgoal, batch.segment, batch.mask,
             world.time_limit,
@@ -65,8 +65,8 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         return {f"accuracy_layer_{i}": accuracy[i] for i in range(accuracy.shape[0])}
 
     def artifacts(state, frozen):
-        batch = held_out(stream, config.probe.evaluation_rows)
-        residuals = probing.residual_streams(base, frozen, batch)
+        batch = held_out(stream, config.probe.evaluation_rows, frozen["data"])
+        residuals = probing.residual_streams(base, frozen["base"], batch)
         counts = probing.count_correct(
             state.probe.weights, residuals, batch.subgoal, batch.segment, batch.mask,
             world.time_limit,
@@ -84,8 +84,8 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         update=update,
         evaluate=evaluate,
         artifacts=artifacts,
-        frozen=base_params,
-        frozen_axes=axis,
+        frozen={"base": base_params, "data": stream.source},
+        frozen_axes={"base": axis, "data": None},
         **launch.schedule_of(config, "probe"),
     )
 

@@ -60,11 +60,11 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         return SteerStageState(layers, stream.init(keys["data"], rows))
 
     def update(state, frozen):
-        position, batch = stream.next(state.stream)
+        position, batch = stream.next(state.stream, frozen["data"])
         layers, losses = [], []
         for layer, controllers in enumerate(state.layers):
             controllers, metrics = steering.update(
-                controllers, batch, base=base, base_params=frozen, layer=layer,
+                controllers, batch, base=base, base_params=frozen["base"], layer=layer,
                 optimiser=optimiser, num_parts=config.steer.num_parts,
             )  # fmt: skip
             layers.append(controllers)
@@ -78,7 +78,7 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
     def artifacts(state, frozen):
         results = [
             steering.evaluate(
-                world, base, frozen, controllers.controllers, layer,
+                world, base, frozen["base"], controllers.controllers, layer,
                 jax.random.key(layer), task, config.steer.evaluation_episodes,
             )
             for layer, controllers in enumerate(state.layers)
@@ -89,8 +89,8 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         init=init,
         update=update,
         artifacts=artifacts,
-        frozen=base_params,
-        frozen_axes=axis,
+        frozen={"base": base_params, "data": stream.source},
+        frozen_axes={"base": axis, "data": None},
         **launch.schedule_of(config, "steer"),
     )
 

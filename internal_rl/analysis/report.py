@@ -29,7 +29,7 @@ from internal_rl.analysis.run_results import RunResults, read_sweep, stacked_cur
 from internal_rl.analysis.switching import SWITCH_THRESHOLD
 from internal_rl.envs.render import frames_of_observations, save_gif
 from internal_rl.errors import StorageError
-from internal_rl.training.files import storage_faults, write_atomically, write_json
+from internal_rl.files import storage_faults, write_atomically, write_json
 
 # Keys that every summary holds, whatever has been run.
 EXPECTED = ("internal_rl_success", "raw_rl_success", "switching_f1")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from internal_rl.training.files import read_json, storage_faults
+from internal_rl.files import read_json, storage_faults
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_directory import load_artifacts
 

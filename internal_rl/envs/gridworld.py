@@ -188,7 +188,7 @@ class GridWorld:
       layouts: objects `(N, O)`, walls `(N, W)`, free cells `(N, F)` of the pool, or None.
     """
 
-    num_actions = 4
+    action_size = 4
     action_head = "categorical"
 
     def __init__(self, config: GridWorldConfig):

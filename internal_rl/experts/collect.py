@@ -79,7 +79,10 @@ class ExpertStream:
       sequence_length: `S`, tokens per row.
       include_terminal: whether each trajectory ends with a token for its terminal observation.
       max_episodes: `M`, most episodes started in one row.
+      source: arrays that the rows come from, to be given to `next`; none, as they are generated.
     """
+
+    source = None
 
     def __init__(
         self,
@@ -129,8 +132,12 @@ class ExpertStream:
         lanes = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))
         return StreamState(lanes(jnp.arange(num_rows)), jnp.zeros(num_rows, jnp.int32))
 
-    def next(self, state: StreamState) -> tuple[StreamState, Trajectory]:
-        """Next rows: the advanced state and a `Trajectory` with leading axis `B`."""
+    def next(self, state: StreamState, source: None = None) -> tuple[StreamState, Trajectory]:
+        """Next rows: the advanced state and a `Trajectory` with leading axis `B`.
+
+        `source` is the stream's attribute of that name, as with every stream.
+        """
+        del source
         state, tokens = self.next_tokens(state)
         return state, self.trajectory(tokens)
 
@@ -168,8 +175,9 @@ class ExpertStream:
             segment=tokens.segment,
         )
 
-    def evaluation_set(self, key: chex.PRNGKey, num_rows: int) -> Trajectory:
+    def evaluation_set(self, key: chex.PRNGKey, num_rows: int, source: None = None) -> Trajectory:
         """One batch of rows from a stream of its own."""
+        del source
         return self.next(self.init(key, num_rows))[1]
 
     def padding_fraction(self, key: chex.PRNGKey, num_rows: int = 64, num_calls: int = 4) -> float:

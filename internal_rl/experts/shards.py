@@ -15,7 +15,7 @@ import numpy as np
 from flax import serialization
 
 from internal_rl.errors import StorageError
-from internal_rl.training.files import read_json, write_json
+from internal_rl.files import read_json, write_json
 
 Episode = Mapping[str, np.ndarray]
 

@@ -9,7 +9,7 @@ import pathlib
 import shutil
 
 from internal_rl.errors import StageMissingError
-from internal_rl.training.files import storage_faults
+from internal_rl.files import storage_faults
 
 _FOLDER = pathlib.Path(__file__).parent
 

@@ -17,8 +17,8 @@ from absl import logging
 from tqdm import tqdm
 
 from internal_rl.errors import DivergenceError, StageConflictError
+from internal_rl.files import read_json, storage_faults, write_json
 from internal_rl.training.checkpoints import Checkpoints
-from internal_rl.training.files import read_json, storage_faults, write_json
 from internal_rl.training.metrics import MetricsWriter, read_metrics
 from internal_rl.training.program import Program
 from internal_rl.training.stage import Stage, State

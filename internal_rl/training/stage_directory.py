@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from internal_rl.errors import StageConflictError, StageMissingError
-from internal_rl.training.files import read_json, storage_faults, write_atomically, write_json
+from internal_rl.files import read_json, storage_faults, write_atomically, write_json
 from internal_rl.training.weights import load_weights, save_weights
 
 _PACKAGES = (

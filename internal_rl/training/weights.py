@@ -9,7 +9,7 @@ import numpy as np
 from flax import serialization
 
 from internal_rl.errors import StorageError
-from internal_rl.training.files import write_atomically
+from internal_rl.files import write_atomically
 
 
 def save_weights(path: str | os.PathLike, params: chex.ArrayTree) -> None:

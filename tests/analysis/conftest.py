@@ -30,7 +30,7 @@ def base(env):
     return BaseModel(
         observation_size=env.observation_size,
         action_head=env.action_head,
-        action_size=env.num_actions,
+        action_size=env.action_size,
         width=16,
         depth=2,
         num_heads=2,

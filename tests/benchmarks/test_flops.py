@@ -30,7 +30,7 @@ def test_the_forward_pass_of_the_base_model(block):
     observation = jnp.zeros((rows, length, world.observation_size), jnp.uint8)
     segment = jnp.zeros((rows, length), jnp.int32)
     params = jax.eval_shape(base.init, jax.random.key(0), observation, segment)
-    shape = flops.BaseModelShape.of(config, world.observation_size, world.num_actions)
+    shape = flops.BaseModelShape.of(config, world.observation_size, world.action_size)
     # The program computes the scores of all pairs, the invisible ones included.
     counted = flops.base_forward(shape, rows * length, rows * length**2, True)
     assert xla_flops(base.apply, params, observation, segment) == pytest.approx(counted, rel=0.1)

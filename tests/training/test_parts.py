@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from internal_rl.errors import StorageError
-from internal_rl.training.files import read_json, write_atomically, write_json
+from internal_rl.files import read_json, write_atomically, write_json
 from internal_rl.training.metrics import MetricsWriter, read_metrics
 from internal_rl.training.optimiser import apply_gradients, make_optimiser, make_schedule
 from internal_rl.training.randomness import named_key, named_keys
@@ -20,7 +20,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("internal_rl.training.files.os.fsync", full)
+    monkeypatch.setattr("internal_rl.files.os.fsync", full)
     with pytest.raises(OSError):
         write_atomically(file, "x" * 100)
     assert read_json(file) == {"a": 1}
