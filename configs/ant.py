@@ -9,7 +9,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from internal_rl.envs import ant
-from internal_rl.experts.ant_ppo import AntExpertConfig
+from internal_rl.experts.ant_expert import AntExpertConfig
 
 PRESETS = ("smoke", "small", "paper")
 

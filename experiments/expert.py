@@ -16,7 +16,7 @@ from experiments.validation import EXPERT_STAGE_FIELDS
 from internal_rl.envs.ant import AntWorld
 from internal_rl.errors import DivergenceError
 from internal_rl.experts import ant_ppo
-from internal_rl.experts.ant_ppo import AntExpertConfig
+from internal_rl.experts.ant_expert import AntExpertConfig
 from internal_rl.files import storage_faults
 from internal_rl.training.metrics import MetricsWriter, read_metrics
 from internal_rl.training.randomness import named_key

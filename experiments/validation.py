@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from internal_rl import envs
 from internal_rl.envs import tasks
 from internal_rl.errors import ConfigError
-from internal_rl.experts.ant_ppo import AntExpertConfig
+from internal_rl.experts.ant_expert import AntExpertConfig
 from internal_rl.experts.shortest_path import TIES
 from internal_rl.models.base_model import BLOCKS
 from internal_rl.models.metacontroller import GATES

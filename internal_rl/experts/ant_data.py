@@ -14,7 +14,7 @@ from flax import struct
 
 from internal_rl.envs.ant import AntWorld
 from internal_rl.experts import ant_ppo
-from internal_rl.experts.ant_ppo import AntExpertConfig
+from internal_rl.experts.ant_expert import AntExpertConfig
 from internal_rl.experts.shards import Episode
 from internal_rl.types import Trajectory
 

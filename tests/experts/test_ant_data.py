@@ -8,7 +8,7 @@ import pytest
 from internal_rl.envs.ant import AntWorld, AntWorldConfig
 from internal_rl.envs.physics import PhysicsState
 from internal_rl.experts import ant_data, ant_ppo, shards
-from internal_rl.experts.ant_ppo import AntExpertConfig
+from internal_rl.experts.ant_expert import AntExpertConfig
 
 
 def drive(model, state, control):

@@ -12,7 +12,8 @@ import pytest
 from internal_rl.envs.ant import AntWorld, AntWorldConfig
 from internal_rl.envs.physics import PhysicsState
 from internal_rl.experts import ant_ppo
-from internal_rl.experts.ant_ppo import AntExpertConfig, GuidedAnt
+from internal_rl.experts.ant_expert import AntExpertConfig
+from internal_rl.experts.ant_ppo import GuidedAnt
 from tests.training.test_loop import ROOT
 
 # Colours 0 to 3 in the corners, a wall in the middle of the left half.
