@@ -53,29 +53,18 @@ def make_recorder(
     subgoals = jnp.asarray(subgoals)
 
     def episode(params, key):
-        task_key, reset_key, action_key = jax.random.split(key, 3)
+        task_key, key = jax.random.split(key)
         index = jax.random.randint(task_key, (), 0, len(tasks))
-        ant, timestep = world.reset(reset_key, tasks[index])
+        ant, last, (observation, action, progress) = ant_ppo.run_episode(
+            world, config, policy, params, tasks[index], key
+        )
         length = jnp.sum(tasks[index] >= 0)
-
-        def step(carry, key):
-            state, observation = carry
-            subgoal = subgoals[index, jnp.minimum(state.ant.progress, length - 1)]
-            action = policy(params, ant_ppo.guided_observation(state, observation), key)
-            action = jnp.clip(action, -1.0, 1.0)
-            ant, timestep = world.step(state.ant, action)
-            carry = state.replace(ant=ant), timestep.observation
-            return carry, (observation, action, subgoal)
-
-        first = ant_ppo.solve(world, ant, config.ties), timestep.observation
-        keys = jax.random.split(action_key, world.time_limit)
-        (state, last), (observation, action, subgoal) = jax.lax.scan(step, first, keys)
         return Recording(
             observation=jnp.concatenate([observation, last[None]]),
             action=action,
-            subgoal=subgoal,
-            length=state.ant.time,
-            success=state.ant.success,
+            subgoal=subgoals[index, jnp.minimum(progress, length - 1)],
+            length=ant.time,
+            success=ant.success,
         )
 
     return jax.jit(jax.vmap(episode, in_axes=(None, 0)))

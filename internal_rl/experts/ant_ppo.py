@@ -280,6 +280,44 @@ def as_params(tree: dict) -> tuple:
     return normalisation, tree["policy"], tree["value"]
 
 
+def run_episode(
+    world: AntWorld,
+    config: AntExpertConfig,
+    policy: Callable,
+    params: tuple,
+    task: chex.Array,
+    key: chex.PRNGKey,
+) -> tuple[AntState, chex.Array, tuple[chex.Array, chex.Array, chex.Array]]:
+    """One episode in a random layout, to the time limit.
+
+    Args:
+      world: the world.
+      config: of the expert.
+      policy: from `make_policy`.
+      params: `(normalisation, policy, value)` parameters.
+      task: `(K,)` int32, padded with -1.
+      key: randomness of the layout and of actions.
+
+    Returns:
+      the last state, its observation `(d,)`, and of every step before it observation `(T, d)`,
+      action `(T, 8)` in [-1, 1] and progress `(T,)`.
+    """
+    reset_key, action_key = jax.random.split(key)
+    ant, timestep = world.reset(reset_key, task)
+
+    def step(carry, key):
+        state, observation = carry
+        action = policy(params, guided_observation(state, observation), key)
+        action = jnp.clip(action, -1.0, 1.0)
+        ant, timestep = world.step(state.ant, action)
+        carry = state.replace(ant=ant), timestep.observation
+        return carry, (observation, action, state.ant.progress)
+
+    first = solve(world, ant, config.ties), timestep.observation
+    (state, last), steps = jax.lax.scan(step, first, jax.random.split(action_key, world.time_limit))
+    return state.ant, last, steps
+
+
 def play(
     world: AntWorld,
     config: AntExpertConfig,
@@ -306,20 +344,9 @@ def play(
     policy = make_policy(world, config, deterministic)
 
     def episode(key):
-        task_key, reset_key, action_key = jax.random.split(key, 3)
+        task_key, key = jax.random.split(key)
         task = tasks[jax.random.randint(task_key, (), 0, len(tasks))]
-        ant, timestep = world.reset(reset_key, task)
-        state = solve(world, ant, config.ties)
-
-        def step(carry, key):
-            state, observation = carry
-            action = policy(params, guided_observation(state, observation), key)
-            ant, timestep = world.step(state.ant, action)
-            return (state.replace(ant=ant), timestep.observation), None
-
-        keys = jax.random.split(action_key, world.time_limit)
-        (state, _), _ = jax.lax.scan(step, (state, timestep.observation), keys)
-        return state.ant
+        return run_episode(world, config, policy, params, task, key)[0]
 
     return jax.jit(jax.vmap(episode))(jax.random.split(key, num_episodes))
 
