@@ -48,23 +48,8 @@ class AntWorldConfig:
     physics: str = "auto"
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, field.type) or isinstance(value, bool):
-                raise ValueError(f"{field.name} is {value!r}, allowed is {field.type.__name__}")
         lowest = {"grid_size": 2, "num_colours": 1, "num_walls": 0, "time_limit": 1}
-        for name, least in (lowest | {"frame_skip": 1}).items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, allowed is {least} or more")
-        if self.grid_size > pinpad.MAX_GRID_SIZE:
-            raise ValueError(
-                f"grid_size is {self.grid_size}, allowed is up to {pinpad.MAX_GRID_SIZE}"
-            )
-        if self.num_colours + self.num_walls >= self.grid_size**2:
-            raise ValueError(
-                f"num_colours + num_walls is {self.num_colours + self.num_walls}, allowed is up to "
-                f"{self.grid_size**2 - 1} on a grid of grid_size={self.grid_size}"
-            )
+        pinpad.check_fields(self, lowest | {"frame_skip": 1})
         if not self.cell_size > 0:
             raise ValueError(f"cell_size is {self.cell_size}, allowed is above 0 metres")
         for name, allowed in (("border", BORDERS), ("physics", KINDS)):

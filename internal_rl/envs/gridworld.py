@@ -57,25 +57,8 @@ class GridWorldConfig:
     home_radius: int = 0
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, field.type) or isinstance(value, bool):
-                raise ValueError(f"{field.name} is {value!r}, allowed is {field.type.__name__}")
-        lowest = {"grid_size": 2, "num_colours": 1, "time_limit": 1}
-        for name in ("grid_size", "num_colours", "num_walls", "time_limit", "num_layouts"):
-            if getattr(self, name) < lowest.get(name, 0):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, allowed is {lowest.get(name, 0)} or more"
-                )
-        if self.grid_size > pinpad.MAX_GRID_SIZE:
-            raise ValueError(
-                f"grid_size is {self.grid_size}, allowed is up to {pinpad.MAX_GRID_SIZE}"
-            )
-        if self.num_colours + self.num_walls >= self.grid_size**2:
-            raise ValueError(
-                f"num_colours + num_walls is {self.num_colours + self.num_walls}, allowed is up to "
-                f"{self.grid_size**2 - 1} on a grid of grid_size={self.grid_size}"
-            )
+        lowest = {"grid_size": 2, "num_colours": 1, "num_walls": 0, "time_limit": 1}
+        pinpad.check_fields(self, lowest | {"num_layouts": 0})
         if not 0 <= self.min_departures <= (4 if self.num_layouts else 0):
             raise ValueError(
                 f"min_departures is {self.min_departures}, allowed is 0 to 4 with a pool of "

@@ -4,6 +4,9 @@ Cells of a `G x G` grid are numbered row by row, `cell = row * G + column`, rows
 is `objects (O,)`, the cell of every colour, and `walls (W,)`, the cells of the walls.
 """
 
+import dataclasses
+from collections.abc import Mapping
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,32 @@ MAX_REDRAWS = 1000
 FREE, WALL = -1, -2
 # Steps of a flood in one iteration of its loop, chosen by timing: each iteration has a fixed cost.
 _FLOOD_STEPS = 4
+
+
+def check_fields(config, lowest: Mapping[str, int]) -> None:
+    """Checks what the configs of all pinpad worlds have in common.
+
+    Args:
+      config: dataclass with at least `grid_size`, `num_colours` and `num_walls`.
+      lowest: smallest allowed value by field.
+
+    Raises:
+      ValueError: names the first field that has another type or is too small or too large.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not isinstance(value, field.type) or isinstance(value, bool):
+            raise ValueError(f"{field.name} is {value!r}, allowed is {field.type.__name__}")
+    for name, least in lowest.items():
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} is {getattr(config, name)}, allowed is {least} or more")
+    if config.grid_size > MAX_GRID_SIZE:
+        raise ValueError(f"grid_size is {config.grid_size}, allowed is up to {MAX_GRID_SIZE}")
+    if config.num_colours + config.num_walls >= config.grid_size**2:
+        raise ValueError(
+            f"num_colours + num_walls is {config.num_colours + config.num_walls}, allowed is up to "
+            f"{config.grid_size**2 - 1} on a grid of grid_size={config.grid_size}"
+        )
 
 
 def sample_distinct(key: chex.PRNGKey, num_values: int, num_samples: int) -> chex.Array:
