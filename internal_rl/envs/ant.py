@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from internal_rl.envs import ant_body, pinpad, tasks
+from internal_rl.envs import ant_body, pinpad
 from internal_rl.envs.physics import KINDS, Physics, PhysicsState, make_physics
 from internal_rl.types import Timestep
 
@@ -97,7 +97,7 @@ def symlog(x: chex.Array) -> chex.Array:
     return jnp.sign(x) * jnp.log1p(jnp.abs(x))
 
 
-class AntWorld:
+class AntWorld(pinpad.PinpadWorld):
     """The world as pure functions of its state; no auto-reset.
 
     Attributes:
@@ -125,21 +125,9 @@ class AntWorld:
           ValueError: if the tasks need more colours than there are.
           ConfigError: if the physics asked for is not installed.
         """
-        self.config = config
-        self.task_set = tasks.task_set(config.tasks)
-        if self.task_set.num_colours > config.num_colours:
-            raise ValueError(
-                f"tasks '{config.tasks}' has {self.task_set.num_colours} colours, allowed are up "
-                f"to num_colours={config.num_colours}"
-            )
+        super().__init__(config)
         self.model = ant_body.ant_model()
         self._physics = physics or make_physics(config.physics, config.frame_skip)
-        self.time_limit = config.time_limit
-        self.max_task_length = self.task_set.max_length
-        self.pretraining_tasks = tasks.task_array(self.task_set.pretraining, self.max_task_length)
-        self.post_training_task = tasks.task_array(
-            (self.task_set.post_training,), self.max_task_length
-        )[0]
         self.observation_size = sum(size for _, size in self._field_sizes())
 
     def _field_sizes(self) -> tuple[tuple[str, int], ...]:

@@ -158,7 +158,7 @@ class GridState:
     success: chex.Array
 
 
-class GridWorld:
+class GridWorld(pinpad.PinpadWorld):
     """The world as pure functions of its state; no auto-reset.
 
     Attributes:
@@ -180,19 +180,7 @@ class GridWorld:
         Raises:
           ValueError: if the tasks need more colours than there are, or no pool can be drawn.
         """
-        self.config = config
-        self.task_set = tasks.task_set(config.tasks)
-        if self.task_set.num_colours > config.num_colours:
-            raise ValueError(
-                f"tasks '{config.tasks}' has {self.task_set.num_colours} colours, allowed are up "
-                f"to num_colours={config.num_colours}"
-            )
-        self.time_limit = config.time_limit
-        self.max_task_length = self.task_set.max_length
-        self.pretraining_tasks = tasks.task_array(self.task_set.pretraining, self.max_task_length)
-        self.post_training_task = tasks.task_array(
-            (self.task_set.post_training,), self.max_task_length
-        )[0]
+        super().__init__(config)
         self.num_channels = config.num_colours + config.num_walls + 1
         self.observation_size = config.grid_size**2 * self.num_channels
         self.layouts = None

@@ -11,6 +11,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from internal_rl.envs import tasks
+
 MAX_GRID_SIZE = 31
 MAX_REDRAWS = 1000
 FREE, WALL = -1, -2
@@ -42,6 +44,39 @@ def check_fields(config, lowest: Mapping[str, int]) -> None:
             f"num_colours + num_walls is {config.num_colours + config.num_walls}, allowed is up to "
             f"{config.grid_size**2 - 1} on a grid of grid_size={config.grid_size}"
         )
+
+
+class PinpadWorld:
+    """What the worlds know of their tasks.
+
+    Attributes:
+      config: the settings.
+      task_set: pretraining and post-training tasks.
+      time_limit: `T`, steps of the longest episode.
+      max_task_length: `K`, colours in the longest task of the set.
+      post_training_task: `(K,)` int32.
+      pretraining_tasks: `(N, K)` int32, padded with -1.
+    """
+
+    def __init__(self, config):
+        """Reads the tasks.
+
+        Raises:
+          ValueError: if the tasks need more colours than there are.
+        """
+        self.config = config
+        self.task_set = tasks.task_set(config.tasks)
+        if self.task_set.num_colours > config.num_colours:
+            raise ValueError(
+                f"tasks '{config.tasks}' has {self.task_set.num_colours} colours, allowed are up "
+                f"to num_colours={config.num_colours}"
+            )
+        self.time_limit = config.time_limit
+        self.max_task_length = self.task_set.max_length
+        self.pretraining_tasks = tasks.task_array(self.task_set.pretraining, self.max_task_length)
+        self.post_training_task = tasks.task_array(
+            (self.task_set.post_training,), self.max_task_length
+        )[0]
 
 
 def sample_distinct(key: chex.PRNGKey, num_values: int, num_samples: int) -> chex.Array:
