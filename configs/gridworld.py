@@ -9,10 +9,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from configs.common import at_preset, optimiser, schedule
 from internal_rl.envs import gridworld
-
-PRESETS = ("smoke", "small", "paper")
-
 
 def get_config(preset: str = "small") -> ConfigDict:
     """All settings of one preset.
@@ -20,31 +18,9 @@ def get_config(preset: str = "small") -> ConfigDict:
     Raises:
       ValueError: for an unknown preset.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"config: preset '{preset}' is unknown, allowed are {', '.join(PRESETS)}")
-    config = _paper()
+    config = at_preset(preset, _paper, {"small": _small, "smoke": _smoke})
     config.environment.update(dataclasses.asdict(gridworld.PRESETS[preset]))
-    config.preset = preset
-    if preset == "small":
-        config.update(_small())
-    elif preset == "smoke":
-        config.update(_smoke())
     return config
-
-
-def _schedule(steps: int, log_every: int, checkpoint_every: int, steps_per_call: int) -> dict:
-    """How long a stage trains and how often it reports and saves, all in updates.
-
-    One line of metrics is the mean over `log_every` updates; `checkpoint_every` and
-    `evaluate_every` are multiples of it; `steps_per_call` updates run inside one compiled call.
-    """
-    return {
-        "steps": steps,
-        "log_every": log_every,
-        "evaluate_every": 10 * log_every,
-        "checkpoint_every": checkpoint_every,
-        "steps_per_call": steps_per_call,
-    }
 
 
 def _paper() -> ConfigDict:
@@ -75,18 +51,6 @@ def _paper() -> ConfigDict:
         # λ, weight of the observation loss: the better of 0 and 0.01.
         "observation_loss": 0.01,
     }
-    # A final learning rate below 0 keeps the rate constant; a maximal gradient norm of 0 never
-    # clips.
-    optimiser = {
-        "optimiser": "adamw",
-        "learning_rate": 3e-4,
-        "warmup_steps": 0,
-        "final_learning_rate": -1.0,
-        "weight_decay": 0.03,
-        "b1": 0.9,
-        "b2": 0.999,
-        "max_gradient_norm": 0.0,
-    }
     pretrain = {
         "num_seeds": 10,
         "batch_size": 1024,
@@ -105,8 +69,8 @@ def _paper() -> ConfigDict:
         "reference_trajectories": 4096,
         # Training ages at which parameters are kept for the probes.
         "snapshot_steps": (16_000, 32_000, 64_000, 128_000),
-        **optimiser,
-        **_schedule(256_000, 500, 2_000, 100),
+        **optimiser(),
+        **schedule(256_000, 500, 2_000, 100),
     }
     probe = {
         "num_seeds": 10,
@@ -114,10 +78,8 @@ def _paper() -> ConfigDict:
         "evaluation_rows": 64,
         # Training age of the base model; 0 for the final parameters.
         "base_step": 0,
-        **optimiser,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.0,
-        **_schedule(8_000, 100, 1_000, 100),
+        **optimiser(1e-3, 0.0),
+        **schedule(8_000, 100, 1_000, 100),
     }
     steer = {
         "num_seeds": 10,
@@ -126,9 +88,8 @@ def _paper() -> ConfigDict:
         "rank": 16,
         # Episodes on the post-training task for each layer (open).
         "evaluation_episodes": 1024,
-        **optimiser,
-        "learning_rate": 1e-3,
-        **_schedule(3_200, 100, 800, 100),
+        **optimiser(1e-3),
+        **schedule(3_200, 100, 800, 100),
     }
     metacontroller = {
         "num_seeds": 10,
@@ -167,9 +128,8 @@ def _paper() -> ConfigDict:
         "evaluation_rows": 64,
         # Episodes per arm of the code injection (open).
         "evaluation_episodes": 1024,
-        **optimiser,
-        "learning_rate": 1e-3,
-        **_schedule(64_000, 200, 1_000, 100),
+        **optimiser(1e-3),
+        **schedule(64_000, 200, 1_000, 100),
     }
     reinforcement = {
         # Colours of the task, such as "0-1-2"; empty for the world's post-training task.
@@ -180,10 +140,8 @@ def _paper() -> ConfigDict:
         "num_epochs": 4,
         "num_minibatches": 1,
         "evaluation_episodes": 1024,
-        **optimiser,
-        "learning_rate": 3e-5,
-        "weight_decay": 0.0,
-        **_schedule(100_000, 50, 500, 10),
+        **optimiser(3e-5, 0.0),
+        **schedule(100_000, 50, 500, 10),
     }
     internal_rl = {
         # Policies for each metacontroller.
@@ -246,14 +204,14 @@ def _small() -> dict:
             "learning_rate": 4e-3,
             "warmup_steps": 200,
             "final_learning_rate": 1.2e-4,
-            **_schedule(6_000, 50, 500, 50),
+            **schedule(6_000, 50, 500, 50),
         },
         "probe": {
             "num_seeds": 1,
             "batch_size": 88,
             "evaluation_rows": 64,
             "learning_rate": 1e-2,
-            **_schedule(500, 50, 250, 50),
+            **schedule(500, 50, 250, 50),
         },
         "steer": {
             "num_seeds": 1,
@@ -263,7 +221,7 @@ def _small() -> dict:
             "evaluation_episodes": 2048,
             "learning_rate": 1e-2,
             "final_learning_rate": 1e-3,
-            **_schedule(1_000, 50, 250, 50),
+            **schedule(1_000, 50, 250, 50),
         },
         "metacontroller": {
             "num_seeds": 1,
@@ -282,18 +240,18 @@ def _small() -> dict:
             "warmup_steps": 50,
             "final_learning_rate": 4e-4,
             "max_gradient_norm": 1.0,
-            **_schedule(2_500, 50, 250, 50),
+            **schedule(2_500, 50, 250, 50),
         },
         "internal_rl": {
             "num_seeds": 1,
             "policy_width": 64,
             "learning_rate": 1e-3,
-            **_schedule(400, 10, 50, 5),
+            **schedule(400, 10, 50, 5),
         },
         "raw_rl": {
             "num_seeds": 1,
             "learning_rate": 1e-4,
-            **_schedule(400, 10, 50, 5),
+            **schedule(400, 10, 50, 5),
         },
         "quickstart": {
             "internal_rl": {"steps": 200},
@@ -304,7 +262,7 @@ def _small() -> dict:
 
 def _smoke() -> dict:
     """Mechanics only: the small world's shapes shrunk until a stage takes seconds."""
-    tiny = {"num_seeds": 1, **_schedule(8, 2, 4, 2)}
+    tiny = {"num_seeds": 1, **schedule(8, 2, 4, 2)}
     rows = {"batch_size": 16, "evaluation_rows": 4}
     parts = {"num_parts": 2}
     return {

@@ -9,18 +9,23 @@ from ml_collections import ConfigDict
 
 from experiments import launch
 from internal_rl import envs
-from internal_rl.envs.gridworld import GridWorld
+from internal_rl.envs import GridWorld, World
 from internal_rl.envs.tasks import Task, check_task, parse_task, task_array
 from internal_rl.errors import ConfigError
-from internal_rl.experts.collect import ExpertStream
-from internal_rl.experts.dataset_stream import DatasetStream
+from internal_rl.experts import shards
+from internal_rl.experts.collect import ExpertStream, StreamState
+from internal_rl.experts.dataset_stream import DatasetPosition, DatasetStream, as_trajectory
+from internal_rl.files import storage_faults
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.policy import CodePolicy
 from internal_rl.training.optimiser import make_optimiser, make_schedule
 
 Stream = ExpertStream | DatasetStream
+StreamPosition = StreamState | DatasetPosition
 
+# Datasets of the stage `collect`, by whether the expert's actions are its mean ones.
+DATASETS = {False: "pretraining", True: "clean"}
 GATE_OF_VARIANT = {"forced": "one", "unaligned": "random"}
 
 
@@ -32,19 +37,40 @@ def checked(function: Callable, section: str, *args, **kwargs):
         raise ConfigError(f"config.{section}: {error}") from None
 
 
-def make_world(config: ConfigDict) -> GridWorld:
+def make_world(config: ConfigDict) -> World:
     """The world of a config."""
     return checked(envs.make_from_config, "environment", config.environment.to_dict())
 
 
 def make_stream(
     config: ConfigDict,
+    world: World,
+    workdir: str | os.PathLike,
+    clean: bool = False,
+    include_terminal: bool = False,
+) -> Stream:
+    """Expert trajectories on the pretraining tasks: `D`, or the cleaner `D*`.
+
+    A stage `collect` in the config means that they lie in its datasets; otherwise the expert makes
+    them as training goes.
+
+    Raises:
+      StageMissingError: the datasets have not been collected.
+      StorageError: a shard is missing or altered.
+    """
+    if "collect" not in config:
+        return make_expert_stream(config, world, clean, include_terminal)
+    return _read_dataset(config, workdir, DATASETS[clean])
+
+
+def make_expert_stream(
+    config: ConfigDict,
     world: GridWorld,
     clean: bool = False,
     include_terminal: bool = False,
     tasks: tuple[Task, ...] = (),
 ) -> ExpertStream:
-    """Expert trajectories on `tasks`, those of pretraining by default: `D`, or the cleaner `D*`."""
+    """Expert trajectories made on the device, on `tasks` or those of pretraining."""
     data = config.data
     tasks = tasks or world.task_set.pretraining
     return checked(
@@ -59,7 +85,24 @@ def make_stream(
     )
 
 
-def make_base_model(config: ConfigDict, world: GridWorld) -> BaseModel:
+def _read_dataset(config: ConfigDict, workdir: str | os.PathLike, name: str) -> DatasetStream:
+    """A dataset of the first seed of `collect`, its last shards held out.
+
+    Every trajectory ends with its terminal observation, a token without target.
+    """
+    directory = launch.check_upstream(config, workdir, "collect", config.seed)
+    folder = directory.path / name
+    with storage_faults(folder):
+        paths = shards.check_dataset(folder, config.collect.num_shards)
+        num_held_out = config.data.held_out_shards
+        train, held_out = (
+            as_trajectory(shards.load_rows(part, config.data.sequence_length, config.seed))
+            for part in (paths[:-num_held_out], paths[-num_held_out:])
+        )
+    return DatasetStream(train, held_out)
+
+
+def make_base_model(config: ConfigDict, world: World) -> BaseModel:
     """The base model, unbound."""
     base = config.base
     return BaseModel(
@@ -113,7 +156,7 @@ def make_stage_optimiser(config: ConfigDict, section: str):
     return make_optimiser(schedule, **launch.optimiser_of(settings))
 
 
-def rl_task(config: ConfigDict, world: GridWorld, section: str) -> np.ndarray:
+def rl_task(config: ConfigDict, world: World, section: str) -> np.ndarray:
     """The task of a reinforcement-learning stage, `(K,)` int32."""
     text = config[section].task
     if not text:

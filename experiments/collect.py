@@ -16,9 +16,6 @@ from internal_rl.files import storage_faults
 from internal_rl.training.randomness import named_key
 from internal_rl.training.stage_directory import StageDirectory
 
-# Folder of each dataset, and whether its actions are the expert's mean ones.
-DATASETS = {"pretraining": False, "clean": True}
-
 
 def collect(config: ConfigDict, workdir: str, seed: int) -> None:
     """Writes both datasets of one seed; goes on after the last finished shard."""
@@ -33,7 +30,7 @@ def collect(config: ConfigDict, workdir: str, seed: int) -> None:
     params = ant_ppo.as_params(launch.load_upstream(config, workdir, "expert", expert_seed))
     directory.begin(stage_config, [seed])
     try:
-        for name, deterministic in DATASETS.items():
+        for deterministic, name in build.DATASETS.items():
             record = ant_data.make_recorder(world, settings, deterministic)
             key = named_key(jax.random.key(seed), name)
             episodes = functools.partial(

@@ -80,7 +80,7 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         return {
             **{name: np.asarray(value) for name, value in rollout_metrics(rollout).items()},
             **examine_credit(trainer.env, params, some),
-            **example_episode(rollout),
+            **example_episode(trainer.env.world, rollout),
         }
 
     return Stage(

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 import internal_rl
 from experiments.validation import check_config
 from internal_rl.errors import ConfigError, UserError
-from internal_rl.training.stage_directory import load_stage
+from internal_rl.training.stage_directory import StageDirectory, check_stage, load_stage
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -31,8 +31,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder where the stages of a run find each other.")
 
-# Sections of the config that decide the results of a stage, those of its inputs included.
-_BASE = ("environment", "data", "base", "pretrain")
+# Sections of the config that decide the results of a stage, those of its inputs included. Only
+# worlds whose expert has to be trained have the sections `expert` and `collect`.
+_BASE = ("environment", "expert", "collect", "data", "base", "pretrain")
 SECTIONS = {
     "expert": ("environment", "expert"),
     "collect": ("environment", "expert", "collect"),
@@ -209,6 +210,8 @@ def stage_config(config: ConfigDict, section: str) -> dict:
     """
     result = {}
     for name in SECTIONS[section]:
+        if name not in config:
+            continue
         result[name] = config[name].to_dict()
         result[name].pop("num_seeds", None)
     return result
@@ -261,6 +264,19 @@ def load_upstream(
         command=command_of(config, section, workdir),
     )
     return params
+
+
+def check_upstream(
+    config: ConfigDict, workdir: str | os.PathLike, section: str, seed: int
+) -> StageDirectory:
+    """Directory of an earlier stage that leaves no parameters; errors as in `load_upstream`."""
+    return check_stage(
+        workdir,
+        stage_name(config, section),
+        seed,
+        stage_config(config, section),
+        command_of(config, section, workdir),
+    )
 
 
 def command_of(config: ConfigDict, section: str, workdir: str | os.PathLike) -> str:

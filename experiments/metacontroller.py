@@ -8,11 +8,9 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from experiments import build, launch
-from experiments.pretrain import EVALUATION_KEY, held_out
+from experiments.pretrain import EVALUATION_KEY, held_out, reference_lines
 from internal_rl.analysis.examination import examine_metacontroller
 from internal_rl.analysis.switching import count_switches, switching_metrics
-from internal_rl.experts.collect import StreamState
-from internal_rl.experts.references import references
 from internal_rl.models import heads
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.metacontroller import Discovery, Metacontroller
@@ -30,7 +28,7 @@ class MetacontrollerState:
 
     params: chex.ArrayTree
     optimiser_state: optax.OptState
-    stream: StreamState
+    stream: build.StreamPosition
     key: chex.PRNGKey
     step: chex.Array
 
@@ -77,7 +75,9 @@ def alpha_schedule(config: ConfigDict, step: chex.Array) -> chex.Array:
 def make_stage(config: ConfigDict, workdir: str) -> Stage:
     """The stage as pure functions."""
     world = build.make_world(config)
-    stream = build.make_stream(config, world, clean=True, include_terminal=True)
+    stream = build.make_stream(
+        config, world, workdir, clean=True, include_terminal=True
+    )
     base = build.make_base_model(config, world)
     metacontroller = build.make_metacontroller(config)
     optimiser = build.make_stage_optimiser(config, "metacontroller")
@@ -129,7 +129,10 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         batch = held_out(stream, config.metacontroller.evaluation_rows, frozen["data"])
         tokens = batch.num_targets()
         nll, kl, discovery = losses(state.params, frozen, batch, jax.random.key(0), tokens)
-        counts = count_switches(discovery.beta, batch.subgoal, batch.segment, batch.mask)
+        counts = count_switches(
+            discovery.beta, batch.subgoal, batch.segment, batch.mask,
+            tolerance=world.switch_tolerance,
+        )  # fmt: skip
         loss = nll + config.metacontroller.alpha * kl
         return {"loss": loss, "action_nll": nll, "kl": kl, **switching_metrics(counts)}
 
@@ -141,16 +144,12 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
             config.metacontroller.evaluation_episodes,
         )  # fmt: skip
 
-    def reference_lines():
-        key = named_key(jax.random.key(EVALUATION_KEY), "references")
-        return references(world, stream, key, config.pretrain.reference_trajectories)
-
     return Stage(
         init=init,
         update=update,
         evaluate=evaluate,
         artifacts=artifacts,
-        references=reference_lines,
+        references=lambda: reference_lines(config, world, stream),
         frozen={"base": base_params, "data": stream.source},
         frozen_axes={"base": axis, "data": None},
         **launch.schedule_of(config, "metacontroller"),

@@ -10,10 +10,11 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from experiments import build, launch
+from internal_rl.analysis.baselines import action_baselines
 from internal_rl.analysis.examination import examine_base
-from internal_rl.envs.gridworld import GridWorld
+from internal_rl.envs import World
 from internal_rl.envs.tasks import parse_tasks
-from internal_rl.experts.collect import ExpertStream, StreamState
+from internal_rl.experts.collect import ExpertStream
 from internal_rl.experts.references import references
 from internal_rl.models import heads
 from internal_rl.models.base_model import BaseModel
@@ -33,7 +34,7 @@ class PretrainState:
 
     params: chex.ArrayTree
     optimiser_state: optax.OptState
-    stream: StreamState
+    stream: build.StreamPosition
     step: chex.Array
 
 
@@ -59,10 +60,10 @@ def prediction_loss(
     return loss, metrics
 
 
-def make_stage(config: ConfigDict) -> Stage:
+def make_stage(config: ConfigDict, workdir: str) -> Stage:
     """The stage as pure functions."""
     world = build.make_world(config)
-    stream = build.make_stream(config, world)
+    stream = build.make_stream(config, world, workdir)
     curriculum = make_curriculum(config, world)
     base = build.make_base_model(config, world)
     optimiser = build.make_stage_optimiser(config, "pretrain")
@@ -108,15 +109,11 @@ def make_stage(config: ConfigDict) -> Stage:
         key = named_key(jax.random.key(EVALUATION_KEY), "sampling")
         return examine_base(world, base, state.params, key, config.pretrain.evaluation_episodes)
 
-    def reference_lines():
-        key = named_key(jax.random.key(EVALUATION_KEY), "references")
-        return references(world, stream, key, config.pretrain.reference_trajectories)
-
     return Stage(
         init=init,
         update=update,
         evaluate=evaluate,
-        references=reference_lines,
+        references=lambda: reference_lines(config, world, stream),
         artifacts=artifacts,
         snapshot_steps=tuple(config.pretrain.snapshot_steps),
         frozen={"data": stream.source},
@@ -124,11 +121,21 @@ def make_stage(config: ConfigDict) -> Stage:
     )
 
 
-def make_curriculum(config: ConfigDict, world: GridWorld) -> ExpertStream | None:
+def reference_lines(config: ConfigDict, world: World, stream: build.Stream) -> dict[str, float]:
+    """Constants beside the curves: exact ones where the expert is known, else baselines."""
+    key = named_key(jax.random.key(EVALUATION_KEY), "references")
+    if isinstance(stream, ExpertStream):
+        return references(world, stream, key, config.pretrain.reference_trajectories)
+    rows = held_out(stream, config.pretrain.evaluation_rows, stream.source)
+    return action_baselines(stream.source["train"], rows, key, config.pretrain.baseline_steps)
+
+
+def make_curriculum(config: ConfigDict, world: World) -> ExpertStream | None:
     """Expert trajectories on the tasks that are learnt first; None without any."""
-    if not config.pretrain.curriculum_steps:
+    if not config.pretrain.get("curriculum_steps", 0):
         return None
-    return build.make_stream(config, world, tasks=parse_tasks(config.pretrain.curriculum_tasks))
+    tasks = parse_tasks(config.pretrain.curriculum_tasks)
+    return build.make_expert_stream(config, world, tasks=tasks)
 
 
 def held_out(stream: build.Stream, rows: int, source: Trajectory | None) -> Trajectory:
@@ -139,7 +146,7 @@ def held_out(stream: build.Stream, rows: int, source: Trajectory | None) -> Traj
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Runs the stage."""
-    run_stage(make_stage(config), workdir)
+    run_stage(make_stage(config, workdir), workdir)
 
 
 if __name__ == "__main__":

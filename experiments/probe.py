@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from experiments import build, launch
 from experiments.pretrain import held_out
 from internal_rl.analysis import probing
-from internal_rl.experts.collect import StreamState
 from internal_rl.training.loop import run_stage
 from internal_rl.training.randomness import named_keys
 from internal_rl.training.stage import Stage
@@ -20,7 +19,7 @@ class ProbeStageState:
     """Everything that changes while the probes train."""
 
     probe: probing.ProbeState
-    stream: StreamState
+    stream: build.StreamPosition
 
     @property
     def params(self) -> chex.Array:
@@ -31,7 +30,7 @@ class ProbeStageState:
 def make_stage(config: ConfigDict, workdir: str) -> Stage:
     """The stage as pure functions."""
     world = build.make_world(config)
-    stream = build.make_stream(config, world)
+    stream = build.make_stream(config, world, workdir)
     base = build.make_base_model(config, world)
     optimiser = build.make_stage_optimiser(config, "probe")
     rows = launch.rows_of(config, "probe")

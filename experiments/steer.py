@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from experiments import build, launch
 from internal_rl.analysis import steering
-from internal_rl.experts.collect import StreamState
 from internal_rl.training.loop import run_stage
 from internal_rl.training.randomness import named_keys
 from internal_rl.training.stage import Stage
@@ -20,7 +19,7 @@ class SteerStageState:
     """Everything that changes while the controllers train; one entry per layer."""
 
     layers: tuple[steering.SteeringState, ...]
-    stream: StreamState
+    stream: build.StreamPosition
 
     @property
     def params(self) -> dict[str, chex.ArrayTree]:
@@ -34,7 +33,7 @@ class SteerStageState:
 def make_stage(config: ConfigDict, workdir: str) -> Stage:
     """The stage as pure functions."""
     world = build.make_world(config)
-    stream = build.make_stream(config, world, clean=True)
+    stream = build.make_stream(config, world, workdir, clean=True)
     base = build.make_base_model(config, world)
     optimiser = build.make_stage_optimiser(config, "steer")
     rows = launch.rows_of(config, "steer")

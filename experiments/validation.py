@@ -104,6 +104,8 @@ _RULES: dict[str, Rule] = {
     "steps_per_round": _ONE_OR_MORE,
     "num_worlds": _ONE_OR_MORE,
     "num_shards": _ONE_OR_MORE,
+    "held_out_shards": _ONE_OR_MORE,
+    "baseline_steps": _ONE_OR_MORE,
     "episodes_per_shard": _ONE_OR_MORE,
     "unroll_length": _ONE_OR_MORE,
     "num_passes": _ONE_OR_MORE,
@@ -218,7 +220,12 @@ def _check_world(config: ConfigDict) -> None:
     longest, length = world.time_limit + 1, config.data.sequence_length
     allowed = f"{longest} or more (environment.time_limit + 1)"
     _require(length >= longest, "data.sequence_length", length, allowed)
-    _check_curriculum(config, task_set)
+    if "collect" in config:
+        held_out, num_shards = config.data.held_out_shards, config.collect.num_shards
+        allowed = f"below {num_shards} (collect.num_shards)"
+        _require(held_out < num_shards, "data.held_out_shards", held_out, allowed)
+    else:
+        _check_curriculum(config, task_set)
     for name in ("internal_rl", "raw_rl"):
         if config[name].task:
             try:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from internal_rl.envs.gridworld import GridWorld
+from internal_rl.envs import World
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.types import Trajectory
@@ -24,23 +24,12 @@ class CodeBank:
     Attributes:
       code: `(N, n_z)`.
       subgoal: `(N,)` int32.
-      layout: `(N,)` uint32 fingerprint of the layout, see `layout_fingerprint`.
+      layout: `(N,)` uint32 fingerprint of the layout, see `World.layout_fingerprint`.
     """
 
     code: chex.Array
     subgoal: chex.Array
     layout: chex.Array
-
-
-def layout_fingerprint(env: GridWorld, observation: chex.Array) -> chex.Array:
-    """A number that tells layouts apart: `(..., d)` observations to `(...)` uint32.
-
-    The agent's channel is left out, so all steps of an episode have the same fingerprint.
-    """
-    things = observation.reshape(*observation.shape[:-1], -1, env.num_channels)[..., :-1]
-    things = things.reshape(*observation.shape[:-1], -1).astype(jnp.uint32)
-    weights = jax.random.bits(jax.random.key(0), things.shape[-1:], jnp.uint32)
-    return jnp.sum(things * weights, axis=-1, dtype=jnp.uint32)
 
 
 def subgoal_reached(subgoal: chex.Array, segment: chex.Array, mask: chex.Array) -> chex.Array:
@@ -52,7 +41,7 @@ def subgoal_reached(subgoal: chex.Array, segment: chex.Array, mask: chex.Array) 
 
 
 def collect_codes(
-    env: GridWorld,
+    env: World,
     base: BaseModel,
     base_params: dict,
     metacontroller: Metacontroller,
@@ -83,7 +72,7 @@ def collect_codes(
         discovery = metacontroller.apply(
             metacontroller_params, residual, batch.segment, key, method="discover"
         )
-        return discovery.code, layout_fingerprint(env, batch.observation)
+        return discovery.code, env.layout_fingerprint(batch.observation)
 
     code, layout = infer(base_params, metacontroller_params, batch, key)
     reached = np.asarray(subgoal_reached(batch.subgoal, batch.segment, batch.mask))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from internal_rl.analysis.abstract_actions import CodeBank, layout_fingerprint
+from internal_rl.analysis.abstract_actions import CodeBank
 from internal_rl.analysis.rollout import (
     NO_COLOUR,
     Control,
@@ -21,7 +21,7 @@ from internal_rl.analysis.rollout import (
     rollout,
 )
 from internal_rl.analysis.switching import SWITCH_THRESHOLD
-from internal_rl.envs.gridworld import GridWorld
+from internal_rl.envs import World
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.metacontroller import Metacontroller
 
@@ -30,7 +30,7 @@ ARMS = ("injected", "prior", "uncontrolled")
 _ENABLED = (True, True, False)
 
 
-def first_colours(env: GridWorld) -> np.ndarray:
+def first_colours(env: World) -> np.ndarray:
     """Colour that a subgoal visits first, `(G,)` int32: where its code should lead next."""
     return np.array([subgoal[0] for subgoal in env.task_set.subgoals], np.int32)
 
@@ -140,7 +140,7 @@ def nth_visit(visit: chex.Array, n: chex.Array) -> chex.Array:
 
 
 def inject_codes(
-    env: GridWorld,
+    env: World,
     base: BaseModel,
     base_params: dict,
     metacontroller: Metacontroller,
@@ -183,7 +183,7 @@ def inject_codes(
     def run(key):
         reset_key, code_key, prior_key, target_key, run_key = jax.random.split(key, 5)
         state = reset_batch(env, reset_key, env.post_training_task, batch_size)
-        layout = layout_fingerprint(env, jax.vmap(env.observe)(state))
+        layout = env.layout_fingerprint(jax.vmap(env.observe)(state))
         codes, found = choose_codes(bank, layout, num_subgoals, code_key)
         preference = jax.random.uniform(target_key, found.shape)
         preference = jnp.where(found, preference, -jnp.inf)

@@ -15,7 +15,7 @@ from internal_rl.analysis import (
     switching,
 )
 from internal_rl.analysis.rollout import sample_base, transition_counts, unseen_transition_rate
-from internal_rl.envs.gridworld import GridWorld
+from internal_rl.envs import World
 from internal_rl.envs.tasks import unseen_transitions
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.metacontroller import Metacontroller
@@ -33,7 +33,7 @@ def _to_host(arrays: dict) -> Arrays:
 
 
 def examine_base(
-    env: GridWorld,
+    env: World,
     base: BaseModel,
     base_params: dict,
     key: chex.PRNGKey,
@@ -78,7 +78,7 @@ def examine_base(
 
 
 def examine_metacontroller(
-    env: GridWorld,
+    env: World,
     base: BaseModel,
     base_params: dict,
     metacontroller: Metacontroller,
@@ -106,7 +106,8 @@ def examine_metacontroller(
     Returns:
       The scalars of `switching_metrics`, `kl_by_place` and `decoding_accuracy`; for each of
       `INJECTION_MOMENTS` the scalars of `injection_metrics` as `injection_<visits>_<name>`;
-      `example_beta`, `example_subgoal` and `example_mask`, `(E, T)`.
+      `example_beta`, `example_subgoal`, `example_mask`, `(E, T)`, `example_code` `(E, T, n_z)`, and
+      the fields of the world's `Scene` as `example_<field>`, `(E, T, ...)`.
     """
     infer_key, code_key, split_key, inject_key = jax.random.split(key, 4)
 
@@ -117,11 +118,13 @@ def examine_metacontroller(
             metacontroller_params, residual, batch.segment, infer_key, method="discover"
         )
         where = (batch.subgoal, batch.segment, batch.mask)
-        counts = switching.count_switches(discovery.beta, *where)
+        counts = switching.count_switches(
+            discovery.beta, *where, tolerance=env.switch_tolerance
+        )
         by_place = rate_distortion.kl_by_place(discovery.kl, *where)
-        return discovery.beta, {**switching.switching_metrics(counts), **by_place}
+        return discovery.beta, discovery.code, {**switching.switching_metrics(counts), **by_place}
 
-    beta, results = infer(base_params, metacontroller_params, batch)
+    beta, code, results = infer(base_params, metacontroller_params, batch)
     models = (env, base, base_params, metacontroller, metacontroller_params, layer)
     bank = abstract_actions.collect_codes(*models, batch, code_key)
     results |= abstract_actions.decoding_accuracy(bank, env.task_set.num_subgoals, split_key)
@@ -138,8 +141,12 @@ def examine_metacontroller(
         counts = inject(base_params, metacontroller_params, bank, visits)
         metrics = code_injection.injection_metrics(counts, colours, unseen)
         results |= {f"injection_{visits}_{name}": value for name, value in metrics.items()}
+    scene = env.scene(batch.observation)
     examples = example_trajectories(
-        {"beta": beta, "subgoal": batch.subgoal}, batch.segment, batch.mask, num_examples
+        {"beta": beta, "subgoal": batch.subgoal, "code": code, **vars(scene)},
+        batch.segment,
+        batch.mask,
+        num_examples,
     )
     return _to_host(results | {f"example_{name}": value for name, value in examples.items()})
 
@@ -150,13 +157,13 @@ def example_trajectories(
     """Takes the first trajectories out of packed rows.
 
     Args:
-      arrays: `(B, S)` values by name.
+      arrays: `(B, S, ...)` values by name.
       segment: `(B, S)` int32 trajectory of every token.
       mask: `(B, S)` bool, tokens to keep.
       count: number of trajectories `E`; fewer if the rows hold fewer.
 
     Returns:
-      `(E, T)` by name, zero behind the end of a trajectory, and `mask` `(E, T)` bool.
+      `(E, T, ...)` by name, zero behind the end of a trajectory, and `mask` `(E, T)` bool.
     """
     segment, mask = np.asarray(segment), np.asarray(mask)
     found = []
@@ -170,30 +177,31 @@ def example_trajectories(
     examples = {"mask": np.zeros((len(found), length), bool)}
     for name, values in arrays.items():
         values = np.asarray(values)
-        examples[name] = np.zeros((len(found), length), values.dtype)
+        examples[name] = np.zeros((len(found), length, *values.shape[2:]), values.dtype)
         for i, (row, tokens) in enumerate(found):
             examples[name][i, : len(tokens)] = values[row, tokens]
             examples["mask"][i, : len(tokens)] = True
     return examples
 
 
-def example_episode(rollout: Rollout) -> Arrays:
+def example_episode(env: World, rollout: Rollout) -> Arrays:
     """One episode of internal RL, to be shown: the first of those that went furthest.
 
     Args:
+      env: the world.
       rollout: episodes to choose from.
 
     Returns:
-      `episode_observation` `(T, d)` uint8, `episode_beta` `(T,)`, `episode_ask` `(T,)` bool,
-      `episode_code` `(T, n_z)` and `episode_progress` `(T,)` int32, cut to the steps of the
-      episode.
+      `episode_observation` `(T, d)`, `episode_beta` `(T,)`, `episode_ask` `(T,)` bool,
+      `episode_code` `(T, n_z)`, `episode_progress` `(T,)` int32 and the fields of the world's
+      `Scene` as `episode_<field>`, `(T, ...)`, cut to the steps of the episode.
     """
     chosen = int(jnp.argmax(jnp.max(rollout.progress * rollout.active, axis=1)))
     length = int(rollout.length[chosen])
     names = ("observation", "beta", "ask", "code", "progress")
-    return {
-        f"episode_{name}": np.asarray(getattr(rollout, name)[chosen, :length]) for name in names
-    }
+    episode = {name: getattr(rollout, name)[chosen, :length] for name in names}
+    episode |= vars(env.scene(episode["observation"]))
+    return _to_host({f"episode_{name}": value for name, value in episode.items()})
 
 
 def examine_credit(internal_env: InternalEnv, params: dict, rollout: Rollout) -> Arrays:

@@ -120,7 +120,7 @@ _SWITCHING = {
     "f1": "F1 of the switches",
     "precision": "precision of the switches",
     "recall": "recall of the switches",
-    "f1_within_one": "F1 at tolerance one step",
+    "f1_close": "F1 at the tolerance of the world",
     "switches_per_trajectory": "switches per trajectory",
     "changes_per_trajectory": "changes of subgoal per trajectory",
     "soft_gate_share": "share of undecided gates",

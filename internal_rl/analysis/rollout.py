@@ -4,8 +4,9 @@ All episodes of a batch run in lock-step through the base model's one-step form.
 residual stream between its two halves is a `Control`; without one the base model acts alone.
 
 In a *free-running* rollout the task has no say: after every step the episode is put back to
-"running, nothing visited yet", so that it goes on to the time limit whatever colours are entered.
-Movement and observation do not depend on the task, so this is the same world that only records.
+"running, nothing visited yet", so that it goes on to the time limit whatever colours are entered
+(but not after a fall). Movement and observation do not depend on the task, so this is the same
+world that only records.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from internal_rl.envs.gridworld import GridState, GridWorld
+from internal_rl.envs import World, WorldState
 from internal_rl.models import heads
 from internal_rl.models.base_model import BaseModel
 
@@ -36,7 +37,7 @@ class StepContext:
       key: randomness of this step.
     """
 
-    state: GridState
+    state: WorldState
     time: chex.Array
     num_visits: chex.Array
     last_visit: chex.Array
@@ -65,11 +66,11 @@ class EpisodeBatch:
     Attributes:
       success: `(N,)` bool, the task was completed (never in a free-running rollout).
       visit: `(N, T)` int32 colour entered by the step, -1 for none.
-      action: `(N, T)` int32.
+      action: `(N, T)` int32 or `(N, T, d_a)`.
       mask: `(N, T)` bool, the episode was still running before the step.
       progress: `(N,)` int32 colours visited in the order of the task.
       record: what the control recorded, `(N, T, ...)` leaves; None without a control.
-      observation: `(N, T, d)` uint8 before the step; None unless asked for.
+      observation: `(N, T, d)` before the step; None unless asked for.
     """
 
     success: chex.Array
@@ -81,24 +82,24 @@ class EpisodeBatch:
     observation: chex.Array | None
 
 
-def reset_batch(env: GridWorld, key: chex.PRNGKey, task: chex.Array, batch_size: int) -> GridState:
+def reset_batch(env: World, key: chex.PRNGKey, task: chex.Array, batch_size: int) -> WorldState:
     """Fresh states of `batch_size` worlds, all with the same task `(K,)`."""
     keys = jax.random.split(key, batch_size)
     state, _ = jax.vmap(env.reset, in_axes=(0, None))(keys, jnp.asarray(task))
     return state
 
 
-def entered_colour(state: GridState, cell_before: chex.Array) -> chex.Array:
+def entered_colour(state: WorldState, cell_before: chex.Array) -> chex.Array:
     """Colour that was entered from another cell, `(B,)` int32, -1 for none."""
     entered = (state.objects == state.cell[:, None]) & (state.cell != cell_before)[:, None]
     return jnp.where(jnp.any(entered, axis=1), jnp.argmax(entered, axis=1), NO_COLOUR)
 
 
 def rollout(
-    env: GridWorld,
+    env: World,
     base: BaseModel,
     base_params: dict,
-    state: GridState,
+    state: WorldState,
     key: chex.PRNGKey,
     control: Control | None = None,
     *,
@@ -144,11 +145,7 @@ def rollout(
         new_state, _ = step_env(state, action)
         visit = entered_colour(new_state, state.cell)
         if free_running:
-            new_state = new_state.replace(
-                done=jnp.zeros_like(state.done),
-                success=jnp.zeros_like(state.success),
-                progress=jnp.zeros_like(state.progress),
-            )
+            new_state = jax.vmap(env.without_task)(new_state)
         outputs = (visit, action, mask, record, observation if keep_observations else None)
         num_visits = num_visits + (visit >= 0)
         last_visit = jnp.where(visit >= 0, visit, last_visit)
@@ -191,7 +188,7 @@ def in_batches(
 
 
 def sample_base(
-    env: GridWorld,
+    env: World,
     base: BaseModel,
     base_params: dict,
     key: chex.PRNGKey,

@@ -17,7 +17,7 @@ from flax import struct
 from jax.nn.initializers import variance_scaling, zeros
 
 from internal_rl.analysis.rollout import Control, StepContext, in_batches, reset_batch, rollout
-from internal_rl.envs.gridworld import GridWorld
+from internal_rl.envs import World
 from internal_rl.models import heads
 from internal_rl.models.base_model import BaseModel
 from internal_rl.training.accumulation import accumulated_gradients
@@ -158,7 +158,7 @@ def update(
     return SteeringState(controllers, optimiser_state), {"action_nll": loss, **metrics}
 
 
-def task_subgoals(env: GridWorld, task: chex.Array) -> np.ndarray:
+def task_subgoals(env: World, task: chex.Array) -> np.ndarray:
     """Subgoal that each colour of a task belongs to: `(K,)` padded with -1 to `(K,)` int32."""
     task = np.asarray(task)
     colours = tuple(int(colour) for colour in task[task >= 0])
@@ -185,7 +185,7 @@ def steering_control(controllers: Controllers, layer: int, goals: chex.Array) ->
 
 
 def evaluate(
-    env: GridWorld,
+    env: World,
     base: BaseModel,
     base_params: dict,
     controllers: Controllers,

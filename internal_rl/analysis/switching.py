@@ -26,7 +26,7 @@ class SwitchCounts:
       switches: steps at which the gate is at or above the threshold.
       changes: steps at which the subgoal differs from the step before.
       matched: switches that fall on a change.
-      matched_within_one: pairs of a switch and a change at most one step apart, one to one.
+      matched_closely: pairs of a switch and a change at most `tolerance` steps apart, one to one.
       soft: steps whose gate lies strictly inside `SOFT_GATE_RANGE`.
       steps: steps counted, those that are not the first of their trajectory.
       trajectories: trajectories counted.
@@ -35,7 +35,7 @@ class SwitchCounts:
     switches: chex.Array
     changes: chex.Array
     matched: chex.Array
-    matched_within_one: chex.Array
+    matched_closely: chex.Array
     soft: chex.Array
     steps: chex.Array
     trajectories: chex.Array
@@ -66,37 +66,45 @@ def subgoal_changes(subgoal: chex.Array, segment: chex.Array, mask: chex.Array) 
     return differs & _follows(segment, mask)
 
 
-def count_matches_within_one(
-    switch: chex.Array, change: chex.Array, segment: chex.Array
+def count_close_matches(
+    switch: chex.Array, change: chex.Array, segment: chex.Array, tolerance: int
 ) -> chex.Array:
-    """Size of the largest one-to-one matching of switches and changes at most one step apart.
+    """Size of the largest one-to-one matching of switches and changes at most so far apart.
 
     Both lie on a line and all windows are equally long, so serving the oldest open event first is
-    optimal. An event still open is at most one step old, hence one flag per side is all the scan
-    carries.
+    optimal. Whenever events of both kinds are open they are matched at once, hence all open ones
+    are of one kind; what the scan carries is how many there are of each age.
 
     Args:
       switch: `(B, S)` bool.
       change: `(B, S)` bool.
       segment: `(B, S)` int32; events of different trajectories never match.
+      tolerance: largest distance in steps.
 
     Returns:
       `(B,)` float32 number of matched pairs.
     """
 
+    def take_oldest(waiting, taken):
+        # Ages grow along the axis: the last one that is set is the oldest.
+        later = jnp.cumsum(waiting[:, ::-1], axis=1)[:, ::-1]
+        return waiting & ~((later == 1) & taken[:, None])
+
     def step(carry, inputs):
-        open_switch, open_change, matched = carry
+        switches, changes, matched = carry
         switch_now, change_now, same = inputs
-        late = open_switch & same & change_now
-        early = open_change & same & switch_now
-        switch_left = switch_now & ~early
-        change_left = change_now & ~late
-        exact = switch_left & change_left
-        matched = matched + late + early + exact
-        return (switch_left & ~exact, change_left & ~exact, matched), None
+        switches, changes = switches & same[:, None], changes & same[:, None]
+        late = change_now & jnp.any(switches, axis=1)
+        early = switch_now & jnp.any(changes, axis=1)
+        exact = switch_now & change_now & ~late & ~early
+        switches, changes = take_oldest(switches, late), take_oldest(changes, early)
+        switch_left, change_left = switch_now & ~early & ~exact, change_now & ~late & ~exact
+        older = (jnp.concatenate([new[:, None], old[:, :-1]], axis=1)
+                 for new, old in ((switch_left, switches), (change_left, changes)))
+        return (*older, matched + late + early + exact), None
 
     same = jnp.pad(segment[:, 1:] == segment[:, :-1], ((0, 0), (1, 0)))
-    none = jnp.zeros(switch.shape[0], bool)
+    none = jnp.zeros((switch.shape[0], tolerance), bool)
     start = (none, none, jnp.zeros(switch.shape[0], jnp.float32))
     (_, _, matched), _ = jax.lax.scan(step, start, (switch.T, change.T, same.T))
     return matched
@@ -108,6 +116,7 @@ def count_switches(
     segment: chex.Array,
     mask: chex.Array,
     threshold: float = SWITCH_THRESHOLD,
+    tolerance: int = 1,
 ) -> SwitchCounts:
     """Counts switches, changes and their matches over a batch of packed rows.
 
@@ -117,6 +126,7 @@ def count_switches(
       segment: `(B, S)` int32 trajectory inside the row, -1 at padding.
       mask: `(B, S)` bool, the token carries an action.
       threshold: gate value from which on a step is a switch.
+      tolerance: steps by which a close match may be off, 1 or more.
 
     Returns:
       The counts.
@@ -130,7 +140,7 @@ def count_switches(
         switches=_total(switch),
         changes=_total(change),
         matched=_total(switch & change),
-        matched_within_one=_total(count_matches_within_one(switch, change, segment)),
+        matched_closely=_total(count_close_matches(switch, change, segment, tolerance)),
         soft=_total((beta > low) & (beta < high) & follows),
         steps=_total(follows),
         trajectories=_total(mask & (segment >= 0)) - _total(follows),
@@ -152,12 +162,12 @@ def switching_metrics(counts: SwitchCounts) -> dict[str, chex.Array]:
       counts: sums over any number of batches.
 
     Returns:
-      Scalars `precision`, `recall`, `f1` at tolerance 0; the same with suffix `_within_one` at
-      tolerance one step; `switches_per_trajectory` and `changes_per_trajectory` (first step
+      Scalars `precision`, `recall`, `f1` at tolerance 0; the same with suffix `_close` at the
+      tolerance of the counts; `switches_per_trajectory` and `changes_per_trajectory` (first step
       excluded); `soft_gate_share`, the share of steps whose gate is undecided.
     """
     metrics = {}
-    for suffix, matched in (("", counts.matched), ("_within_one", counts.matched_within_one)):
+    for suffix, matched in (("", counts.matched), ("_close", counts.matched_closely)):
         metrics["precision" + suffix] = _ratio(matched, counts.switches)
         metrics["recall" + suffix] = _ratio(matched, counts.changes)
         metrics["f1" + suffix] = _ratio(2.0 * matched, counts.switches + counts.changes)

@@ -15,11 +15,13 @@ __all__ = [
     "GridWorld",
     "GridWorldConfig",
     "World",
+    "WorldState",
     "make",
     "make_from_config",
 ]
 
 World = GridWorld | AntWorld
+WorldState = GridState | AntState
 
 # By name: the world, its config and its presets.
 _WORLDS = {

@@ -264,6 +264,15 @@ class GridWorld(pinpad.PinpadWorld):
         empty = jnp.zeros(self.observation_size, jnp.uint8)
         return empty.at[place].set(1, mode="drop", unique_indices=True)
 
+    def scene(self, observation: chex.Array) -> pinpad.Scene:
+        """Reads observations `(..., d)`, see `encode`."""
+        size, colours = self.config.grid_size, self.config.num_colours
+        board = observation.reshape(*observation.shape[:-1], size**2, self.num_channels)
+        centres = pinpad.centre_of(jnp.argmax(board, axis=-2), size)
+        return pinpad.Scene(
+            centres[..., -1, :], centres[..., :colours, :], centres[..., colours:-1, :]
+        )
+
     def _start(self, objects, walls, layout_index, start_cell, task):
         task = jnp.asarray(task, jnp.int32)
         chex.assert_shape(task, (None,))

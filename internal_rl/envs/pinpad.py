@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import chex
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from internal_rl.envs import tasks
 
@@ -46,8 +47,30 @@ def check_fields(config, lowest: Mapping[str, int]) -> None:
         )
 
 
+@struct.dataclass
+class Scene:
+    """What an observation shows of the plane, in cells: x to the right, y up, the centre at 0, 0.
+
+    Attributes:
+      place: `(..., 2)` where the agent is.
+      colours: `(..., O, 2)` centres of the coloured cells.
+      walls: `(..., W, 2)` centres of the walls.
+    """
+
+    place: chex.Array
+    colours: chex.Array
+    walls: chex.Array
+
+
+def centre_of(cell: chex.Array, grid_size: int) -> chex.Array:
+    """Centres `(..., 2)` of cells `(...)` in the units of `Scene`."""
+    column, row = cell % grid_size, cell // grid_size
+    half = (grid_size - 1) / 2
+    return jnp.stack([column - half, half - row], axis=-1)
+
+
 class PinpadWorld:
-    """What the worlds know of their tasks.
+    """What all worlds share; a world adds `reset`, `step`, `observe` and `scene`.
 
     Attributes:
       config: the settings.
@@ -56,7 +79,11 @@ class PinpadWorld:
       max_task_length: `K`, colours in the longest task of the set.
       post_training_task: `(K,)` int32.
       pretraining_tasks: `(N, K)` int32, padded with -1.
+      switch_tolerance: steps by which a switch may miss the change of subgoal and still count as
+        close, see `analysis.switching`.
     """
+
+    switch_tolerance = 1
 
     def __init__(self, config):
         """Reads the tasks.
@@ -77,6 +104,28 @@ class PinpadWorld:
         self.post_training_task = tasks.task_array(
             (self.task_set.post_training,), self.max_task_length
         )[0]
+
+    def scene(self, observation: chex.Array) -> Scene:
+        """Reads observations `(..., d)`."""
+        raise NotImplementedError
+
+    def without_task(self, state):
+        """`state`, running and with nothing visited, unless what ended it was not the task."""
+        return state.replace(
+            done=jnp.bool_(False), success=jnp.bool_(False), progress=jnp.int32(0)
+        )
+
+    def layout_fingerprint(self, observation: chex.Array) -> chex.Array:
+        """A number that tells layouts apart: `(..., d)` observations to `(...)` uint32.
+
+        Where the agent is does not matter, so all steps of an episode have the same one.
+        """
+        scene = self.scene(observation)
+        centres = jnp.concatenate([scene.colours, scene.walls], axis=-2)
+        # Centres lie at multiples of one half.
+        numbers = jnp.round(2 * centres).astype(jnp.int32).astype(jnp.uint32)
+        weights = jax.random.bits(jax.random.key(0), numbers.shape[-2:], jnp.uint32)
+        return jnp.sum(numbers * weights, axis=(-2, -1), dtype=jnp.uint32)
 
 
 def sample_distinct(key: chex.PRNGKey, num_values: int, num_samples: int) -> chex.Array:

@@ -16,7 +16,6 @@ from internal_rl.envs.ant import AntWorld
 from internal_rl.experts import ant_ppo
 from internal_rl.experts.ant_expert import AntExpertConfig
 from internal_rl.experts.shards import Episode
-from internal_rl.types import Trajectory
 
 # Rounds of episodes without a single success after which the expert counts as no expert.
 MAX_FRUITLESS_ROUNDS = 20
@@ -112,19 +111,3 @@ def successful_episodes(
             found += 1
             if found == num_episodes:
                 return
-
-
-def as_trajectory(rows: dict[str, chex.Array]) -> Trajectory:
-    """Packed rows of `shards.load_rows` as a `Trajectory`, `(N, S, ...)`."""
-    observation = rows["observation"]
-    # The last token of a trajectory has no next one, nor a target.
-    following = jnp.concatenate([observation[:, 1:], observation[:, :1]], axis=1)
-    padding = rows["mask_segment_ids"] == 0
-    return Trajectory(
-        observation=observation,
-        next_observation=following,
-        action=rows["action"],
-        mask=rows["mask"] & ~padding,
-        subgoal=jnp.where(padding, -1, rows["subgoal"]),
-        segment=rows["mask_segment_ids"] - 1,
-    )

@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from internal_rl.types import Trajectory
@@ -23,6 +24,32 @@ class DatasetPosition:
     batch: chex.Array
 
 
+def as_trajectory(rows: dict[str, chex.Array]) -> Trajectory:
+    """Packed rows of `shards.load_rows` as a `Trajectory`, `(N, S, ...)`.
+
+    `next_observation` is None: it repeats the observations, see `with_next_observation`.
+    """
+    padding = rows["mask_segment_ids"] == 0
+    return Trajectory(
+        observation=rows["observation"],
+        next_observation=None,
+        action=rows["action"],
+        mask=rows["mask"] & ~padding,
+        subgoal=np.where(padding, -1, rows["subgoal"]).astype(np.int32),
+        segment=rows["mask_segment_ids"].astype(np.int32) - 1,
+    )
+
+
+def with_next_observation(rows: Trajectory) -> Trajectory:
+    """Adds the observation behind each one, `(B, S, d)`.
+
+    The last token of a trajectory has neither a next one nor a target.
+    """
+    observation = rows.observation
+    following = jnp.concatenate([observation[:, 1:], observation[:, :1]], axis=1)
+    return rows.replace(next_observation=following)
+
+
 class DatasetStream:
     """Rows of a dataset in random order, epoch after epoch; the rest of an epoch is left out.
 
@@ -30,7 +57,8 @@ class DatasetStream:
     `held_out`.
 
     Attributes:
-      source: `{"train": Trajectory (N, S, ...), "held_out": Trajectory (M, S, ...)}`.
+      source: `{"train": Trajectory (N, S, ...), "held_out": Trajectory (M, S, ...)}`, as
+        `as_trajectory` makes them.
       sequence_length: `S`, tokens per row.
     """
 
@@ -66,7 +94,7 @@ class DatasetStream:
         order = jax.random.permutation(key, num_rows)
         index = order[(place * batch_size + jnp.arange(batch_size)) % num_rows]
         batch = jax.tree.map(lambda x: jnp.asarray(x)[index], source["train"])
-        return state.replace(batch=state.batch + 1), batch
+        return state.replace(batch=state.batch + 1), with_next_observation(batch)
 
     def evaluation_set(
         self, key: chex.PRNGKey, num_rows: int, source: dict[str, Trajectory]
@@ -75,4 +103,4 @@ class DatasetStream:
         del key
         rows = source["held_out"]
         index = jnp.arange(num_rows) % len(rows.segment)
-        return jax.tree.map(lambda x: jnp.asarray(x)[index], rows)
+        return with_next_observation(jax.tree.map(lambda x: jnp.asarray(x)[index], rows))

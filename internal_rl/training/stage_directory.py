@@ -154,6 +154,37 @@ class StageDirectory:
         write_json(self.path / "DONE", {"steps": num_steps})
 
 
+def check_stage(
+    workdir: str | os.PathLike, stage: str, seed: int, config: Mapping | None, command: str = ""
+) -> StageDirectory:
+    """Directory of a stage that has to be finished.
+
+    Args:
+      workdir: work directory of the run.
+      stage: name of the stage.
+      seed: which of its seeds.
+      config: configuration that the stage must have been run with; None accepts any.
+      command: the command that makes the stage, for the error message.
+
+    Raises:
+      StageMissingError: the stage is not finished; names the command that makes it.
+      StageConflictError: the stage was run with another configuration.
+      StorageError: its files cannot be read.
+    """
+    directory = StageDirectory(workdir, stage, seed)
+    with storage_faults(directory.path):
+        if config is not None:
+            directory.check(config)
+        if not directory.finished:
+            raise _missing(workdir, f"{stage} seed {seed}", stage, command)
+    return directory
+
+
+def _missing(workdir, what: str, stage: str, command: str) -> StageMissingError:
+    command = command or f"python -m experiments.{stage} --workdir={workdir}"
+    return StageMissingError(f"{what}: not there or not finished in {workdir}; run: {command}")
+
+
 def load_stage(
     workdir: str | os.PathLike,
     stage: str,
@@ -183,19 +214,15 @@ def load_stage(
     """
     directory = StageDirectory(workdir, stage, seed)
     with storage_faults(directory.path):
-        if config is not None:
-            directory.check(config)
         if step is None:
-            file, ready = directory.path / "params.msgpack", directory.finished
+            check_stage(workdir, stage, seed, config, command)
+            file = directory.path / "params.msgpack"
         else:
+            if config is not None:
+                directory.check(config)
             file = directory.path / "snapshots" / f"params_{step}.msgpack"
-            ready = file.exists()
-        if not ready:
-            age = "" if step is None else f" at step {step}"
-            command = command or f"python -m experiments.{stage} --workdir={workdir}"
-            raise StageMissingError(
-                f"{stage} seed {seed}{age}: not there or not finished in {workdir}; run: {command}"
-            )
+            if not file.exists():
+                raise _missing(workdir, f"{stage} seed {seed} at step {step}", stage, command)
         return load_weights(file), read_json(directory.path / "config.json")["config"]
 
 

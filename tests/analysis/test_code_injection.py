@@ -40,7 +40,7 @@ def bank(env):
         _, timestep = env.reset_to(
             objects[layout], walls[layout], free[layout, 0], env.post_training_task
         )
-        layouts.append(abstract_actions.layout_fingerprint(env, timestep.observation))
+        layouts.append(env.layout_fingerprint(timestep.observation))
     subgoal, layout = np.meshgrid(np.arange(4), np.array(layouts), indexing="ij")
     return abstract_actions.CodeBank(
         np.eye(4, dtype=np.float32)[subgoal.ravel()], subgoal.ravel(), layout.ravel()

@@ -1,0 +1,86 @@
+"""What the base model has to beat where the expert's policy has no closed form.
+
+Both baselines are fitted to the training rows and judged on held-out ones: a Gaussian that knows
+nothing, and a perceptron that reads the present observation alone, so that it can neither know
+which subgoals were visited nor which one is next.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from internal_rl.models import heads
+from internal_rl.models.blocks import MLP
+from internal_rl.types import Trajectory
+
+HIDDEN_SIZE = 256
+BATCH_SIZE = 1024
+LEARNING_RATE = 1e-3
+
+
+def constant_gaussian_nll(train: Trajectory, held_out: Trajectory) -> float:
+    """NLL in nats per action of the diagonal Gaussian fitted to the actions of `train`."""
+    actions = np.asarray(train.action)[np.asarray(train.mask)]
+    parameters = np.concatenate([actions.mean(axis=0), np.log(actions.std(axis=0) + 1e-6)])
+    tested = jnp.asarray(np.asarray(held_out.action)[np.asarray(held_out.mask)])
+    return float(-jnp.mean(heads.action_log_prob("gaussian", jnp.asarray(parameters), tested)))
+
+
+def one_step_nll(
+    train: Trajectory, held_out: Trajectory, key: chex.PRNGKey, num_steps: int
+) -> float:
+    """NLL in nats per action of a perceptron that sees nothing but `o_t`.
+
+    One hidden layer of `HIDDEN_SIZE`, Gaussian head, Adam with a cosine schedule on `num_steps`
+    batches of single tokens.
+    """
+    def tokens(rows):
+        mask = np.asarray(rows.mask)
+        return np.asarray(rows.observation)[mask], np.asarray(rows.action)[mask]
+
+    observation, action = tokens(train)
+    mean, std = observation.mean(axis=0), observation.std(axis=0) + 1e-6
+    model = MLP(HIDDEN_SIZE, heads.action_parameter_size("gaussian", action.shape[-1]))
+    optimiser = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, num_steps))
+    params_key, data_key = jax.random.split(key)
+    params = model.init(params_key, jnp.zeros((1, observation.shape[-1])))
+
+    def nll(params, observation, action):
+        output = model.apply(params, (observation - mean) / std)
+        return -jnp.mean(heads.action_log_prob("gaussian", output, action))
+
+    @jax.jit
+    def fit(params, observation, action):
+        def step(carry, index):
+            params, state = carry
+            chosen = jax.random.randint(
+                jax.random.fold_in(data_key, index), (BATCH_SIZE,), 0, len(action)
+            )
+            gradient = jax.grad(nll)(params, observation[chosen], action[chosen])
+            updates, state = optimiser.update(gradient, state)
+            return (optax.apply_updates(params, updates), state), None
+
+        carry = params, optimiser.init(params)
+        return jax.lax.scan(step, carry, jnp.arange(num_steps))[0][0]
+
+    params = fit(params, jnp.asarray(observation), jnp.asarray(action))
+    return float(jax.jit(nll)(params, *map(jnp.asarray, tokens(held_out))))
+
+
+def action_baselines(
+    train: Trajectory, held_out: Trajectory, key: chex.PRNGKey, num_steps: int
+) -> dict[str, float]:
+    """Both baselines: `constant` and `one_step`, in nats per action.
+
+    Args:
+      train: `(N, S, ...)` packed rows with continuous actions.
+      held_out: `(M, S, ...)` rows of other episodes.
+      key: initial parameters of the perceptron and its order of tokens.
+      num_steps: gradient steps of the perceptron.
+    """
+    return {
+        "constant": constant_gaussian_nll(train, held_out),
+        "one_step": one_step_nll(train, held_out, key, num_steps),
+    }
