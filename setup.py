@@ -19,7 +19,7 @@ setup(
     packages=find_packages(
         include=["internal_rl*", "experiments*", "configs*", "benchmarks*"], exclude=["tests*"]
     ),
-    package_data={"internal_rl": ["pretrained/*/*/*/*"]},
+    package_data={"internal_rl": ["pretrained/*/*/*/*/*"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

@@ -13,7 +13,7 @@ def benchmark(config: ConfigDict, stopwatch: Stopwatch, rows: int) -> dict:
 
     The bound is the memory bandwidth: the bytes of a batch, written once.
     """
-    stream = build.make_stream(config, build.make_world(config))
+    stream = build.make_expert_stream(config, build.make_world(config))
     next_rows = jax.jit(stream.next)
     state = stream.init(jax.random.key(0), rows)
     state, batch = next_rows(state)

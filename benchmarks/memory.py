@@ -22,7 +22,7 @@ from internal_rl.training.stage import Stage
 from internal_rl.training.stage_directory import StageDirectory
 
 STAGES = {
-    "pretrain": lambda config, workdir: pretrain.make_stage(config),
+    "pretrain": pretrain.make_stage,
     "probe": probe.make_stage,
     "steer": steer.make_stage,
     "metacontroller": metacontroller.make_stage,

@@ -45,10 +45,10 @@ def training_flops(config: ConfigDict, batch: Trajectory) -> dict[str, float]:
     }
 
 
-def benchmark(config: ConfigDict, stopwatch: Stopwatch, rows: int) -> dict:
+def benchmark(config: ConfigDict, stopwatch: Stopwatch, rows: int, workdir: str = "") -> dict:
     """Whole updates of the pretraining stage: data, gradient and optimiser, one seed.
 
-    Runs `UPDATES_PER_CALL` updates in one compiled call, as the training loop does.
+    Datasets, for worlds that need them, are read from `workdir`. Runs `UPDATES_PER_CALL` updates in one compiled call, as the training loop does.
     """
     config = config.copy_and_resolve_references()
     # Fewer rows in fewer parts: each part keeps its size.
@@ -56,11 +56,11 @@ def benchmark(config: ConfigDict, stopwatch: Stopwatch, rows: int) -> dict:
     config.pretrain.num_parts = max(round(share * config.pretrain.num_parts), 1)
     config.pretrain.batch_size = max(round(rows * config.data.trajectories_per_row), 1)
     config.pretrain.num_seeds = 1
-    program = Program(pretrain.make_stage(config))
+    program = Program(pretrain.make_stage(config, workdir))
     # The program reuses the memory of the state that it is given.
     held = [program.initial_state()]
-    stream = build.make_stream(config, build.make_world(config))
-    batch = jax.device_get(jax.jit(stream.next)(held[0].stream)[1])
+    stream = build.make_stream(config, build.make_world(config), workdir)
+    batch = jax.device_get(jax.jit(stream.next)(held[0].stream, stream.source)[1])
 
     def update():
         held[0], metrics = program.advance(held[0], UPDATES_PER_CALL)

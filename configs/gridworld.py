@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from configs.common import at_preset, optimiser, schedule
 from internal_rl.envs import gridworld
 
+
 def get_config(preset: str = "small") -> ConfigDict:
     """All settings of one preset.
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from experiments import build, launch
 from experiments.expert import expert_config
+from internal_rl import pretrained
 from internal_rl.errors import ConfigError
 from internal_rl.experts import ant_data, ant_ppo, shards
 from internal_rl.files import storage_faults
@@ -27,6 +28,7 @@ def collect(config: ConfigDict, workdir: str, seed: int) -> None:
         logging.info("collect: seed %d finished already", seed)
         return
     (expert_seed,) = build.upstream_seeds(config, "expert", (seed,))
+    _take_shipped_expert(config, workdir, expert_seed)
     params = ant_ppo.as_params(launch.load_upstream(config, workdir, "expert", expert_seed))
     directory.begin(stage_config, [seed])
     try:
@@ -61,6 +63,16 @@ def collect(config: ConfigDict, workdir: str, seed: int) -> None:
         raise ConfigError(f"collect: {error}") from None
     finally:
         directory.release()
+
+
+def _take_shipped_expert(config: ConfigDict, workdir: str, seed: int) -> None:
+    """Spares the training of the expert where one with the same settings is shipped."""
+    name, wanted = config.environment.name, launch.stage_config(config, "expert")
+    if StageDirectory(workdir, "expert", seed).path.exists():
+        return
+    if pretrained.offers(name, config.preset, "expert", seed, wanted):
+        logging.info("collect: takes the expert that is shipped with the package")
+        pretrained.install(name, config.preset, workdir, "expert")
 
 
 def main(config: ConfigDict, workdir: str) -> None:

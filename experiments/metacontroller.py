@@ -75,9 +75,7 @@ def alpha_schedule(config: ConfigDict, step: chex.Array) -> chex.Array:
 def make_stage(config: ConfigDict, workdir: str) -> Stage:
     """The stage as pure functions."""
     world = build.make_world(config)
-    stream = build.make_stream(
-        config, world, workdir, clean=True, include_terminal=True
-    )
+    stream = build.make_stream(config, world, workdir, clean=True, include_terminal=True)
     base = build.make_base_model(config, world)
     metacontroller = build.make_metacontroller(config)
     optimiser = build.make_stage_optimiser(config, "metacontroller")

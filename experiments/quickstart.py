@@ -9,7 +9,7 @@ import time
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from experiments import internal_rl, launch, metacontroller, pretrain, raw_rl
+from experiments import internal_rl, launch, raw_rl
 from experiments.reproduce import main as run_all_stages
 from internal_rl import pretrained
 from internal_rl.analysis.report import write_report
@@ -27,10 +27,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     else:
         for section in ("internal_rl", "raw_rl"):
             config[section].update(config.quickstart[section])
-        pretrained.install(config.preset, workdir)
-        # Both find their stages finished; had the config been changed, they would say so.
-        pretrain.main(config, workdir)
-        metacontroller.main(config, workdir)
+        pretrained.install(config.environment.name, config.preset, workdir)
         internal_rl.main(config, workdir)
         raw_rl.main(config, workdir)
     summary = write_report(workdir, time.monotonic() - started)

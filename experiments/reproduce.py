@@ -24,6 +24,13 @@ def at_age(config: ConfigDict, step: int) -> ConfigDict:
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Runs every stage; finished ones are skipped, an interrupted one goes on."""
+    if "collect" in config:
+        # brax takes seconds to import, for worlds that do without it.
+        from experiments import collect, expert
+
+        logging.info("stages expert and collect")
+        expert.main(config, workdir)
+        collect.main(config, workdir)
     logging.info("stage pretrain")
     pretrain.main(config, workdir)
     for step in (*config.pretrain.snapshot_steps, 0):

@@ -36,6 +36,7 @@ def one_step_nll(
     One hidden layer of `HIDDEN_SIZE`, Gaussian head, Adam with a cosine schedule on `num_steps`
     batches of single tokens.
     """
+
     def tokens(rows):
         mask = np.asarray(rows.mask)
         return np.asarray(rows.observation)[mask], np.asarray(rows.action)[mask]

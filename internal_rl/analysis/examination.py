@@ -118,9 +118,7 @@ def examine_metacontroller(
             metacontroller_params, residual, batch.segment, infer_key, method="discover"
         )
         where = (batch.subgoal, batch.segment, batch.mask)
-        counts = switching.count_switches(
-            discovery.beta, *where, tolerance=env.switch_tolerance
-        )
+        counts = switching.count_switches(discovery.beta, *where, tolerance=env.switch_tolerance)
         by_place = rate_distortion.kl_by_place(discovery.kl, *where)
         return discovery.beta, discovery.code, {**switching.switching_metrics(counts), **by_place}
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 OKABE_ITO = (
@@ -21,6 +22,8 @@ REFERENCE_STYLES = {
     "bayes": ("-.", "Bayes given the task set"),
     "goal_blind": (":", "goal-blind expert"),
     "goal_given": ("--", "expert, goal given"),
+    "constant": (":", "constant Gaussian"),
+    "one_step": ("--", "perceptron on one step"),
 }
 _STYLE = {
     "font.size": 10,
@@ -83,7 +86,7 @@ def pretraining_curve(
     references: Mapping[str, float],
     held_out: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Figure:
-    """Next-action cross-entropy of the base model beside the exact references.
+    """Next-action NLL of the base model beside exact references, or baselines.
 
     Args:
       trajectories: `(N,)` expert trajectories seen.
@@ -100,7 +103,7 @@ def pretraining_curve(
         panel.set(xlabel="expert trajectories", xscale=scale)
         if scale == "linear":
             panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes[0, 0].set_ylabel("action cross-entropy (nats)")
+    axes[0, 0].set_ylabel("NLL of the next action (nats)")
     _legend(axes[0, 0])
     figure.suptitle("Pretraining of the base model", fontsize=11)
     return figure
@@ -221,6 +224,78 @@ def gates(beta: np.ndarray, subgoal: np.ndarray, mask: np.ndarray, threshold: fl
         fontsize=9,
     )
     figure.suptitle("Gate against the true subgoal (background)", fontsize=11)
+    return figure
+
+
+def code_colours(codes: np.ndarray) -> np.ndarray:
+    """RGB colours `(N, 3)` in which like codes `(N, n_z)` look alike.
+
+    Red, green and blue are the ranks along the three principal components.
+    """
+    centred = codes - codes.mean(axis=0)
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:3]
+    # Without rounding, codes that differ by noise alone would be told apart by rank.
+    components = np.round(centred @ directions.T, 2)
+    colours = np.full((len(codes), 3), 0.5)
+    for i, values in enumerate(components.T):
+        levels, index = np.unique(values, return_inverse=True)
+        colours[:, i] = np.linspace(0.05, 0.9, max(len(levels), 2))[index]
+    return colours
+
+
+def _draw_cells(axes: Axes, colours: np.ndarray, walls: np.ndarray, grid_size: int) -> None:
+    """The plane from above: coloured cells with their numbers, and walls."""
+    half = grid_size / 2
+    faces = palette(len(colours))
+    for number, (x, y) in enumerate(colours):
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=faces[number], alpha=0.3, lw=0))
+        axes.text(x - 0.43, y + 0.4, str(number), fontsize=9, va="top", color="0.2")
+    for x, y in walls:
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color="0.35", lw=0))
+    for line in np.arange(grid_size + 1) - half:
+        axes.plot([line, line], [-half, half], color="0.85", linewidth=0.6, zorder=0)
+        axes.plot([-half, half], [line, line], color="0.85", linewidth=0.6, zorder=0)
+    axes.set(xlim=(-half, half), ylim=(-half, half), aspect="equal", xticks=[], yticks=[])
+    axes.set_xlabel(f"{grid_size} cells")
+    axes.grid(False)
+
+
+def paths(
+    place: np.ndarray,
+    colours: np.ndarray,
+    walls: np.ndarray,
+    code: np.ndarray,
+    switch: np.ndarray,
+    mask: np.ndarray,
+    grid_size: int,
+) -> Figure:
+    """Episodes from above, in the colour of the active code; the first step is a disc.
+
+    Args:
+      place: `(E, T, 2)` where the agent is, in cells, see `envs.pinpad.Scene`.
+      colours: `(E, O, 2)` coloured cells.
+      walls: `(E, W, 2)` walls.
+      code: `(E, T, n_z)` active code.
+      switch: `(E, T)` bool, a new code was taken at this step: a ring.
+      mask: `(E, T)` bool, steps that belong to the episode; its leading steps.
+      grid_size: side of the grid in cells.
+    """
+    count = len(place)
+    figure, axes = _panels(1, count, 2.6 * count + 0.4, 3.2)
+    shades = np.zeros((*mask.shape, 3))
+    shades[mask] = code_colours(code[mask])
+    for i, panel in enumerate(axes[0]):
+        _draw_cells(panel, colours[i], walls[i], grid_size)
+        steps = place[i][mask[i]]
+        lines = np.stack([steps[:-1], steps[1:]], axis=1)
+        panel.add_collection(LineCollection(lines, colors=shades[i][mask[i]][:-1], linewidths=2.2))
+        panel.plot(*steps[0], "o", color="black", markersize=6)
+        taken = np.flatnonzero(switch[i] & mask[i])[1:]
+        ring = shades[i, taken] if len(taken) else "none"
+        panel.scatter(
+            *place[i, taken].T, s=48, facecolors="white", edgecolors=ring, linewidths=1.8, zorder=3
+        )
+    figure.suptitle("Paths in the colour of the active code (ring: a new code)", fontsize=11)
     return figure
 
 

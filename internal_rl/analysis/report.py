@@ -11,8 +11,10 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 from matplotlib.figure import Figure
 
+from internal_rl import envs
 from internal_rl.analysis import figures
 from internal_rl.analysis.code_injection import ARMS
 from internal_rl.analysis.examination import INJECTION_MOMENTS
@@ -27,12 +29,16 @@ from internal_rl.analysis.report_table import (
 )
 from internal_rl.analysis.run_results import RunResults, read_sweep, stacked_curves
 from internal_rl.analysis.switching import SWITCH_THRESHOLD
+from internal_rl.envs.ant_render import RenderError
+from internal_rl.envs.ant_render import frames_of_observations as ant_frames
 from internal_rl.envs.render import frames_of_observations, save_gif
 from internal_rl.errors import StorageError
 from internal_rl.files import storage_faults, write_atomically, write_json
 
 # Keys that every summary holds, whatever has been run.
 EXPECTED = ("internal_rl_success", "raw_rl_success", "switching_f1")
+# Keeps the animation of an ant's hundreds of steps small.
+ANT_STEPS_PER_FRAME = 4
 
 
 def write_report(workdir: str | os.PathLike, wall_seconds: float = math.nan) -> dict:
@@ -83,6 +89,8 @@ def report_figures(runs: Sequence[RunResults]) -> dict[str, Figure]:
         "probe_accuracy": _probe_accuracy(run),
         "steering": _steering(run),
         "gates": _gates(run),
+        "paths": _paths(run),
+        "internal_rl_path": _internal_rl_path(run),
         "rate_distortion": _rate_distortion(runs),
         "code_injection": _code_injection(run),
         "reinforcement_learning": _reinforcement_learning(run),
@@ -161,6 +169,44 @@ def _gates(run: RunResults) -> Figure | None:
     return figures.gates(*(seeds[0].artifacts[name] for name in names), SWITCH_THRESHOLD)
 
 
+def _paths(run: RunResults) -> Figure | None:
+    seeds = _with(run, "metacontroller", "example_place")
+    if not seeds:
+        return None
+    found = {
+        name: seeds[0].artifacts[f"example_{name}"]
+        for name in ("place", "colours", "walls", "code", "beta", "mask")
+    }
+    return figures.paths(
+        found["place"],
+        found["colours"][:, 0],
+        found["walls"][:, 0],
+        found["code"],
+        found["beta"] >= SWITCH_THRESHOLD,
+        found["mask"],
+        seeds[0].config["environment"]["grid_size"],
+    )
+
+
+def _internal_rl_path(run: RunResults) -> Figure | None:
+    seeds = _with(run, "internal_rl", "episode_place")
+    if not seeds:
+        return None
+    found = {
+        name: seeds[0].artifacts[f"episode_{name}"]
+        for name in ("place", "colours", "walls", "code", "ask")
+    }
+    return figures.paths(
+        found["place"][None],
+        found["colours"][:1],
+        found["walls"][:1],
+        found["code"][None],
+        found["ask"][None],
+        np.ones((1, len(found["place"])), bool),
+        seeds[0].config["environment"]["grid_size"],
+    )
+
+
 def _rate_distortion(runs: Sequence[RunResults]) -> Figure | None:
     rows = summarise_sweep([solution for run in runs for solution in solutions_of(run)])
     if len({row["alpha"] for row in rows}) < 2:
@@ -215,11 +261,18 @@ def _episode(run: RunResults) -> list[np.ndarray]:
     seeds = _with(run, "internal_rl", "episode_observation")
     if not seeds:
         return []
-    artifacts, world = seeds[0].artifacts, seeds[0].config["environment"]
+    artifacts, environment = seeds[0].artifacts, seeds[0].config["environment"]
+    if environment["name"] == "ant-pinpad":
+        world = envs.make_from_config(environment)
+        try:
+            return ant_frames(world, artifacts["episode_observation"], ANT_STEPS_PER_FRAME)
+        except RenderError as error:
+            logging.warning("no episode.gif: %s", error)
+            return []
     return frames_of_observations(
         artifacts["episode_observation"],
-        world["grid_size"],
-        world["num_colours"],
+        environment["grid_size"],
+        environment["num_colours"],
         artifacts["episode_beta"],
         artifacts["episode_code"],
     )

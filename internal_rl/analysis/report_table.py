@@ -89,7 +89,7 @@ def _base_rows(run: RunResults) -> list[Row]:
             lambda s: s.last(cross_entropy) - s.last(bayes),
         ),
     ]
-    for name in ("bayes", "goal_blind", "goal_given"):
+    for name in ("bayes", "goal_blind", "goal_given", "constant", "one_step"):
         label = f"reference {name.replace('_', '-')} (nats)"
         key = f"reference/{name}"
         rows.append(_row(f"reference_{name}", label, seeds, lambda s, key=key: s.last(key)))

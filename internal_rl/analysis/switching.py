@@ -99,8 +99,10 @@ def count_close_matches(
         exact = switch_now & change_now & ~late & ~early
         switches, changes = take_oldest(switches, late), take_oldest(changes, early)
         switch_left, change_left = switch_now & ~early & ~exact, change_now & ~late & ~exact
-        older = (jnp.concatenate([new[:, None], old[:, :-1]], axis=1)
-                 for new, old in ((switch_left, switches), (change_left, changes)))
+        older = (
+            jnp.concatenate([new[:, None], old[:, :-1]], axis=1)
+            for new, old in ((switch_left, switches), (change_left, changes))
+        )
         return (*older, matched + late + early + exact), None
 
     same = jnp.pad(segment[:, 1:] == segment[:, :-1], ((0, 0), (1, 0)))

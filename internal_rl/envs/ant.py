@@ -269,6 +269,14 @@ class AntWorld(pinpad.PinpadWorld):
         lost = self._lost(state.physics, state.board[state.cell])
         return super().without_task(state).replace(done=lost | state.diverged)
 
+    def posture(self, observation: chex.Array) -> chex.Array:
+        """Positions `(..., 15)` of the physics, read from observations `(..., d)`."""
+        fields = self.observation_fields()
+        names = ("height", "orientation", "joint_angles")
+        body = jnp.concatenate([observation[..., fields[name]] for name in names], axis=-1)
+        body = jnp.sign(body) * jnp.expm1(jnp.abs(body))
+        return jnp.concatenate([observation[..., fields["position"]] * self.half_side, body], -1)
+
     def scene(self, observation: chex.Array) -> pinpad.Scene:
         """Reads observations `(..., d)`, see `observation_fields`."""
         fields = self.observation_fields()

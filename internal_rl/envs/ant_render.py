@@ -1,9 +1,8 @@
-"""Pictures of the ant: frames through MuJoCo's renderer, and layouts from above."""
+"""Pictures of the ant through MuJoCo's renderer."""
 
+import jax
 import mujoco
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
 from internal_rl.envs import ant_body
 from internal_rl.envs.ant import AntWorld
@@ -58,19 +57,19 @@ def render_frames(
     return frames
 
 
-def draw_layout(axes: Axes, world: AntWorld, objects: np.ndarray, walls: np.ndarray) -> None:
-    """The grid from above: cells, coloured cells with their numbers, walls; axes in metres."""
-    size, half = world.config.cell_size, world.half_side
-    things = [(cell, ant_body.COLOURS[i % len(ant_body.COLOURS)]) for i, cell in enumerate(objects)]
-    things += [(cell, (0.35, 0.35, 0.35)) for cell in walls]
-    for cell, colour in things:
-        corner = np.asarray(world.centre_of(np.asarray(cell))) - size / 2
-        axes.add_patch(Rectangle(corner, size, size, facecolor=colour, alpha=0.5, linewidth=0))
-    for number, cell in enumerate(objects):
-        x, y = np.asarray(world.centre_of(np.asarray(cell)))
-        axes.text(x, y, str(number), ha="center", va="center", fontsize=11, color="0.2")
-    lines = np.arange(world.config.grid_size + 1) * size - half
-    for place in lines:
-        axes.plot([place, place], [-half, half], color="0.8", linewidth=0.6, zorder=0)
-        axes.plot([-half, half], [place, place], color="0.8", linewidth=0.6, zorder=0)
-    axes.set(xlim=(-half, half), ylim=(-half, half), aspect="equal", xlabel="x (m)", ylabel="y (m)")
+def frames_of_observations(
+    world: AntWorld, observations: np.ndarray, every: int = 1
+) -> list[np.ndarray]:
+    """Frames of an episode from what was observed, see `render_frames`.
+
+    Args:
+      world: the world.
+      observations: `(T, d)` of one episode.
+      every: control steps from frame to frame.
+    """
+    scene = world.scene(observations[0])
+    objects, walls = (
+        np.asarray(jax.vmap(world.cell_of)(centres * world.config.cell_size))
+        for centres in (scene.colours, scene.walls)
+    )
+    return render_frames(world, objects, walls, np.asarray(world.posture(observations[::every])))

@@ -111,9 +111,7 @@ class PinpadWorld:
 
     def without_task(self, state):
         """`state`, running and with nothing visited, unless what ended it was not the task."""
-        return state.replace(
-            done=jnp.bool_(False), success=jnp.bool_(False), progress=jnp.int32(0)
-        )
+        return state.replace(done=jnp.bool_(False), success=jnp.bool_(False), progress=jnp.int32(0))
 
     def layout_fingerprint(self, observation: chex.Array) -> chex.Array:
         """A number that tells layouts apart: `(..., d)` observations to `(...)` uint32.

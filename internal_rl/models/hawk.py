@@ -87,7 +87,11 @@ class RGLRU(nn.Module):
         self.decay = self.param("decay", decay_initializer, (self.width,))
 
     def _gates(self, x: chex.Array) -> tuple[chex.Array, chex.Array]:
-        """Decay `a_t` and gated input of the recurrence, each of the shape of `x`."""
+        """Decay `a_t` and gated input of the recurrence, each of the shape of `x`.
+
+        In float32 at least: a decay close to one has no digits to spare.
+        """
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         recurrence_gate = jax.nn.sigmoid(self.recurrence_gate(x))
         log_decay = -GATE_SHARPNESS * jax.nn.softplus(self.decay) * recurrence_gate
         # The floor keeps the derivative of the square root finite when the gate is shut.
@@ -97,10 +101,11 @@ class RGLRU(nn.Module):
     def __call__(self, x: chex.Array, segment: chex.Array) -> chex.Array:
         """Runs packed rows `(B, S, n)` with segment index `(B, S)`; returns `(B, S, n)`."""
         decay, inputs = self._gates(x)
-        return linear_recurrence(jnp.where(starts_segment(segment)[..., None], 0.0, decay), inputs)
+        decay = jnp.where(starts_segment(segment)[..., None], 0.0, decay)
+        return linear_recurrence(decay, inputs).astype(x.dtype)
 
     def step(self, x: chex.Array, hidden: chex.Array) -> chex.Array:
-        """The next hidden state `(B, n)`, which is also the output."""
+        """The next hidden state `(B, n)`, which is also the output; float32 at least."""
         decay, inputs = self._gates(x)
         return decay * hidden + inputs
 
@@ -208,4 +213,5 @@ class HawkBlock(nn.Module):
         normed = self.temporal_norm(x)
         convolved, recent = self.convolution.step(self.recurrence_input(normed), state.recent)
         hidden = self.recurrence.step(convolved, state.hidden)
-        return self._finish(x, self.gate_input(normed), hidden), HawkState(recent, hidden)
+        y = self._finish(x, self.gate_input(normed), hidden.astype(x.dtype))
+        return y, HawkState(recent, hidden)

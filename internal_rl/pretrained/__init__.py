@@ -7,38 +7,51 @@ looks as if the stage had been run there.
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
 
 from internal_rl.errors import StageMissingError
-from internal_rl.files import storage_faults
+from internal_rl.files import read_json, storage_faults
 
 _FOLDER = pathlib.Path(__file__).parent
 
 
-def available() -> list[str]:
-    """Presets for which trained stages are shipped."""
-    return sorted(path.name for path in _FOLDER.iterdir() if (path / "pretrain").is_dir())
+def available(world: str) -> list[str]:
+    """Presets of a world for which all stages that the quickstart needs are shipped."""
+    folders = (_FOLDER / world).iterdir() if (_FOLDER / world).is_dir() else ()
+    return sorted(path.name for path in folders if (path / "metacontroller").is_dir())
 
 
-def install(preset: str, workdir: str | os.PathLike) -> None:
-    """Copies the shipped stages of a preset to a work directory, unless they are there already.
+def offers(world: str, preset: str, stage: str, seed: int, config: Mapping) -> bool:
+    """Whether a stage is shipped for one seed and was trained with this configuration."""
+    file = _FOLDER / world / preset / stage / f"seed_{seed}" / "config.json"
+    return file.exists() and read_json(file)["config"] == config
+
+
+def install(world: str, preset: str, workdir: str | os.PathLike, stage: str = "*") -> None:
+    """Copies shipped stages to a work directory, unless they are there already.
+
+    Args:
+      world: name of the world.
+      preset: preset of its config.
+      workdir: work directory of the run.
+      stage: which stage; all of them by default, of which the preset must be `available`.
 
     Raises:
       StageMissingError: nothing is shipped for the preset.
       StorageError: the work directory cannot be written.
     """
-    if preset not in available():
+    if stage == "*" and preset not in available(world):
         raise StageMissingError(
-            f"config.preset: no trained weights are shipped for '{preset}', allowed are"
-            f" {', '.join(available())}; or train them with --from_scratch"
+            f"config.preset: no trained weights are shipped for '{preset}' of {world}, allowed are"
+            f" {', '.join(available(world)) or 'none'}; or train them with --from_scratch"
         )
     with storage_faults(workdir):
-        for stage in sorted((_FOLDER / preset).iterdir()):
-            for seed in sorted(stage.iterdir()):
-                target = pathlib.Path(workdir) / stage.name / seed.name
-                if target.exists():
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(f".{target.name}.partial")
-                shutil.rmtree(partial, ignore_errors=True)
-                shutil.copytree(seed, partial)
-                partial.rename(target)
+        for seed in sorted((_FOLDER / world / preset).glob(f"{stage}/seed_*")):
+            target = pathlib.Path(workdir) / seed.parent.name / seed.name
+            if target.exists():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(seed, partial)
+            partial.rename(target)

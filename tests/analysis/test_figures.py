@@ -42,6 +42,18 @@ def draw(name):
     if name == "gates":
         mask = np.arange(STEPS) < np.array([[STEPS], [7]])
         return figures.gates(RNG.random((2, STEPS)), np.stack([SUBGOAL, SUBGOAL]), mask, 0.5)
+    if name == "paths":
+        place = np.cumsum(RNG.normal(size=(2, STEPS, 2)), axis=1) / 4
+        cells = np.array([[-1.5, 0.5], [0.5, 1.5]])
+        return figures.paths(
+            place,
+            np.stack([cells, -cells]),
+            np.zeros((2, 1, 2)) + 0.5,
+            RNG.random((2, STEPS, 4)),
+            RNG.random((2, STEPS)) < 0.3,
+            np.arange(STEPS) < np.array([[STEPS], [7]]),
+            4,
+        )
     if name == "rate_distortion":
         return figures.rate_distortion(SWEEP, {"bayes": 0.5})
     if name == "rl_curves":
@@ -65,6 +77,7 @@ def draw(name):
         "probe_accuracy",
         "steering_success",
         "gates",
+        "paths",
         "rate_distortion",
         "rl_curves",
         "injected_codes",

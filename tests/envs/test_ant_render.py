@@ -1,8 +1,9 @@
 """Pictures of the ant, or one line that says what is missing."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from internal_rl.envs import ant_render
 from internal_rl.envs.ant import AntWorld, AntWorldConfig
@@ -36,10 +37,21 @@ def test_frames_or_a_message_that_says_what_to_install(world):
         assert len(frames) == 2 and frames[0].shape == (360, 480, 3) and frames[0].std() > 5
 
 
-def test_layout_from_above_shows_every_thing_in_its_cell(world):
-    axes = Figure().subplots()
-    ant_render.draw_layout(axes, world, OBJECTS, WALLS)
-    corners = [tuple(patch.get_xy()) for patch in axes.patches]
-    assert corners == [(-4, 2), (2, 2), (-4, -4), (2, -4), (-2, 0)]
-    assert [text.get_text() for text in axes.texts] == ["0", "1", "2", "3"]
-    assert axes.get_xlim() == (-4, 4)
+def test_frames_show_the_postures_and_cells_that_were_observed(world, monkeypatch):
+    shown = {}
+
+    def record(world, objects, walls, qpos):
+        shown.update(objects=objects, walls=walls, qpos=qpos)
+        return list(qpos)
+
+    monkeypatch.setattr(ant_render, "render_frames", record)
+    keys = jax.random.split(jax.random.key(0), 5)
+    bodies = [world.sample_body(key, jnp.int32(6)) for key in keys]
+    states = [world.reset_to(OBJECTS, WALLS, body, world.post_training_task) for body in bodies]
+    observations = np.stack([timestep.observation for _, timestep in states])
+    frames = ant_render.frames_of_observations(world, observations, every=2)
+    assert len(frames) == 3
+    np.testing.assert_array_equal(shown["objects"], OBJECTS)
+    np.testing.assert_array_equal(shown["walls"], WALLS)
+    expected = [bodies[i].qpos for i in (0, 2, 4)]
+    np.testing.assert_allclose(shown["qpos"], expected, atol=1e-5)

@@ -9,6 +9,7 @@ from internal_rl.envs.ant import AntWorld, AntWorldConfig
 from internal_rl.envs.physics import PhysicsState
 from internal_rl.experts import ant_data, ant_ppo, shards
 from internal_rl.experts.ant_expert import AntExpertConfig
+from internal_rl.experts.dataset_stream import as_trajectory, with_next_observation
 
 
 def drive(model, state, control):
@@ -75,7 +76,7 @@ def test_dataset_holds_the_successes_and_becomes_trajectories(world, expert, tmp
 
     shards.write_dataset(tmp_path, {}, 2, make_shard)
     rows = shards.load_rows(shards.check_dataset(tmp_path, 2), 61, seed=0)
-    batch = ant_data.as_trajectory({name: jnp.asarray(x) for name, x in rows.items()})
+    batch = with_next_observation(as_trajectory(rows))
     assert batch.observation.shape[1:] == (61, world.observation_size)
     assert batch.action.dtype == jnp.float32 and batch.action.shape[2] == 8
     segment, mask = np.asarray(batch.segment), np.asarray(batch.mask)

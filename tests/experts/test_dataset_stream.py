@@ -13,7 +13,7 @@ def rows(count, first=0):
     number = jnp.broadcast_to(jnp.arange(first, first + count)[:, None], (count, 5))
     return Trajectory(
         observation=number[..., None] * jnp.ones(3),
-        next_observation=number[..., None] * jnp.ones(3),
+        next_observation=None,
         action=number[..., None] * jnp.ones(2),
         mask=number >= 0,
         subgoal=number,

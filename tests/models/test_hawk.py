@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from internal_rl.models.hawk import RGLRU, HawkBlock, TemporalConvolution, decay_initializer
 
@@ -84,6 +85,45 @@ def test_gradients_are_finite_with_saturated_gates(block):
         jax.tree.map(lambda value: 30 * value, params)
     )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_gradients_equal_finite_differences():
+    with jax.enable_x64(True):
+        module = HawkBlock(WIDTH, num_heads=2, mlp_size=16, init_scale=1.0)
+        x = jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH), jnp.float64)
+        params = module.init(jax.random.key(0), x, SEGMENT)
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+        # A smooth function of the output: the MLP's corners must not lie within a step.
+        run = jax.jit(lambda params, x: jnp.sum(jnp.sin(module.apply(params, x, SEGMENT))))
+        check_grads(run, (params, x), order=1, modes=["rev"], rtol=1e-3, atol=1e-6, eps=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.06)])
+def test_ten_thousand_steps_stay_finite_and_the_forms_together(block, dtype, tolerance):
+    module, params, _ = block
+    x = jax.random.normal(jax.random.key(4), (1, 10_000, WIDTH))
+    exact = jax.jit(module.apply)(params, x, jnp.zeros((1, 10_000), jnp.int32))
+    cast = lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)  # noqa: E731
+    params, x = cast(params), cast(x)
+
+    @jax.jit
+    def step_by_step(params, x):
+        def step(state, x_t):
+            y, state = module.apply(params, x_t[None], state, method="step")
+            return state, y[0]
+
+        state = module.initial_state(1)
+        state = state.replace(recent=state.recent.astype(dtype))
+        return jax.lax.scan(step, state, x[0])[1]
+
+    parallel = jax.jit(module.apply)(params, x, jnp.zeros((1, 10_000), jnp.int32))[0]
+    steps = step_by_step(params, x)
+    assert parallel.dtype == steps.dtype == dtype
+    parallel, steps, exact = (np.asarray(y, np.float64) for y in (parallel, steps, exact[0]))
+    assert np.isfinite(parallel).all() and np.isfinite(steps).all()
+    scale = np.abs(exact).max()
+    np.testing.assert_allclose(parallel, steps, atol=tolerance * scale)
+    np.testing.assert_allclose(parallel, exact, atol=tolerance * scale)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
