@@ -106,8 +106,8 @@ def _set_up_log() -> None:
     python_logging.getLogger("absl").addFilter(
         lambda record: record.levelno > python_logging.INFO or "orbax" not in record.pathname
     )
-    logging.info("%s", internal_rl.HOST_THREADS)
-    logging.info("%s", internal_rl.HOST_COMPILER)
+    for line in (internal_rl.HOST_THREADS, internal_rl.HOST_MEMORY, internal_rl.HOST_COMPILER):
+        logging.info("%s", line)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
