@@ -48,7 +48,8 @@ def training_flops(config: ConfigDict, batch: Trajectory) -> dict[str, float]:
 def benchmark(config: ConfigDict, stopwatch: Stopwatch, rows: int, workdir: str = "") -> dict:
     """Whole updates of the pretraining stage: data, gradient and optimiser, one seed.
 
-    Datasets, for worlds that need them, are read from `workdir`. Runs `UPDATES_PER_CALL` updates in one compiled call, as the training loop does.
+    Runs `UPDATES_PER_CALL` updates in one compiled call, as the training loop does. Worlds that
+    need datasets find them in `workdir`.
     """
     config = config.copy_and_resolve_references()
     # Fewer rows in fewer parts: each part keeps its size.

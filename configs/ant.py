@@ -160,8 +160,8 @@ def _paper() -> ConfigDict:
 def _small() -> dict:
     """Real science for one seed on two CPU cores."""
     return {
-        "collect": {"num_shards": 64, "episodes_per_shard": 256, "batch_size": 256},
-        "data": {"held_out_shards": 2},
+        "collect": {"num_shards": 16, "batch_size": 512},
+        "data": {"held_out_shards": 1},
         "base": {
             "width": 128,
             "depth": 4,

@@ -5,7 +5,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
@@ -36,22 +35,25 @@ def evaluate(
     world: AntWorld, settings: AntExpertConfig, params: tuple, key: jax.Array, episodes: int
 ) -> dict[str, float]:
     """Success of the mean action on the pretraining tasks and on the post-training task."""
-    play = functools.partial(ant_ppo.play, world, settings, deterministic=True)
     results = {}
     task_sets = {
         "pretraining": world.pretraining_tasks,
         "post_training": world.post_training_task[None],
     }
+    keys = jax.random.split(key, episodes)
     for name, tasks in task_sets.items():
-        states = jax.device_get(play(params, jnp.asarray(tasks), key, episodes))
-        success = states.success
-        colours = np.maximum((states.task >= 0).sum(axis=1), 1)
-        results[f"{name}/success"] = float(success.mean())
-        results[f"{name}/share_of_colours"] = float((states.progress / colours).mean())
-        results[f"{name}/steps_per_colour"] = float(
-            states.time[success].sum() / max(colours[success].sum(), 1)
+        play = functools.partial(ant_ppo.play, world, settings, tasks=tasks, deterministic=True)
+        played = jax.jit(lambda params, keys, play=play: play(params=params, keys=keys))(
+            params, keys
         )
-        results[f"{name}/diverged"] = float(states.diverged.mean())
+        colours = (tasks >= 0).sum(axis=1)[played.task]
+        visited, success = np.asarray(played.progress.max(axis=1)), np.asarray(played.success)
+        results[f"{name}/success"] = float(success.mean())
+        results[f"{name}/share_of_colours"] = float((visited / colours).mean())
+        results[f"{name}/steps_per_colour"] = float(
+            played.length[success].sum() / max(colours[success].sum(), 1)
+        )
+        results[f"{name}/diverged"] = float(played.diverged.mean())
     return results
 
 

@@ -44,29 +44,27 @@ def make_recorder(
     world: AntWorld, config: AntExpertConfig, deterministic: bool
 ) -> Callable[[tuple, chex.PRNGKey], Recording]:
     """`record(params, keys (B,)) -> Recording`: random pretraining tasks in random layouts."""
-    policy = ant_ppo.make_policy(world, config, deterministic)
-    tasks = jnp.asarray(world.pretraining_tasks)
-    subgoals = np.full_like(world.pretraining_tasks, -1)
+    tasks = world.pretraining_tasks
+    subgoals = np.full_like(tasks, -1)
     for row, task in zip(subgoals, world.task_set.pretraining, strict=True):
         row[: len(task)] = world.task_set.subgoal_ids(task)
     subgoals = jnp.asarray(subgoals)
 
-    def episode(params, key):
-        task_key, key = jax.random.split(key)
-        index = jax.random.randint(task_key, (), 0, len(tasks))
-        ant, last, (observation, action, progress) = ant_ppo.run_episode(
-            world, config, policy, params, tasks[index], key
-        )
-        length = jnp.sum(tasks[index] >= 0)
+    def record(params, keys):
+        played = ant_ppo.play(world, config, params, tasks, keys, deterministic)
+        last = played.following[jnp.arange(len(keys)), played.length - 1]
+        # Behind the end of an episode the last observation repeats, which makes it one step longer.
+        longer = jnp.concatenate([played.observation, jnp.zeros_like(last)[:, None]], axis=1)
+        ran = jnp.arange(longer.shape[1]) < played.length[:, None]
         return Recording(
-            observation=jnp.concatenate([observation, last[None]]),
-            action=action,
-            subgoal=subgoals[index, jnp.minimum(progress, length - 1)],
-            length=ant.time,
-            success=ant.success,
+            observation=jnp.where(ran[..., None], longer, last[:, None]),
+            action=played.action,
+            subgoal=jnp.take_along_axis(subgoals[played.task], played.before, axis=1),
+            length=played.length,
+            success=played.success,
         )
 
-    return jax.jit(jax.vmap(episode, in_axes=(None, 0)))
+    return jax.jit(record)
 
 
 def episode_tokens(recording: Recording, index: int) -> Episode:

@@ -21,6 +21,7 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from internal_rl.envs.ant import AntState, AntWorld
+from internal_rl.envs.slots import Slots, choose_num_slots, run_episodes
 from internal_rl.envs.tasks import followers
 from internal_rl.experts import shortest_path
 from internal_rl.experts.ant_expert import AntExpertConfig
@@ -280,42 +281,31 @@ def as_params(tree: dict) -> tuple:
     return normalisation, tree["policy"], tree["value"]
 
 
-def run_episode(
-    world: AntWorld,
-    config: AntExpertConfig,
-    policy: Callable,
-    params: tuple,
-    task: chex.Array,
-    key: chex.PRNGKey,
-) -> tuple[AntState, chex.Array, tuple[chex.Array, chex.Array, chex.Array]]:
-    """One episode in a random layout, to the time limit.
+@struct.dataclass
+class Episodes:
+    """`B` episodes of up to `T` control steps; steps after an episode's end hold zeros.
 
-    Args:
-      world: the world.
-      config: of the expert.
-      policy: from `make_policy`.
-      params: `(normalisation, policy, value)` parameters.
-      task: `(K,)` int32, padded with -1.
-      key: randomness of the layout and of actions.
-
-    Returns:
-      the last state, its observation `(d,)`, and of every step before it observation `(T, d)`,
-      action `(T, 8)` in [-1, 1] and progress `(T,)`.
+    Attributes:
+      task: `(B,)` int32 index of the task among those played.
+      observation: `(B, T, d)` before each step.
+      following: `(B, T, d)` observation after it.
+      action: `(B, T, 8)` as applied, in [-1, 1].
+      before: `(B, T)` int32 colours visited before the step.
+      progress: `(B, T)` int32 colours visited after it.
+      length: `(B,)` int32 control steps.
+      success: `(B,)` bool.
+      diverged: `(B,)` bool, the simulation did not stay finite.
     """
-    reset_key, action_key = jax.random.split(key)
-    ant, timestep = world.reset(reset_key, task)
 
-    def step(carry, key):
-        state, observation = carry
-        action = policy(params, guided_observation(state, observation), key)
-        action = jnp.clip(action, -1.0, 1.0)
-        ant, timestep = world.step(state.ant, action)
-        carry = state.replace(ant=ant), timestep.observation
-        return carry, (observation, action, state.ant.progress)
-
-    first = solve(world, ant, config.ties), timestep.observation
-    (state, last), steps = jax.lax.scan(step, first, jax.random.split(action_key, world.time_limit))
-    return state.ant, last, steps
+    task: chex.Array
+    observation: chex.Array
+    following: chex.Array
+    action: chex.Array
+    before: chex.Array
+    progress: chex.Array
+    length: chex.Array
+    success: chex.Array
+    diverged: chex.Array
 
 
 def play(
@@ -323,10 +313,9 @@ def play(
     config: AntExpertConfig,
     params: tuple,
     tasks: chex.Array,
-    key: chex.PRNGKey,
-    num_episodes: int,
+    keys: chex.PRNGKey,
     deterministic: bool,
-) -> AntState:
+) -> Episodes:
     """Plays the expert on random tasks in random layouts.
 
     Args:
@@ -334,21 +323,43 @@ def play(
       config: of the expert.
       params: `(normalisation, policy, value)` parameters.
       tasks: `(N, K)` int32, padded with -1.
-      key: randomness of tasks, layouts and actions.
-      num_episodes: `B`.
+      keys: `(B,)` randomness of each episode: its task, layout and actions.
       deterministic: whether to take the mean action.
-
-    Returns:
-      the last states, `(B, ...)`.
     """
     policy = make_policy(world, config, deterministic)
 
-    def episode(key):
-        task_key, key = jax.random.split(key)
-        task = tasks[jax.random.randint(task_key, (), 0, len(tasks))]
-        return run_episode(world, config, policy, params, task, key)[0]
+    def start(key):
+        task_key, reset_key = jax.random.split(key)
+        index = jax.random.randint(task_key, (), 0, len(tasks))
+        ant, timestep = world.reset(reset_key, jnp.asarray(tasks)[index])
+        return index, (solve(world, ant, config.ties), timestep.observation)
 
-    return jax.jit(jax.vmap(episode))(jax.random.split(key, num_episodes))
+    def act(key, time, state, observation):
+        seen = guided_observation(state, observation)
+        action = policy(params, seen, jax.random.fold_in(key, time))
+        return jnp.clip(action, -1.0, 1.0)
+
+    def step(slots: Slots, carry, memory):
+        state, observation = carry
+        action = jax.vmap(act)(keys[slots.episode], slots.time, state, observation)
+        ant, timestep = jax.vmap(world.step)(state.ant, action)
+        record = {
+            "observation": observation,
+            "following": timestep.observation,
+            "action": action,
+            "before": state.ant.progress,
+            "progress": ant.progress,
+            "success": ant.success,
+            "diverged": ant.diverged,
+        }
+        return (state.replace(ant=ant), timestep.observation), memory, timestep.done, record
+
+    index, fresh = jax.vmap(start)(keys)
+    num_slots = choose_num_slots(0, len(keys))
+    records, length = run_episodes(step, fresh, (), num_slots, world.time_limit)
+    for name in ("success", "diverged"):
+        records[name] = jnp.any(records[name], axis=1)
+    return Episodes(task=index, length=length, **records)
 
 
 def make_policy(

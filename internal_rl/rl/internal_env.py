@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from internal_rl.envs.slots import Slots, choose_num_slots, largest, run_episodes
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import gaussian_log_prob, mode_action, sample_action
 from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.policy import CodePolicy
-from internal_rl.rl.slots import Slots, choose_num_slots, largest, run_episodes
 
 
 @struct.dataclass

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from internal_rl.envs.slots import Slots, choose_num_slots, run_episodes
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import action_log_prob
 from internal_rl.rl.internal_env import act, episode_keys, reset_worlds
 from internal_rl.rl.objective import ObjectiveSums, clipped_surrogate, trajectory_advantage
-from internal_rl.rl.slots import Slots, choose_num_slots, run_episodes
 from internal_rl.rl.update import UpdateConfig, update_policy
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from internal_rl.rl.slots import largest, run_episodes
+from internal_rl.envs.slots import largest, run_episodes
 
 NUM_STEPS = 9
 
