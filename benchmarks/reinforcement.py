@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import flops
+from benchmarks.random_inputs import random_parameters
 from benchmarks.timing import Stopwatch, Timing
 from experiments import build, internal_rl, raw_rl
 from internal_rl.envs.gridworld import GridWorld
@@ -28,19 +29,6 @@ class FullLengthWorld(GridWorld):
         progress = jnp.where(new.success, 0, new.progress)
         new = new.replace(done=done, success=jnp.zeros_like(new.success), progress=progress)
         return new, timestep.replace(done=done, reward=jnp.zeros_like(timestep.reward))
-
-
-def random_parameters(config: ConfigDict) -> dict:
-    """Parameters of the base model and of the metacontroller as they are initialised."""
-    world = build.make_world(config)
-    base, metacontroller = build.make_base_model(config, world), build.make_metacontroller(config)
-    key, segment = jax.random.key(0), jnp.zeros((1, 2), jnp.int32)
-    observation = jnp.zeros((1, 2, world.observation_size), jnp.uint8)
-    residual = jnp.zeros((1, 2, config.base.width))
-    return {
-        "base": jax.jit(base.init)(key, observation, segment),
-        "metacontroller": jax.jit(metacontroller.init)(key, residual, segment, key),
-    }
 
 
 def _base_shape(config: ConfigDict) -> flops.BaseModelShape:

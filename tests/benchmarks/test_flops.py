@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import flops
-from benchmarks.reinforcement import random_parameters
+from benchmarks.random_inputs import random_parameters
 from benchmarks.training import segment_lengths
 from configs import gridworld
 from experiments import build
