@@ -13,15 +13,16 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 import internal_rl
-from benchmarks import ant, data, environment, reinforcement, training
+from benchmarks import ant, ant_models, data, environment, reinforcement, training
 from benchmarks.timing import CLOCKS, Stopwatch
+from configs import ant as ant_config
 from configs import gridworld
 from experiments import build, launch
 from internal_rl.errors import ConfigError, UserError
 
 SECTIONS = ("environment", "data", "training", "internal_rl", "raw_rl")
 # Measured once, not for every preset.
-WORLDS = ("ant",)
+WORLDS = ("ant", "ant_models")
 # Tokens of one training update on a CPU, where the batch of the paper would take half a minute; the
 # rate hardly depends on it.
 CPU_TOKENS = 4096
@@ -30,7 +31,11 @@ CPU_TOKENS = 4096
 def define_flags() -> None:
     """Flags of the command line; not at import, so that both programs can be imported."""
     flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
-    flags.DEFINE_list("preset", ["small", "paper"], "Presets of configs/gridworld.py.")
+    flags.DEFINE_list(
+        "preset",
+        ["small", "paper"],
+        "Presets, of both worlds.",
+    )
     flags.DEFINE_list("only", [*SECTIONS, *WORLDS], "What to measure.")
     flags.DEFINE_integer("repeats", 3, "Repetitions of every program.")
     flags.DEFINE_enum(
@@ -50,6 +55,13 @@ def matmul_shapes(config: ConfigDict, rows: int) -> tuple[tuple[int, int, int], 
         (1024, 1024, 1024),
         (2048, 2048, 2048),
     )
+
+
+def ant_matmul_shapes(config: ConfigDict) -> tuple[tuple[int, int, int], ...]:
+    """The same for the ant's base model, whose blocks have no attention."""
+    base, tokens = config.base, ant_models.CPU_TOKENS
+    square, hidden = (tokens, base.width, base.width), (tokens, base.width, base.mlp_size)
+    return (square, hidden, (1024, 1024, 1024))
 
 
 def training_rows(config: ConfigDict) -> int:
@@ -142,6 +154,13 @@ def main(arguments: list[str]) -> None:
             # The bounds of a matrix product say little about physics: one shape will do.
             stopwatch = Stopwatch(flags.FLAGS.clock, flags.FLAGS.repeats, ((1024, 1024, 1024),))
             figures["ant"] = ant.benchmark(stopwatch)
+        if "ant_models" in only:
+            figures["ant_models"] = {}
+            for preset in presets:
+                config = ant_config.get_config(preset)
+                shapes = ant_matmul_shapes(config)
+                stopwatch = Stopwatch(flags.FLAGS.clock, flags.FLAGS.repeats, shapes)
+                figures["ant_models"][preset] = ant_models.benchmark(config, stopwatch)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(launch.EXIT_USER_ERROR)
