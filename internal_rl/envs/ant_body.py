@@ -1,11 +1,13 @@
 """The ant's body: brax's description, edited, and what a renderer adds to it."""
 
 import functools
-import importlib.resources
+import importlib.util
 import pathlib
 
 import mujoco
 import numpy as np
+
+from internal_rl.errors import ConfigError
 
 NUM_TORQUES = 8
 STANDING_HEIGHT = 0.55
@@ -25,7 +27,11 @@ COLOURS = (
 
 
 def _description() -> pathlib.Path:
-    return importlib.resources.files("brax") / "envs" / "assets" / "ant.xml"
+    # To import brax would take seconds, and print what it misses.
+    package = importlib.util.find_spec("brax")
+    if package is None:
+        raise ConfigError("the ant's description comes with brax: pip install brax")
+    return pathlib.Path(package.origin).parent / "envs" / "assets" / "ant.xml"
 
 
 def _edited() -> mujoco.MjSpec:
