@@ -47,6 +47,7 @@ setup(
             "import-linter>=2.1",
             "networkx>=3.2",
             "pytest>=8.0",
+            "pytest-xdist>=3.5",
             "ruff>=0.8",
         ],
         "cuda": ["jax[cuda12]>=0.10"],
