@@ -101,7 +101,6 @@ _RULES: dict[str, Rule] = {
     "threshold": _within(0, 1),
     "clip": _POSITIVE,
     "rounds": _ONE_OR_MORE,
-    "decay_rounds": _ONE_OR_MORE,
     "steps_per_round": _ONE_OR_MORE,
     "num_worlds": _ONE_OR_MORE,
     "num_shards": _ONE_OR_MORE,

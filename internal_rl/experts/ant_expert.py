@@ -25,9 +25,7 @@ class AntExpertConfig:
       num_minibatches: gradient steps per pass over the samples.
       num_passes: passes over the samples of an update.
       learning_rate: of Adam.
-      final_learning_rate: rate from round `decay_rounds` on; until then it falls by a constant
-        factor from round to round.
-      decay_rounds: see there.
+      final_learning_rate: rate of the last round; falls by a constant factor from round to round.
       entropy_cost: weight of the policy's entropy.
       discounting: discount per control step.
       gae_lambda: of the generalised advantage estimate.
@@ -47,8 +45,7 @@ class AntExpertConfig:
     num_minibatches: int = 16
     num_passes: int = 4
     learning_rate: float = 6e-4
-    final_learning_rate: float = 1e-4
-    decay_rounds: int = 15
+    final_learning_rate: float = 5.27e-5
     entropy_cost: float = 3e-4
     discounting: float = 0.98
     gae_lambda: float = 0.95
@@ -69,5 +66,5 @@ class AntExpertConfig:
 
     def learning_rate_of(self, index: int) -> float:
         """Learning rate of round `index`."""
-        share = min(index / max(self.decay_rounds - 1, 1), 1.0)
+        share = index / max(self.rounds - 1, 1)
         return self.learning_rate ** (1 - share) * self.final_learning_rate**share
