@@ -168,7 +168,27 @@ class Metacontroller(nn.Module):
 
     def control(self, residual: chex.Array, code: chex.Array) -> chex.Array:
         """Controlled residual `e + U(z) e` for `(..., n_e)` residuals and `(..., n_z)` codes."""
-        return apply_controller(self.decode(code), residual)
+        if self.rank or self.is_initializing():
+            return apply_controller(self.decode(code), residual)
+        return residual + self._full_rank_product(code, residual)
+
+    def _full_rank_product(self, code: chex.Array, residual: chex.Array) -> chex.Array:
+        """`U(z) e` with a full `U`, which is never written out.
+
+        `U` is linear in the hidden layer of the hypernetwork, so that each hidden unit multiplies
+        `e` by a matrix of its own. A token then takes `decoder_size n_e` numbers instead of
+        `n_e²`.
+        """
+        size = self.residual_size
+        hidden = nn.gelu(self.decoder_hidden(code)).reshape(-1, self.decoder_size)
+        flat = residual.reshape(-1, size)
+        parameters = self.decoder_output.variables["params"]
+        # (hidden, out, in) to (in, hidden * out)
+        kernel = parameters["kernel"].reshape(self.decoder_size * size, size).T
+        products = (flat @ kernel).reshape(-1, self.decoder_size, size)
+        controlled = jnp.sum(hidden[..., None] * products, axis=1)
+        controlled += flat @ parameters["bias"].reshape(size, size).T
+        return controlled.reshape(residual.shape)
 
     def discover(self, residual: chex.Array, segment: chex.Array, key: chex.PRNGKey) -> Discovery:
         """Infers gates and codes for whole trajectories.

@@ -7,7 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from internal_rl.models.metacontroller import Metacontroller, kl_to_standard_normal
+from internal_rl.models.metacontroller import (
+    Metacontroller,
+    apply_controller,
+    kl_to_standard_normal,
+)
 from internal_rl.models.sequence_embedding import SequenceEmbedding
 
 SEGMENT = jnp.array([[0] * 6 + [1] * 4 + [-1] * 2, [0] * 12])
@@ -173,6 +177,21 @@ def test_control_adds_a_linear_map_of_the_residual(rank):
     assert np.linalg.matrix_rank(matrix, tol=1e-5) == (rank or 10)
     e = np.asarray(residual[0, 0])
     np.testing.assert_allclose(change(e), matrix @ e, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_control_applies_the_decoded_controller_of_every_token(rank):
+    model = make(rank=rank)
+    residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
+    params = jax.tree.map(lambda x: x + 0.1, init(model, residual))
+    code = jax.random.normal(jax.random.key(3), (2, 12, 3))
+    factors = model.apply(params, code, method="decode")
+    np.testing.assert_allclose(
+        model.apply(params, residual, code, method="control"),
+        apply_controller(factors, residual),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("rank", [0, 4])
