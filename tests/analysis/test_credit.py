@@ -132,11 +132,12 @@ def test_the_report_gets_every_curve(internal, measure, monkeypatch):
 
 
 def test_the_episode_that_went_furthest_is_shown(internal):
-    _, _, rollout = internal
+    env, _, rollout = internal
     progress = jnp.zeros_like(rollout.progress).at[2, 0].set(1)
-    shown = examination.example_episode(rollout.replace(progress=progress))
+    shown = examination.example_episode(env.world, rollout.replace(progress=progress))
     length = int(rollout.length[2])
     for name in ("observation", "beta", "ask", "code"):
         expected = np.asarray(getattr(rollout, name)[2, :length])
         np.testing.assert_array_equal(shown[f"episode_{name}"], expected)
     assert shown["episode_progress"].shape == (length,)
+    assert shown["episode_place"].shape == (length, 2)
