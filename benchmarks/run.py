@@ -17,6 +17,7 @@ from benchmarks import ant, ant_models, data, environment, reinforcement, traini
 from benchmarks.timing import CLOCKS, Stopwatch
 from configs import ant as ant_config
 from configs import gridworld
+from configs.common import PRESETS
 from experiments import build, launch
 from internal_rl.errors import ConfigError, UserError
 
@@ -140,7 +141,7 @@ def main(arguments: list[str]) -> None:
     """Measures and prints."""
     del arguments
     try:
-        presets = _check(flags.FLAGS.preset, gridworld.PRESETS, "preset")
+        presets = _check(flags.FLAGS.preset, PRESETS, "preset")
         only = _check(flags.FLAGS.only, SECTIONS + WORLDS, "only")
         figures = {"machine": machine(), "clock": flags.FLAGS.clock, "repeats": flags.FLAGS.repeats}
         figures["presets"] = {

@@ -281,7 +281,7 @@ def paths(
       grid_size: side of the grid in cells.
     """
     count = len(place)
-    figure, axes = _panels(1, count, 2.6 * count + 0.4, 3.2)
+    figure, axes = _panels(1, count, max(2.6 * count + 0.4, 4.8), 3.2)
     shades = np.zeros((*mask.shape, 3))
     shades[mask] = code_colours(code[mask])
     for i, panel in enumerate(axes[0]):
@@ -295,7 +295,7 @@ def paths(
         panel.scatter(
             *place[i, taken].T, s=48, facecolors="white", edgecolors=ring, linewidths=1.8, zorder=3
         )
-    figure.suptitle("Paths in the colour of the active code (ring: a new code)", fontsize=11)
+    figure.suptitle("Paths in the colour of the active code (ring: new code)", fontsize=11)
     return figure
 
 
