@@ -41,11 +41,9 @@ def evaluate(
         "post_training": world.post_training_task[None],
     }
     keys = jax.random.split(key, episodes)
+    play = jax.jit(functools.partial(ant_ppo.play, world, settings, deterministic=True))
     for name, tasks in task_sets.items():
-        play = functools.partial(ant_ppo.play, world, settings, tasks=tasks, deterministic=True)
-        played = jax.jit(lambda params, keys, play=play: play(params=params, keys=keys))(
-            params, keys
-        )
+        played = play(params, tasks, keys)
         colours = (tasks >= 0).sum(axis=1)[played.task]
         visited, success = np.asarray(played.progress.max(axis=1)), np.asarray(played.success)
         results[f"{name}/success"] = float(success.mean())

@@ -341,7 +341,7 @@ def play(
 
     def step(slots: Slots, carry, memory):
         state, observation = carry
-        action = jax.vmap(act)(keys[slots.episode], slots.time, state, observation)
+        action = jax.vmap(act)(action_keys[slots.episode], slots.time, state, observation)
         ant, timestep = jax.vmap(world.step)(state.ant, action)
         record = {
             "observation": observation,
@@ -354,7 +354,8 @@ def play(
         }
         return (state.replace(ant=ant), timestep.observation), memory, timestep.done, record
 
-    index, fresh = jax.vmap(start)(keys)
+    start_keys, action_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    index, fresh = jax.vmap(start)(start_keys)
     num_slots = choose_num_slots(0, len(keys))
     records, length = run_episodes(step, fresh, (), num_slots, world.time_limit)
     for name in ("success", "diverged"):
