@@ -46,7 +46,7 @@ def _paper() -> ConfigDict:
     data = {
         # Tokens in a row: whole episodes with their terminal observations (open).
         "sequence_length": 512,
-        "trajectories_per_row": 2.5,
+        "trajectories_per_row": 3.3,
         # Shards, the last ones, that no stage trains on (open).
         "held_out_shards": 4,
     }
@@ -65,7 +65,7 @@ def _paper() -> ConfigDict:
     pretrain = {
         "num_seeds": 10,
         "batch_size": 512,
-        "num_parts": 8,
+        "num_parts": 16,
         "evaluation_rows": 64,
         "evaluation_episodes": 1024,
         # Gradient steps of the perceptron that the base model is compared with (open).
