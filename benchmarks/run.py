@@ -17,7 +17,7 @@ from benchmarks import ant, ant_models, data, environment, reinforcement, traini
 from benchmarks.timing import CLOCKS, Stopwatch
 from configs import ant as ant_config
 from configs import gridworld
-from configs.common import PRESETS
+from configs.presets import PRESETS
 from experiments import build, launch
 from internal_rl.errors import ConfigError, UserError
 

@@ -9,7 +9,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from configs.common import at_preset, optimiser, schedule
+from configs.presets import at_preset, optimiser, schedule
 from internal_rl.envs import ant
 from internal_rl.experts.ant_expert import AntExpertConfig
 

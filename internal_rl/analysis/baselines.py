@@ -20,11 +20,17 @@ BATCH_SIZE = 1024
 LEARNING_RATE = 1e-3
 
 
+def _tokens(rows: Trajectory) -> tuple[np.ndarray, np.ndarray]:
+    """Observations and actions of the tokens with a target, `(N, d)` and `(N, d_a)`."""
+    mask = np.asarray(rows.mask)
+    return np.asarray(rows.observation)[mask], np.asarray(rows.action)[mask]
+
+
 def constant_gaussian_nll(train: Trajectory, held_out: Trajectory) -> float:
     """NLL in nats per action of the diagonal Gaussian fitted to the actions of `train`."""
-    actions = np.asarray(train.action)[np.asarray(train.mask)]
+    actions = _tokens(train)[1]
     parameters = np.concatenate([actions.mean(axis=0), np.log(actions.std(axis=0) + 1e-6)])
-    tested = jnp.asarray(np.asarray(held_out.action)[np.asarray(held_out.mask)])
+    tested = jnp.asarray(_tokens(held_out)[1])
     return float(-jnp.mean(heads.action_log_prob("gaussian", jnp.asarray(parameters), tested)))
 
 
@@ -36,12 +42,7 @@ def one_step_nll(
     One hidden layer of `HIDDEN_SIZE`, Gaussian head, Adam with a cosine schedule on `num_steps`
     batches of single tokens.
     """
-
-    def tokens(rows):
-        mask = np.asarray(rows.mask)
-        return np.asarray(rows.observation)[mask], np.asarray(rows.action)[mask]
-
-    observation, action = tokens(train)
+    observation, action = _tokens(train)
     mean, std = observation.mean(axis=0), observation.std(axis=0) + 1e-6
     model = MLP(HIDDEN_SIZE, heads.action_parameter_size("gaussian", action.shape[-1]))
     optimiser = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, num_steps))
@@ -67,7 +68,7 @@ def one_step_nll(
         return jax.lax.scan(step, carry, jnp.arange(num_steps))[0][0]
 
     params = fit(params, jnp.asarray(observation), jnp.asarray(action))
-    return float(jax.jit(nll)(params, *map(jnp.asarray, tokens(held_out))))
+    return float(jax.jit(nll)(params, *map(jnp.asarray, _tokens(held_out))))
 
 
 def action_baselines(

@@ -1,24 +1,13 @@
 """The ant's stages at smoke size, through the command line: the scripts of the grid world."""
 
+import functools
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.training.test_loop import ROOT
+from tests.experiments import test_stages
 
-
-def run_script(name, workdir, *arguments):
-    command = [sys.executable, "-m", f"experiments.{name}", "--config=configs/ant.py:smoke"]
-    return subprocess.run(
-        [*command, f"--workdir={workdir}", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
+run_script = functools.partial(test_stages.run_script, world="ant")
 
 
 def test_models_without_datasets_name_the_command_that_collects_them(tmp_path):

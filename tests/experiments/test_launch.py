@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import ant, gridworld
-from configs.common import PRESETS
+from configs.presets import PRESETS
 from experiments import launch, reproduce
 from experiments.validation import check_config
 from internal_rl.errors import ConfigError, StageMissingError

@@ -10,8 +10,8 @@ import pytest
 from tests.training.test_loop import ROOT
 
 
-def run_script(name, workdir, *arguments):
-    command = [sys.executable, "-m", f"experiments.{name}", "--config=configs/gridworld.py:smoke"]
+def run_script(name, workdir, *arguments, world="gridworld"):
+    command = [sys.executable, "-m", f"experiments.{name}", f"--config=configs/{world}.py:smoke"]
     return subprocess.run(
         [*command, f"--workdir={workdir}", *arguments],
         cwd=ROOT,

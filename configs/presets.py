@@ -1,4 +1,4 @@
-"""What the config files share."""
+"""Presets, and the parts that the sections of every config are built from."""
 
 from collections.abc import Callable
 
