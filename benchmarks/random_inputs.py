@@ -58,7 +58,7 @@ def publish_random_datasets(config: ConfigDict, workdir: str) -> None:
 
     directory = StageDirectory(workdir, "collect", config.seed)
     directory.begin(launch.stage_config(config, "collect"), [config.seed])
-    for name in build.DATASETS.values():
+    for name in build.datasets(config, world):
         shards.write_dataset(
             directory.path / name,
             {"dataset": name},

@@ -42,6 +42,8 @@ def _paper() -> ConfigDict:
         "episodes_per_shard": 1_024,
         # Episodes played at a time.
         "batch_size": 2_048,
+        # Tasks of one more dataset, which the base model learns first; none in the paper.
+        "curriculum_tasks": "",
     }
     data = {
         # Tokens in a row: whole episodes with their terminal observations (open).
@@ -66,6 +68,8 @@ def _paper() -> ConfigDict:
         "num_seeds": 10,
         "batch_size": 512,
         "num_parts": 16,
+        # Updates at the beginning on the dataset of `collect.curriculum_tasks`.
+        "curriculum_steps": 0,
         "evaluation_rows": 64,
         "evaluation_episodes": 1024,
         # Gradient steps of the perceptron that the base model is compared with (open).
@@ -160,7 +164,12 @@ def _paper() -> ConfigDict:
 def _small() -> dict:
     """Real science for one seed on two CPU cores."""
     return {
-        "collect": {"num_shards": 16, "batch_size": 512},
+        "collect": {
+            "num_shards": 16,
+            "batch_size": 512,
+            # The cycle 0-3-2-1-0: the next colour follows from the last one.
+            "curriculum_tasks": "032,321,210,103",
+        },
         "data": {"held_out_shards": 1},
         "base": {
             "width": 128,
@@ -236,13 +245,19 @@ def _smoke() -> dict:
             "hidden_sizes": (16,),
             "evaluation_episodes": 8,
         },
-        "collect": {"num_shards": 2, "episodes_per_shard": 4, "batch_size": 64},
+        "collect": {
+            "num_shards": 2,
+            "episodes_per_shard": 4,
+            "batch_size": 64,
+            "curriculum_tasks": "02,10",
+        },
         "data": {"sequence_length": 64, "trajectories_per_row": 4.0, "held_out_shards": 1},
         "base": {"width": 16, "depth": 2, "num_heads": 2, "mlp_size": 32, "init_scale": 1.0},
         "pretrain": {
             "evaluation_episodes": 8,
             "baseline_steps": 20,
             "snapshot_steps": (),
+            "curriculum_steps": 2,
             "num_parts": 2,
             **rows,
             **tiny,

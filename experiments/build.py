@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from experiments import launch
 from internal_rl import envs
 from internal_rl.envs import GridWorld, World
-from internal_rl.envs.tasks import Task, check_task, parse_task, task_array
+from internal_rl.envs.tasks import Task, check_task, parse_task, parse_tasks, task_array
 from internal_rl.errors import ConfigError
 from internal_rl.experts import shards
 from internal_rl.experts.collect import ExpertStream, StreamState
@@ -24,8 +24,6 @@ from internal_rl.training.optimiser import make_optimiser, make_schedule
 Stream = ExpertStream | DatasetStream
 StreamPosition = StreamState | DatasetPosition
 
-# Datasets of the stage `collect`, by whether the expert's actions are its mean ones.
-DATASETS = {False: "pretraining", True: "clean"}
 GATE_OF_VARIANT = {"forced": "one", "unaligned": "random"}
 
 
@@ -60,7 +58,7 @@ def make_stream(
     """
     if "collect" not in config:
         return make_expert_stream(config, world, clean, include_terminal)
-    return _read_dataset(config, workdir, DATASETS[clean])
+    return _read_dataset(config, workdir, "clean" if clean else "pretraining")
 
 
 def make_expert_stream(
@@ -83,6 +81,32 @@ def make_expert_stream(
         data.sequence_length,
         include_terminal,
     )
+
+
+def make_curriculum(config: ConfigDict, world: World, workdir: str | os.PathLike) -> Stream | None:
+    """Expert trajectories on the tasks that the base model learns first; None without any.
+
+    Raises:
+      StageMissingError, StorageError: as `make_stream`.
+    """
+    if not config.pretrain.curriculum_steps:
+        return None
+    if "collect" in config:
+        return _read_dataset(config, workdir, "curriculum")
+    return make_expert_stream(config, world, tasks=curriculum_tasks(config))
+
+
+def curriculum_tasks(config: ConfigDict) -> tuple[Task, ...]:
+    """Tasks of the curriculum; they belong to what makes the trajectories."""
+    section = "collect" if "collect" in config else "pretrain"
+    return parse_tasks(config[section].curriculum_tasks)
+
+
+def datasets(config: ConfigDict, world: World) -> dict[str, tuple[tuple[Task, ...], bool]]:
+    """Datasets of `collect`: their tasks, and whether the expert's actions are its mean ones."""
+    pretraining, curriculum = world.task_set.pretraining, curriculum_tasks(config)
+    wanted = {"pretraining": (pretraining, False), "clean": (pretraining, True)}
+    return wanted | ({"curriculum": (curriculum, False)} if curriculum else {})
 
 
 def _read_dataset(config: ConfigDict, workdir: str | os.PathLike, name: str) -> DatasetStream:

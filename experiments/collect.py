@@ -1,4 +1,7 @@
-"""Writes the ant's datasets with the trained expert: `D` for pretraining and the cleaner `D*`."""
+"""Writes the ant's datasets with the trained expert.
+
+`D` for pretraining, the cleaner `D*`, and the tasks of a curriculum if there is one.
+"""
 
 import functools
 import sys
@@ -19,7 +22,7 @@ from internal_rl.training.stage_directory import StageDirectory
 
 
 def collect(config: ConfigDict, workdir: str, seed: int) -> None:
-    """Writes both datasets of one seed; goes on after the last finished shard."""
+    """Writes the datasets of one seed; goes on after the last finished shard."""
     world, settings, section = build.make_world(config), expert_config(config), config.collect
     directory = StageDirectory(workdir, "collect", seed)
     stage_config = launch.stage_config(config, "collect")
@@ -32,8 +35,8 @@ def collect(config: ConfigDict, workdir: str, seed: int) -> None:
     params = ant_ppo.as_params(launch.load_upstream(config, workdir, "expert", expert_seed))
     directory.begin(stage_config, [seed])
     try:
-        for deterministic, name in build.DATASETS.items():
-            record = ant_data.make_recorder(world, settings, deterministic)
+        for name, (tasks, deterministic) in build.datasets(config, world).items():
+            record = ant_data.make_recorder(world, settings, tasks, deterministic)
             key = named_key(jax.random.key(seed), name)
             episodes = functools.partial(
                 ant_data.successful_episodes,

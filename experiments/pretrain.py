@@ -13,7 +13,6 @@ from experiments import build, launch
 from internal_rl.analysis.baselines import action_baselines
 from internal_rl.analysis.examination import examine_base
 from internal_rl.envs import World
-from internal_rl.envs.tasks import parse_tasks
 from internal_rl.experts.collect import ExpertStream
 from internal_rl.experts.references import references
 from internal_rl.models import heads
@@ -64,7 +63,7 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
     """The stage as pure functions."""
     world = build.make_world(config)
     stream = build.make_stream(config, world, workdir)
-    curriculum = make_curriculum(config, world)
+    curriculum = build.make_curriculum(config, world, workdir)
     base = build.make_base_model(config, world)
     optimiser = build.make_stage_optimiser(config, "pretrain")
     rows = launch.rows_of(config, "pretrain")
@@ -83,7 +82,12 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
             position, batch = stream.next(state.stream, frozen["data"])
         else:
             early = state.step < config.pretrain.curriculum_steps
-            position, batch = jax.lax.cond(early, curriculum.next, stream.next, state.stream)
+            position, batch = jax.lax.cond(
+                early,
+                lambda position: curriculum.next(position, frozen["curriculum"]),
+                lambda position: stream.next(position, frozen["data"]),
+                state.stream,
+            )
         tokens = batch.num_targets()
 
         def share(params, part, index):
@@ -116,7 +120,7 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         references=lambda: reference_lines(config, world, stream),
         artifacts=artifacts,
         snapshot_steps=tuple(config.pretrain.snapshot_steps),
-        frozen={"data": stream.source},
+        frozen={"data": stream.source, "curriculum": curriculum and curriculum.source},
         **launch.schedule_of(config, "pretrain"),
     )
 
@@ -128,14 +132,6 @@ def reference_lines(config: ConfigDict, world: World, stream: build.Stream) -> d
         return references(world, stream, key, config.pretrain.reference_trajectories)
     rows = held_out(stream, config.pretrain.evaluation_rows, stream.source)
     return action_baselines(stream.source["train"], rows, key, config.pretrain.baseline_steps)
-
-
-def make_curriculum(config: ConfigDict, world: World) -> ExpertStream | None:
-    """Expert trajectories on the tasks that are learnt first; None without any."""
-    if not config.pretrain.get("curriculum_steps", 0):
-        return None
-    tasks = parse_tasks(config.pretrain.curriculum_tasks)
-    return build.make_expert_stream(config, world, tasks=tasks)
 
 
 def held_out(stream: build.Stream, rows: int, source: Trajectory | None) -> Trajectory:

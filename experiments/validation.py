@@ -111,6 +111,8 @@ _RULES: dict[str, Rule] = {
     "num_passes": _ONE_OR_MORE,
     "entropy_cost": _ZERO_OR_MORE,
     "control_cost": _ZERO_OR_MORE,
+    "hop_cost": _ZERO_OR_MORE,
+    "failure_cost": _ZERO_OR_MORE,
     "success_reward": _ZERO_OR_MORE,
     "discounting": _within(0, 1),
     "gae_lambda": _within(0, 1),
@@ -224,8 +226,7 @@ def _check_world(config: ConfigDict) -> None:
         held_out, num_shards = config.data.held_out_shards, config.collect.num_shards
         allowed = f"below {num_shards} (collect.num_shards)"
         _require(held_out < num_shards, "data.held_out_shards", held_out, allowed)
-    else:
-        _check_curriculum(config, task_set)
+    _check_curriculum(config, task_set)
     for name in ("internal_rl", "raw_rl"):
         if config[name].task:
             try:
@@ -237,7 +238,8 @@ def _check_world(config: ConfigDict) -> None:
 
 
 def _check_curriculum(config: ConfigDict, task_set: tasks.TaskSet) -> None:
-    text, field = config.pretrain.curriculum_tasks, "pretrain.curriculum_tasks"
+    section = "collect" if "collect" in config else "pretrain"
+    text, field = config[section].curriculum_tasks, f"{section}.curriculum_tasks"
     allowed = "tasks separated by commas, where pretrain.curriculum_steps is above 0"
     _require(bool(text) or not config.pretrain.curriculum_steps, field, text, allowed)
     try:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from internal_rl.envs import ant_body, pinpad
+from internal_rl.envs.layout_pool import LayoutPoolConfig
 from internal_rl.envs.physics import KINDS, Physics, PhysicsState, make_physics
 from internal_rl.types import Timestep
 
@@ -20,8 +21,8 @@ BORDERS = ("open", "terminal")
 
 
 @dataclasses.dataclass(frozen=True)
-class AntWorldConfig:
-    """Settings of an ant world.
+class AntWorldConfig(LayoutPoolConfig):
+    """Settings of an ant world, beside those of its layouts.
 
     Attributes:
       grid_size: side `G` of the grid, in cells.
@@ -50,6 +51,7 @@ class AntWorldConfig:
     def __post_init__(self):
         lowest = {"grid_size": 2, "num_colours": 1, "num_walls": 0, "time_limit": 1}
         pinpad.check_fields(self, lowest | {"frame_skip": 1})
+        self.check_pool()
         if not self.cell_size > 0:
             raise ValueError(f"cell_size is {self.cell_size}, allowed is above 0 metres")
         for name, allowed in (("border", BORDERS), ("physics", KINDS)):
@@ -124,7 +126,7 @@ class AntWorld(pinpad.PinpadWorld):
           physics: replaces the physics that the config names.
 
         Raises:
-          ValueError: if the tasks need more colours than there are.
+          ValueError: if the tasks need more colours than there are, or no pool can be drawn.
           ConfigError: if the physics asked for is not installed.
         """
         super().__init__(config)
@@ -167,11 +169,8 @@ class AntWorld(pinpad.PinpadWorld):
 
     def reset(self, key: chex.PRNGKey, task: chex.Array) -> tuple[AntState, Timestep]:
         """Starts an episode of `task (K,)` int32 padded with -1, in a random layout."""
-        config = self.config
         layout_key, body_key = jax.random.split(key)
-        objects, walls, start_cell = pinpad.sample_layout(
-            layout_key, config.grid_size, config.num_colours, config.num_walls, jnp.asarray(task)
-        )
+        objects, walls, _, start_cell = self.sample_start(layout_key, task)
         return self.reset_to(objects, walls, self.sample_body(body_key, start_cell), task)
 
     def reset_to(
@@ -325,7 +324,7 @@ class AntWorld(pinpad.PinpadWorld):
 
 PRESETS = {
     "paper": AntWorldConfig(),
-    "small": AntWorldConfig(),
+    "small": AntWorldConfig(num_layouts=4_096, homes="0..1/..../..../2..3", home_radius=1),
     # Cells so small that an ant that has learnt nothing drifts over some of them.
     "smoke": AntWorldConfig(
         grid_size=3, num_colours=3, time_limit=30, tasks="walks:3:2:0-1-2", cell_size=0.1

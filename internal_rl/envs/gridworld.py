@@ -1,22 +1,19 @@
 """Pinpad on a grid: visit coloured cells in the order of a task that is never observed."""
 
 import dataclasses
-import functools
 
 import chex
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
-from internal_rl.envs import pinpad, tasks
-from internal_rl.envs.layout_pool import draw_pool
+from internal_rl.envs import pinpad
+from internal_rl.envs.layout_pool import LayoutPoolConfig
 from internal_rl.types import Timestep
 
 
 @dataclasses.dataclass(frozen=True)
-class GridWorldConfig:
-    """Settings of a grid world.
+class GridWorldConfig(LayoutPoolConfig):
+    """Settings of a grid world, beside those of its layouts.
 
     Attributes:
       grid_size: side `G` of the grid, in cells.
@@ -24,22 +21,6 @@ class GridWorldConfig:
       num_walls: `W`, number of wall cells.
       time_limit: `T`, an episode ends after this many steps.
       tasks: name of the task set, see `tasks.task_set`.
-      num_layouts: 0 draws a new layout at every reset; otherwise the size of a fixed pool.
-      layout_seed: seed of the pool.
-      min_colour_distance: smallest L1 distance between two colours of a pool layout, in cells.
-      min_line_distance: smallest number of rows, and of columns, between two colours of a pool
-        layout; 1 lets no two colours share a row or a column, so that a path of two straight legs
-        between two colours passes no third one.
-      min_departures: with a pool, the shortest paths from each colour to those that follow it in
-        pretraining tasks can leave by at least this many different actions (or all different, where
-        fewer colours follow), so that a change of subgoal shows in the first action.
-      floor_plan: with a pool, walls that stand in the same cells in all layouts: rows from the top
-        to the bottom separated by "/", "#" for a wall and "." for any other cell, with `num_walls`
-        walls; "" draws the walls of each layout.
-      homes: with a pool, cells around which the colours lie in every layout: rows as in
-        `floor_plan`, with the number of each colour at its home and "." elsewhere; "" lets every
-        colour lie anywhere.
-      home_radius: most rows, and most columns, between a colour and its home; 0 without homes.
     """
 
     grid_size: int = 7
@@ -47,84 +28,11 @@ class GridWorldConfig:
     num_walls: int = 4
     time_limit: int = 100
     tasks: str = "gridworld-pinpad"
-    num_layouts: int = 0
-    layout_seed: int = 0
-    min_colour_distance: int = 1
-    min_line_distance: int = 0
-    min_departures: int = 0
-    floor_plan: str = ""
-    homes: str = ""
-    home_radius: int = 0
 
     def __post_init__(self):
         lowest = {"grid_size": 2, "num_colours": 1, "num_walls": 0, "time_limit": 1}
-        pinpad.check_fields(self, lowest | {"num_layouts": 0})
-        if not 0 <= self.min_departures <= (4 if self.num_layouts else 0):
-            raise ValueError(
-                f"min_departures is {self.min_departures}, allowed is 0 to 4 with a pool of "
-                "layouts (num_layouts above 0) and 0 without"
-            )
-        for name, lowest_value in (("min_colour_distance", 1), ("min_line_distance", 0)):
-            value = getattr(self, name)
-            if value != lowest_value and (value < lowest_value or self.num_layouts == 0):
-                raise ValueError(
-                    f"{name} is {value}, allowed is {lowest_value} without a pool of layouts "
-                    f"(num_layouts=0) and {lowest_value} or more with one"
-                )
-        self._check_floor_plan()
-        self._check_homes()
-
-    def _check_floor_plan(self):
-        if not self.floor_plan:
-            return
-        if (
-            not self._drawn(self.floor_plan, "#.")
-            or self.floor_plan.count("#") != self.num_walls
-            or self.num_layouts == 0
-        ):
-            raise ValueError(
-                f"floor_plan is {self.floor_plan!r}, allowed is '' or, with a pool of layouts "
-                f"(num_layouts above 0), {self.grid_size} rows of {self.grid_size} signs '#' or "
-                f"'.' separated by '/', with num_walls={self.num_walls} signs '#'"
-            )
-
-    def _check_homes(self):
-        if self.home_radius < 0 or (self.home_radius > 0 and not self.homes):
-            raise ValueError(
-                f"home_radius is {self.home_radius}, allowed is 0 or more with homes and 0 without"
-            )
-        if not self.homes:
-            return
-        colours = "".join(str(colour) for colour in range(self.num_colours))
-        signs = sorted(self.homes.replace("/", "").replace(".", ""))
-        named = self.num_colours <= 10 and signs == list(colours)
-        if not named or not self._drawn(self.homes, colours + ".") or self.num_layouts == 0:
-            raise ValueError(
-                f"homes is {self.homes!r}, allowed is '' or, with a pool of layouts (num_layouts "
-                f"above 0) and at most 10 colours, {self.grid_size} rows of {self.grid_size} signs "
-                f"separated by '/', with each of the colours 0 to {self.num_colours - 1} once and "
-                "'.' elsewhere"
-            )
-
-    def _drawn(self, plan: str, signs: str) -> bool:
-        """Whether a plan has `G` rows of `G` signs, all of them among `signs`."""
-        rows = plan.split("/")
-        return len(rows) == self.grid_size and all(
-            len(row) == self.grid_size and set(row) <= set(signs) for row in rows
-        )
-
-    def home_cells(self) -> np.ndarray | None:
-        """`(O,)` cell of each colour's home; None without homes."""
-        if not self.homes:
-            return None
-        plan = self.homes.replace("/", "")
-        return np.array([plan.index(str(colour)) for colour in range(self.num_colours)])
-
-    def fixed_walls(self) -> np.ndarray | None:
-        """`(W,)` cells of the walls of the floor plan, row by row; None without a plan."""
-        if not self.floor_plan:
-            return None
-        return np.flatnonzero([sign == "#" for sign in self.floor_plan.replace("/", "")])
+        pinpad.check_fields(self, lowest)
+        self.check_pool()
 
 
 @struct.dataclass
@@ -168,7 +76,6 @@ class GridWorld(pinpad.PinpadWorld):
       post_training_task: `(K,)` int32.
       pretraining_tasks: `(N, K)` int32, padded with -1.
       observation_size: `d = G*G*(O + W + 1)`.
-      layouts: objects `(N, O)`, walls `(N, W)`, free cells `(N, F)` of the pool, or None.
     """
 
     action_size = 4
@@ -183,9 +90,6 @@ class GridWorld(pinpad.PinpadWorld):
         super().__init__(config)
         self.num_channels = config.num_colours + config.num_walls + 1
         self.observation_size = config.grid_size**2 * self.num_channels
-        self.layouts = None
-        if config.num_layouts:
-            self.layouts = _pool_of(config)
 
     def reset(self, key: chex.PRNGKey, task: chex.Array) -> tuple[GridState, Timestep]:
         """Starts an episode of `task (K,)` int32 padded with -1, in a random layout."""
@@ -200,26 +104,6 @@ class GridWorld(pinpad.PinpadWorld):
     ) -> tuple[GridState, Timestep]:
         """Starts an episode in a given layout: objects `(O,)`, walls `(W,)`, start cell `()`."""
         return self._start(objects, walls, jnp.int32(-1), start_cell, task)
-
-    def sample_start(
-        self, key: chex.PRNGKey, task: chex.Array
-    ) -> tuple[chex.Array, chex.Array, chex.Array, chex.Array]:
-        """Draws what `reset` starts from.
-
-        Returns:
-          objects `(O,)`, walls `(W,)`, layout index `()` (-1 without a pool), start cell `()`.
-        """
-        config = self.config
-        if self.layouts is None:
-            objects, walls, start_cell = pinpad.sample_layout(
-                key, config.grid_size, config.num_colours, config.num_walls, jnp.asarray(task)
-            )
-            return objects, walls, jnp.int32(-1), start_cell
-        objects, walls, free = (jnp.asarray(cells) for cells in self.layouts)
-        layout_key, start_key = jax.random.split(key)
-        index = jax.random.randint(layout_key, (), 0, config.num_layouts, jnp.int32)
-        start = jax.random.randint(start_key, (), 0, free.shape[1], jnp.int32)
-        return objects[index], walls[index], index, free[index, start]
 
     def step(self, state: GridState, action: chex.Array) -> tuple[GridState, Timestep]:
         """Moves the agent: 0 up, 1 down, 2 left, 3 right; walls and borders stop it.
@@ -292,25 +176,6 @@ class GridWorld(pinpad.PinpadWorld):
             success=jnp.bool_(False),
         )
         return state, Timestep(self.observe(state), jnp.float32(0.0), state.done)
-
-
-@functools.lru_cache(maxsize=2)
-def _pool_of(config: GridWorldConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pool of a config, see `draw_pool`; large ones take seconds to draw."""
-    return draw_pool(
-        config.num_layouts,
-        config.layout_seed,
-        config.grid_size,
-        config.num_colours,
-        config.num_walls,
-        config.min_colour_distance,
-        config.min_line_distance,
-        config.min_departures,
-        tasks.followers(tasks.task_set(config.tasks), config.num_colours),
-        config.fixed_walls(),
-        config.home_cells(),
-        config.home_radius,
-    )
 
 
 PRESETS = {

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from internal_rl.envs import tasks
+from internal_rl.envs.layout_pool import LayoutPoolConfig, pool_of
 
 MAX_GRID_SIZE = 31
 MAX_REDRAWS = 1000
@@ -79,17 +80,18 @@ class PinpadWorld:
       max_task_length: `K`, colours in the longest task of the set.
       post_training_task: `(K,)` int32.
       pretraining_tasks: `(N, K)` int32, padded with -1.
+      layouts: objects `(N, O)`, walls `(N, W)`, free cells `(N, F)` of the pool, or None.
       switch_tolerance: steps by which a switch may miss the change of subgoal and still count as
         close, see `analysis.switching`.
     """
 
     switch_tolerance = 1
 
-    def __init__(self, config):
-        """Reads the tasks.
+    def __init__(self, config: LayoutPoolConfig):
+        """Reads the tasks and draws the pool of layouts.
 
         Raises:
-          ValueError: if the tasks need more colours than there are.
+          ValueError: if the tasks need more colours than there are, or no pool can be drawn.
         """
         self.config = config
         self.task_set = tasks.task_set(config.tasks)
@@ -104,6 +106,27 @@ class PinpadWorld:
         self.post_training_task = tasks.task_array(
             (self.task_set.post_training,), self.max_task_length
         )[0]
+        self.layouts = pool_of(config) if config.num_layouts else None
+
+    def sample_start(
+        self, key: chex.PRNGKey, task: chex.Array
+    ) -> tuple[chex.Array, chex.Array, chex.Array, chex.Array]:
+        """Draws what `reset` starts from.
+
+        Returns:
+          objects `(O,)`, walls `(W,)`, layout index `()` (-1 without a pool), start cell `()`.
+        """
+        config = self.config
+        if self.layouts is None:
+            objects, walls, start_cell = sample_layout(
+                key, config.grid_size, config.num_colours, config.num_walls, jnp.asarray(task)
+            )
+            return objects, walls, jnp.int32(-1), start_cell
+        objects, walls, free = (jnp.asarray(cells) for cells in self.layouts)
+        layout_key, start_key = jax.random.split(key)
+        index = jax.random.randint(layout_key, (), 0, config.num_layouts, jnp.int32)
+        start = jax.random.randint(start_key, (), 0, free.shape[1], jnp.int32)
+        return objects[index], walls[index], index, free[index, start]
 
     def scene(self, observation: chex.Array) -> Scene:
         """Reads observations `(..., d)`."""

@@ -13,6 +13,7 @@ import numpy as np
 from flax import struct
 
 from internal_rl.envs.ant import AntWorld
+from internal_rl.envs.tasks import Task, task_array
 from internal_rl.experts import ant_ppo
 from internal_rl.experts.ant_expert import AntExpertConfig
 from internal_rl.experts.shards import Episode
@@ -41,14 +42,12 @@ class Recording:
 
 
 def make_recorder(
-    world: AntWorld, config: AntExpertConfig, deterministic: bool
+    world: AntWorld, config: AntExpertConfig, tasks: tuple[Task, ...], deterministic: bool
 ) -> Callable[[tuple, chex.PRNGKey], Recording]:
-    """`record(params, keys (B,)) -> Recording`: random pretraining tasks in random layouts."""
-    tasks = world.pretraining_tasks
-    subgoals = np.full_like(tasks, -1)
-    for row, task in zip(subgoals, world.task_set.pretraining, strict=True):
-        row[: len(task)] = world.task_set.subgoal_ids(task)
-    subgoals = jnp.asarray(subgoals)
+    """`record(params, keys (B,)) -> Recording`: random ones of `tasks` in random layouts."""
+    subgoals = tuple(map(world.task_set.subgoal_ids, tasks))
+    subgoals = jnp.asarray(task_array(subgoals, max(map(len, subgoals))))
+    tasks = task_array(tasks, max(map(len, tasks)))
 
     def record(params, keys):
         played = ant_ppo.play(world, config, params, tasks, keys, deterministic)

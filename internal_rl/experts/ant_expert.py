@@ -14,6 +14,9 @@ class AntExpertConfig:
         have to be unique.
       control_cost: reward lost per unit of squared torque, summed over the torques; keeps torques
         off their limits, where a Gaussian describes them badly.
+      hop_cost: reward lost per metre of torso height above `ant_ppo.TALL`; a bounding gait ends
+        most episodes that fail above the highest height that the world allows.
+      failure_cost: reward lost where an episode ends as a failure before its time limit.
       success_reward: added on the step that completes the task.
       hidden_sizes: hidden layers of policy and value function.
       rounds: the training is cut into so many calls of brax's PPO, each from the parameters of the
@@ -35,6 +38,8 @@ class AntExpertConfig:
 
     ties: str = "axis"
     control_cost: float = 0.02
+    hop_cost: float = 10.0
+    failure_cost: float = 20.0
     success_reward: float = 10.0
     hidden_sizes: tuple[int, ...] = (128, 128, 128)
     rounds: int = 20

@@ -29,6 +29,8 @@ from internal_rl.experts.ant_expert import AntExpertConfig
 # Up, down, left, right in the axes of the plane.
 DIRECTIONS = ((0.0, 1.0), (0.0, -1.0), (-1.0, 0.0), (1.0, 0.0))
 NUM_EGOCENTRIC = 11
+# Height of the torso, in metres, above which a hop costs; beyond 1 m it ends the episode.
+TALL = 0.7
 
 
 @struct.dataclass
@@ -127,7 +129,9 @@ class GuidedAnt(brax.envs.base.Env):
         speed = jnp.dot(ant.physics.qvel[:2], direction)
         reward = speed + self._config.success_reward * timestep.reward
         reward -= self._config.control_cost * jnp.sum(jnp.clip(action, -1.0, 1.0) ** 2)
-        reward = jnp.where(ant.diverged, 0.0, reward)
+        reward -= self._config.hop_cost * jnp.maximum(ant.physics.qpos[2] - TALL, 0.0)
+        failed = timestep.done & ~ant.success & (ant.time < self._world.time_limit)
+        reward = jnp.where(ant.diverged, 0.0, reward) - self._config.failure_cost * failed
         return state.replace(
             pipeline_state=guided,
             obs=guided_observation(guided, timestep.observation),

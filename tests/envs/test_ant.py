@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from internal_rl.envs.ant import AntWorld, AntWorldConfig, symlog
+from internal_rl.envs.ant import PRESETS, AntWorld, AntWorldConfig, symlog
 from internal_rl.envs.physics import PhysicsState
 from tests.envs import numpy_ant
 
@@ -116,6 +116,21 @@ def test_reset_draws_a_solvable_layout_and_a_standing_ant():
     yaw = 2 * np.arctan2(z, w)
     counts, _ = np.histogram(yaw, bins=4, range=(-np.pi, np.pi))
     assert counts.min() > 80
+
+
+def test_small_layouts_keep_each_colour_in_its_quarter():
+    world = AntWorld(PRESETS["small"], teleport)
+    keys = jax.random.split(jax.random.key(1), 500)
+    state, _ = jax.jit(jax.vmap(world.reset, (0, None)))(keys, world.post_training_task)
+    rows, columns = np.divmod(np.asarray(state.objects), 4)
+    np.testing.assert_array_equal(rows // 2 * 2 + columns // 2, np.tile(range(4), (500, 1)))
+    cells = np.stack([state.cell, state.walls[:, 0], *state.objects.T], axis=1)
+    assert all(len(set(row)) == 6 for row in cells.tolist())
+    assert len({tuple(row) for row in state.objects.tolist()}) > 150
+    # The torso is in the start cell.
+    np.testing.assert_array_equal(
+        state.start_cell, jax.vmap(world.cell_of)(state.physics.qpos[:, :2])
+    )
 
 
 def test_observation_fields_say_what_they_hold():

@@ -212,3 +212,12 @@ def test_a_curriculum_needs_tasks_of_the_world(text, message):
     config.pretrain.curriculum_tasks = text
     with pytest.raises(ConfigError, match=message):
         check_config(config)
+
+
+def test_a_curriculum_from_a_dataset_needs_one():
+    config = ant.get_config("small")
+    config.collect.curriculum_tasks = ""
+    check_config(config)
+    config.pretrain.curriculum_steps = 1
+    with pytest.raises(ConfigError, match="collect.curriculum_tasks: '' given"):
+        check_config(config)

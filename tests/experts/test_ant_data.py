@@ -42,7 +42,8 @@ def expert(monkeypatch, world):
         return policy
 
     monkeypatch.setattr(ant_ppo, "make_policy", make_policy)
-    return lambda clean: ant_data.make_recorder(world, AntExpertConfig(), clean)
+    tasks = world.task_set.pretraining
+    return lambda clean: ant_data.make_recorder(world, AntExpertConfig(), tasks, clean)
 
 
 def test_recordings_replay_in_the_world(world, expert):
@@ -92,6 +93,7 @@ def test_dataset_holds_the_successes_and_becomes_trajectories(world, expert, tmp
 def test_an_expert_that_never_succeeds_is_refused(world, monkeypatch):
     still = lambda *_: lambda params, observation, key: jnp.zeros(8)  # noqa: E731
     monkeypatch.setattr(ant_ppo, "make_policy", still)
-    record = ant_data.make_recorder(world, AntExpertConfig(), True)
+    tasks = world.task_set.pretraining
+    record = ant_data.make_recorder(world, AntExpertConfig(), tasks, True)
     with pytest.raises(ValueError, match="experiments.expert"):
         list(ant_data.successful_episodes(record, (), jax.random.key(0), 1, 4))

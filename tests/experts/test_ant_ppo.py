@@ -107,6 +107,25 @@ def test_reward_is_speed_along_the_way_less_the_cost_of_torques():
     np.testing.assert_allclose(second.reward, 1.0 + 7.0 - 0.5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("height", "way", "cost"),
+    [(0.69, 0.0, 0.0), (0.95, 0.0, 0.25 * 4.0), (0.69, -2.0, 3.0), (1.05, 0.0, 3.0 + 0.35 * 4.0)],
+)
+def test_hops_and_failures_cost(height, way, cost):
+    """A hop, a wall (cell 5, below the start), and a hop that is too high."""
+    world, state, observation = world_at((-1.0, 3.0))
+    physics = state.ant.physics
+    physics = physics.replace(qpos=physics.qpos.at[2].set(height))
+    state = state.replace(ant=state.ant.replace(physics=physics))
+    config = AntExpertConfig(control_cost=0.0, hop_cost=4.0, failure_cost=3.0)
+    environment = GuidedAnt(world, config, world.pretraining_tasks)
+    first = environment.reset(jax.random.key(0)).replace(pipeline_state=state, obs=observation)
+    second = environment.step(first, jnp.array([0.0, way / 2, *[0.0] * 6]))
+    third = environment.step(second, jnp.array([0.0, way / 2, *[0.0] * 6]))
+    np.testing.assert_allclose(second.reward + (third.reward if way else 0.0), -cost, rtol=1e-5)
+    assert bool(third.done) == (cost >= 3.0)
+
+
 def test_parameters_survive_their_file_format():
     world = AntWorld(AntWorldConfig(), drive)
     config = AntExpertConfig(hidden_sizes=(8,))
