@@ -4,36 +4,37 @@
 """
 
 import functools
-import sys
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from experiments import build, launch
 from experiments.expert import expert_config
 from internal_rl import pretrained
 from internal_rl.errors import ConfigError
 from internal_rl.experts import ant_data, ant_ppo, shards
-from internal_rl.files import storage_faults
+from internal_rl.training.metrics import progress_bar
 from internal_rl.training.randomness import named_key
 from internal_rl.training.stage_directory import StageDirectory
 
 
-def collect(config: ConfigDict, workdir: str, seed: int) -> None:
-    """Writes the datasets of one seed; goes on after the last finished shard."""
+def collect(config: ConfigDict, params: tuple, directory: StageDirectory) -> int:
+    """Writes the datasets of one seed; goes on after the last finished shard.
+
+    Args:
+      config: all settings.
+      params: of the expert.
+      directory: of the seed.
+
+    Returns:
+      The number of shards of a dataset.
+
+    Raises:
+      ConfigError: the expert never succeeds.
+    """
     world, settings, section = build.make_world(config), expert_config(config), config.collect
-    directory = StageDirectory(workdir, "collect", seed)
-    stage_config = launch.stage_config(config, "collect")
-    directory.check(stage_config)
-    if directory.finished:
-        logging.info("collect: seed %d finished already", seed)
-        return
-    (expert_seed,) = build.upstream_seeds(config, "expert", (seed,))
-    _take_shipped_expert(config, workdir, expert_seed)
-    params = ant_ppo.as_params(launch.load_upstream(config, workdir, "expert", expert_seed))
-    directory.begin(stage_config, [seed])
+    seed = directory.seed
     try:
         for name, (tasks, deterministic) in build.datasets(config, world).items():
             record = ant_data.make_recorder(world, settings, tasks, deterministic)
@@ -47,11 +48,7 @@ def collect(config: ConfigDict, workdir: str, seed: int) -> None:
             )
             folder = directory.path / name
             finished = len(shards.read_manifest(folder)["shards"])
-            bar = tqdm(
-                total=section.num_shards, initial=finished, desc=f"collect {name}", unit="shard",
-                dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 30.0,
-            )  # fmt: skip
-            with bar:
+            with progress_bar(section.num_shards, finished, f"collect {name}", "shard") as bar:
                 shards.write_dataset(
                     folder,
                     {"dataset": name, "seed": seed},
@@ -61,11 +58,9 @@ def collect(config: ConfigDict, workdir: str, seed: int) -> None:
                     ),
                     lambda _, bar=bar: bar.update(),
                 )
-        directory.finish(section.num_shards)
     except ValueError as error:
         raise ConfigError(f"collect: {error}") from None
-    finally:
-        directory.release()
+    return section.num_shards
 
 
 def _take_shipped_expert(config: ConfigDict, workdir: str, seed: int) -> None:
@@ -80,9 +75,14 @@ def _take_shipped_expert(config: ConfigDict, workdir: str, seed: int) -> None:
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Collects for every seed."""
-    with storage_faults(workdir):
-        for seed in launch.seeds_of(config, "collect"):
-            collect(config, workdir, seed)
+
+    def prepare(seed):
+        (expert_seed,) = build.upstream_seeds(config, "expert", (seed,))
+        _take_shipped_expert(config, workdir, expert_seed)
+        params = ant_ppo.as_params(launch.load_upstream(config, workdir, "expert", expert_seed))
+        return functools.partial(collect, config, params)
+
+    launch.for_each_seed(config, workdir, "collect", prepare)
 
 
 if __name__ == "__main__":

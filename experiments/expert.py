@@ -1,14 +1,11 @@
 """Trains the ant's expert with PPO; one policy for all tasks (method §2)."""
 
 import functools
-import sys
 import time
 
 import jax
 import numpy as np
-from absl import logging
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from experiments import build, launch
 from experiments.validation import EXPERT_STAGE_FIELDS
@@ -16,8 +13,7 @@ from internal_rl.envs.ant import AntWorld
 from internal_rl.errors import DivergenceError
 from internal_rl.experts import ant_ppo
 from internal_rl.experts.ant_expert import AntExpertConfig
-from internal_rl.files import storage_faults
-from internal_rl.training.metrics import MetricsWriter, read_metrics
+from internal_rl.training.metrics import MetricsWriter, progress_bar, read_metrics
 from internal_rl.training.randomness import named_key
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.weights import load_weights, save_weights
@@ -55,23 +51,16 @@ def evaluate(
     return results
 
 
-def train(config: ConfigDict, workdir: str, seed: int) -> None:
-    """Trains one seed, round by round; goes on after the last finished round."""
-    world, settings = build.make_world(config), expert_config(config)
-    directory = StageDirectory(workdir, "expert", seed)
-    stage_config = launch.stage_config(config, "expert")
-    directory.check(stage_config)
-    if directory.finished:
-        logging.info("expert: seed %d finished already", seed)
-        return
-    directory.begin(stage_config, [seed])
-    try:
-        _train(config, world, settings, directory, seed)
-    finally:
-        directory.release()
+def train(config: ConfigDict, directory: StageDirectory) -> int:
+    """Trains one seed, round by round; goes on after the last finished round.
 
+    Returns:
+      The number of rounds.
 
-def _train(config, world, settings, directory, seed) -> None:
+    Raises:
+      DivergenceError: the parameters are not finite; the last good ones are kept.
+    """
+    world, settings, seed = build.make_world(config), expert_config(config), directory.seed
     folder = directory.path / "checkpoints"
     folder.mkdir(exist_ok=True)
     rounds = [folder / f"round_{index}.msgpack" for index in range(settings.rounds)]
@@ -81,11 +70,7 @@ def _train(config, world, settings, directory, seed) -> None:
     lines = read_metrics(directory.path)
     started = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
     key = named_key(jax.random.key(seed), "evaluation")
-    bar = tqdm(
-        total=settings.rounds, initial=finished, desc="expert", unit="round", dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30.0,
-    )  # fmt: skip
-    with bar:
+    with progress_bar(settings.rounds, finished, "expert", "round") as bar:
         for index in range(finished, settings.rounds):
             params, metrics = ant_ppo.train_round(world, settings, index, seed, params)
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
@@ -107,14 +92,12 @@ def _train(config, world, settings, directory, seed) -> None:
     writer.close()
     directory.save_artifacts({name: np.float32(value) for name, value in results.items()})
     directory.save_params(ant_ppo.as_tree(params))
-    directory.finish(settings.rounds)
+    return settings.rounds
 
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Trains every seed."""
-    with storage_faults(workdir):
-        for seed in launch.seeds_of(config, "expert"):
-            train(config, workdir, seed)
+    launch.for_each_seed(config, workdir, "expert", lambda _: functools.partial(train, config))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 import internal_rl
 from experiments.validation import check_config
 from internal_rl.errors import ConfigError, UserError
+from internal_rl.files import storage_faults
 from internal_rl.training.stage_directory import StageDirectory, check_stage, load_stage
 
 EXIT_USER_ERROR = 2
@@ -188,6 +189,41 @@ def _type_name(config: ConfigDict, field: str) -> str:
 def seeds_of(config: ConfigDict, section: str) -> tuple[int, ...]:
     """Seeds that a stage trains."""
     return tuple(range(config.seed, config.seed + config[section].num_seeds))
+
+
+def for_each_seed(
+    config: ConfigDict,
+    workdir: str,
+    section: str,
+    prepare: Callable[[int], Callable[[StageDirectory], int]],
+) -> None:
+    """Runs a stage that is no loop of updates, seed by seed; finished seeds stay as they are.
+
+    Args:
+      config: all settings.
+      workdir: work directory of the run.
+      section: the stage.
+      prepare: `prepare(seed)` reads what the seed needs, before its directory is made; it returns
+        `work(directory)`, which goes on from what it finds there and returns the steps taken.
+
+    Raises:
+      StageConflictError: a directory was made with another configuration, or is in use.
+      StorageError: the work directory cannot be read or written.
+    """
+    settings = stage_config(config, section)
+    with storage_faults(workdir):
+        for seed in seeds_of(config, section):
+            directory = StageDirectory(workdir, section, seed)
+            directory.check(settings)
+            if directory.finished:
+                logging.info("%s: seed %d finished already", section, seed)
+                continue
+            work = prepare(seed)
+            directory.begin(settings, [seed])
+            try:
+                directory.finish(work(directory))
+            finally:
+                directory.release()
 
 
 def stage_name(config: ConfigDict, section: str) -> str:

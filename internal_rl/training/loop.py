@@ -8,18 +8,16 @@ which goes on from a checkpoint repeats, bit for bit, what an undisturbed run wo
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from internal_rl.errors import DivergenceError, StageConflictError
 from internal_rl.files import read_json, storage_faults, write_json
 from internal_rl.training.checkpoints import Checkpoints
-from internal_rl.training.metrics import MetricsWriter, read_metrics
+from internal_rl.training.metrics import MetricsWriter, progress_bar, read_metrics
 from internal_rl.training.program import Program
 from internal_rl.training.stage import Stage, State
 from internal_rl.training.stage_directory import StageDirectory
@@ -132,16 +130,7 @@ class _Run:
     def _train(self, state: State, step: int) -> State:
         """Advances from line to line of metrics."""
         stage, program = self._stage, self._program
-        bar = self._stack.enter_context(
-            tqdm(
-                total=stage.num_steps,
-                initial=step,
-                desc=stage.name,
-                unit="update",
-                mininterval=0.5 if sys.stderr.isatty() else 30.0,
-                dynamic_ncols=True,
-            )
-        )
+        bar = self._stack.enter_context(progress_bar(stage.num_steps, step, stage.name, "update"))
         while step < stage.num_steps:
             line_step = min(step + stage.log_every - step % stage.log_every, stage.num_steps)
             count, sums = line_step - step, {}

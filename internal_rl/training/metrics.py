@@ -4,11 +4,13 @@ import json
 import math
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tqdm import tqdm
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -39,6 +41,18 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
                 break
             keep += len(line)
         file.truncate(keep)
+
+
+def progress_bar(total: int, finished: int, name: str, unit: str) -> tqdm:
+    """A progress bar; where nobody watches, a line every half minute."""
+    return tqdm(
+        total=total,
+        initial=finished,
+        desc=name,
+        unit=unit,
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+    )
 
 
 class MetricsWriter:
