@@ -217,6 +217,7 @@ def test_a_curriculum_needs_tasks_of_the_world(text, message):
 def test_a_curriculum_from_a_dataset_needs_one():
     config = ant.get_config("small")
     config.collect.curriculum_tasks = ""
+    config.pretrain.curriculum_steps = 0
     check_config(config)
     config.pretrain.curriculum_steps = 1
     with pytest.raises(ConfigError, match="collect.curriculum_tasks: '' given"):
