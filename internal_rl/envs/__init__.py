@@ -1,6 +1,6 @@
 """Worlds as pure functions."""
 
-import dataclasses
+import inspect
 from collections.abc import Mapping
 
 from internal_rl.envs import ant, gridworld
@@ -56,7 +56,7 @@ def make_from_config(environment: Mapping) -> World:
     """
     fields = dict(environment)
     world, config, _ = _known(fields.pop("name", "gridworld-pinpad"))
-    known = [field.name for field in dataclasses.fields(config)]
+    known = list(inspect.signature(config).parameters)
     for field in fields:
         if field not in known:
             raise ValueError(f"environment has no field '{field}', allowed are {', '.join(known)}")

@@ -49,9 +49,7 @@ class AntWorldConfig(LayoutPoolConfig):
     physics: str = "auto"
 
     def __post_init__(self):
-        lowest = {"grid_size": 2, "num_colours": 1, "num_walls": 0, "time_limit": 1}
-        pinpad.check_fields(self, lowest | {"frame_skip": 1})
-        self.check_pool()
+        pinpad.check_fields(self, frame_skip=1)
         if not self.cell_size > 0:
             raise ValueError(f"cell_size is {self.cell_size}, allowed is above 0 metres")
         for name, allowed in (("border", BORDERS), ("physics", KINDS)):

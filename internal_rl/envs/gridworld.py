@@ -30,9 +30,7 @@ class GridWorldConfig(LayoutPoolConfig):
     tasks: str = "gridworld-pinpad"
 
     def __post_init__(self):
-        lowest = {"grid_size": 2, "num_colours": 1, "num_walls": 0, "time_limit": 1}
-        pinpad.check_fields(self, lowest)
-        self.check_pool()
+        pinpad.check_fields(self)
 
 
 @struct.dataclass

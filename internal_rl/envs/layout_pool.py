@@ -49,8 +49,6 @@ class LayoutPoolConfig:
 
     def check_pool(self) -> None:
         """Raises ValueError naming the first of these fields whose value is not allowed."""
-        if self.num_layouts < 0:
-            raise ValueError(f"num_layouts is {self.num_layouts}, allowed is 0 or more")
         if not 0 <= self.min_departures <= (4 if self.num_layouts else 0):
             raise ValueError(
                 f"min_departures is {self.min_departures}, allowed is 0 to 4 with a pool of "

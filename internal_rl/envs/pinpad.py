@@ -5,7 +5,6 @@ is `objects (O,)`, the cell of every colour, and `walls (W,)`, the cells of the 
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 import chex
 import jax
@@ -17,17 +16,18 @@ from internal_rl.envs.layout_pool import LayoutPoolConfig, pool_of
 
 MAX_GRID_SIZE = 31
 MAX_REDRAWS = 1000
+_LOWEST = {"grid_size": 2, "num_colours": 1, "num_walls": 0, "time_limit": 1, "num_layouts": 0}
 FREE, WALL = -1, -2
 # Steps of a flood in one iteration of its loop, chosen by timing: each iteration has a fixed cost.
 _FLOOD_STEPS = 4
 
 
-def check_fields(config, lowest: Mapping[str, int]) -> None:
+def check_fields(config: LayoutPoolConfig, **lowest: int) -> None:
     """Checks what the configs of all pinpad worlds have in common.
 
     Args:
-      config: dataclass with at least `grid_size`, `num_colours` and `num_walls`.
-      lowest: smallest allowed value by field.
+      config: dataclass with at least `grid_size`, `num_colours`, `num_walls` and `time_limit`.
+      **lowest: smallest allowed value of further fields.
 
     Raises:
       ValueError: names the first field that has another type or is too small or too large.
@@ -36,7 +36,7 @@ def check_fields(config, lowest: Mapping[str, int]) -> None:
         value = getattr(config, field.name)
         if not isinstance(value, field.type) or isinstance(value, bool):
             raise ValueError(f"{field.name} is {value!r}, allowed is {field.type.__name__}")
-    for name, least in lowest.items():
+    for name, least in (_LOWEST | lowest).items():
         if getattr(config, name) < least:
             raise ValueError(f"{name} is {getattr(config, name)}, allowed is {least} or more")
     if config.grid_size > MAX_GRID_SIZE:
@@ -46,6 +46,7 @@ def check_fields(config, lowest: Mapping[str, int]) -> None:
             f"num_colours + num_walls is {config.num_colours + config.num_walls}, allowed is up to "
             f"{config.grid_size**2 - 1} on a grid of grid_size={config.grid_size}"
         )
+    config.check_pool()
 
 
 @struct.dataclass

@@ -159,7 +159,7 @@ def test_presets_build_and_unknown_names_are_refused():
         envs.make("maze")
     with pytest.raises(ValueError, match="preset of gridworld-pinpad is 'big', allowed are paper"):
         envs.make("gridworld-pinpad", "big")
-    with pytest.raises(ValueError, match="no field 'gridsize', allowed are .*grid_size"):
+    with pytest.raises(ValueError, match="no field 'gridsize', allowed are grid_size"):
         envs.make_from_config({"name": "gridworld-pinpad", "gridsize": 7})
     assert envs.make_from_config({"name": "gridworld-pinpad", "time_limit": 9}).time_limit == 9
 
