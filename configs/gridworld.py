@@ -105,6 +105,8 @@ def _paper() -> ConfigDict:
         "embedding": "trajectory",
         "embedding_size": 32,
         "embedding_depth": 1,  # open
+        # How far the embedding sees at the start: about e^4 / 4 steps (open).
+        "embedding_slowness": 4.0,
         "encoder_size": 64,
         "switch_size": 32,  # open
         "decoder_size": 32,

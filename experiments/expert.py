@@ -79,7 +79,6 @@ def train(config: ConfigDict, directory: StageDirectory) -> int:
                     f" ones are kept in {folder}; try a lower expert.learning_rate"
                 )
             results = evaluate(world, settings, params, key, config.expert.evaluation_episodes)
-            save_weights(rounds[index], ant_ppo.as_tree(params))
             seconds = time.monotonic() - started
             writer.write(
                 index + 1,
@@ -87,9 +86,12 @@ def train(config: ConfigDict, directory: StageDirectory) -> int:
                 | {"seconds": seconds},
                 time.time(),
             )
+            save_weights(rounds[index], ant_ppo.as_tree(params))
             bar.set_postfix(success=f"{results['pretraining/success']:.2f}", refresh=False)
             bar.update()
     writer.close()
+    if finished == settings.rounds:
+        results = evaluate(world, settings, params, key, config.expert.evaluation_episodes)
     directory.save_artifacts({name: np.float32(value) for name, value in results.items()})
     directory.save_params(ant_ppo.as_tree(params))
     return settings.rounds

@@ -89,6 +89,7 @@ _RULES: dict[str, Rule] = {
     "embedding": _one_of(EMBEDDINGS),
     "embedding_size": _ONE_OR_MORE,
     "embedding_depth": _ONE_OR_MORE,
+    "embedding_slowness": _POSITIVE,
     "encoder_size": _ONE_OR_MORE,
     "switch_size": _ONE_OR_MORE,
     "decoder_size": _ONE_OR_MORE,

@@ -57,6 +57,7 @@ class Metacontroller(nn.Module):
         per step.
       embedding_size: width of the sequence embedding.
       embedding_depth: its bidirectional layers.
+      embedding_slowness: how far back it sees at the start, see `SequenceEmbedding`.
       encoder_size: hidden size of the encoder MLP.
       switch_size: hidden size of the switch MLP.
       decoder_size: hidden size of the hypernetwork.
@@ -76,6 +77,7 @@ class Metacontroller(nn.Module):
     embedding: str = "trajectory"
     embedding_size: int = 32
     embedding_depth: int = 1
+    embedding_slowness: float = 4.0
     encoder_size: int = 64
     switch_size: int = 32
     decoder_size: int = 32
@@ -96,7 +98,9 @@ class Metacontroller(nn.Module):
             )
         self.input_norm = nn.LayerNorm()
         self.history_cell = nn.GRUCell(self.history_size)
-        self.summary = SequenceEmbedding(self.embedding_size, self.embedding_depth, self.embedding)
+        self.summary = SequenceEmbedding(
+            self.embedding_size, self.embedding_depth, self.embedding, self.embedding_slowness
+        )
         self.encoder = MLP(self.encoder_size, 2 * self.code_size, activation=nn.gelu)
         self.switch_context = nn.Dense(self.switch_size)
         self.switch_code = nn.Dense(self.switch_size, use_bias=False)

@@ -15,10 +15,12 @@ class GatedRecurrence(nn.Module):
 
     Attributes:
       size: number of states.
+      slowness: upper end of the range in which `slowness`, minus the logit of a decay, starts.
       reverse: read the row from its end to its beginning.
     """
 
     size: int
+    slowness: float = 4.0
     reverse: bool = False
 
     @nn.compact
@@ -27,7 +29,7 @@ class GatedRecurrence(nn.Module):
         value = nn.Dense(self.size, name="input")(x)
         recurrence_gate = nn.sigmoid(nn.Dense(self.size, name="recurrence_gate")(x))
         input_gate = nn.sigmoid(nn.Dense(self.size, name="input_gate")(x))
-        slowness = self.param("slowness", nn.initializers.uniform(4.0), (self.size,))
+        slowness = self.param("slowness", nn.initializers.uniform(self.slowness), (self.size,))
         log_decay = -DECAY_SHARPNESS * recurrence_gate * jax.nn.softplus(-slowness)
         inputs = jnp.sqrt(-jnp.expm1(2 * log_decay) + 1e-6) * input_gate * value
         reset = ends_segment(segment) if self.reverse else starts_segment(segment)
@@ -71,11 +73,14 @@ class SequenceEmbedding(nn.Module):
       size: width of the embedding.
       depth: number of bidirectional layers.
       kind: `"trajectory"` for one vector per trajectory, `"step"` for one per step.
+      slowness: how far back the slowest recurrences see at the start, as the logarithm of a number
+        of steps: about `exp(slowness) / 4`.
     """
 
     size: int = 32
     depth: int = 1
     kind: str = "trajectory"
+    slowness: float = 4.0
 
     @nn.compact
     def __call__(self, residual: chex.Array, segment: chex.Array) -> chex.Array:
@@ -105,8 +110,8 @@ class SequenceEmbedding(nn.Module):
         return nn.Dense(self.size, name="summary")(jnp.concatenate([end, start], axis=-1))
 
     def _recurrences(self, x, segment, i):
-        forward = GatedRecurrence(self.size, name=f"forward_{i}")(x, segment)
-        backward = GatedRecurrence(self.size, True, name=f"backward_{i}")(x, segment)
+        forward = GatedRecurrence(self.size, self.slowness, name=f"forward_{i}")(x, segment)
+        backward = GatedRecurrence(self.size, self.slowness, True, name=f"backward_{i}")(x, segment)
         return forward, backward
 
     def _mix(self, parts, i):

@@ -123,3 +123,15 @@ def test_a_killed_expert_or_collection_ends_with_the_same_bits(
         # The manifests hold the checksums of all shards.
         assert (folders[0] / result).read_bytes() == (folders[1] / result).read_bytes()
     same_metrics(folders)
+
+
+@pytest.mark.slow
+def test_an_expert_killed_behind_its_last_round_is_finished(tmp_path):
+    run(command("ant", "expert", tmp_path))
+    folder = tmp_path / "expert" / "seed_0"
+    names = ("params.msgpack", "artifacts.npz", "metrics.jsonl")
+    before = {name: (folder / name).read_bytes() for name in names}
+    for name in ("DONE", "params.msgpack", "artifacts.npz"):
+        (folder / name).unlink()
+    run(command("ant", "expert", tmp_path))
+    assert {name: (folder / name).read_bytes() for name in names} == before

@@ -108,6 +108,17 @@ def test_trajectory_embedding_is_the_final_state_of_slow_loops(depth):
         )
 
 
+@pytest.mark.parametrize(("slowness", "sees"), [(4.0, False), (9.0, True)])
+def test_slowness_sets_how_far_the_embedding_sees(slowness, sees):
+    model = SequenceEmbedding(size=16, slowness=slowness)
+    x = jax.random.normal(jax.random.key(0), (1, 300, 10))
+    segment = jnp.zeros((1, 300), jnp.int32)
+    params = model.init(jax.random.key(1), x, segment)
+    changed = x.at[:, 150].add(1.0)
+    difference = model.apply(params, changed, segment) - model.apply(params, x, segment)
+    assert (np.abs(difference).max() > 1e-3) == sees
+
+
 def loop_embedding(weights, residual, depth):
     def dense(w, x):
         return x @ w["kernel"] + w["bias"]
