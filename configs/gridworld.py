@@ -122,6 +122,9 @@ def _paper() -> ConfigDict:
         "alpha_start": 0.0,
         "alpha_free_steps": 2_000,
         "alpha_ramp_steps": 2_000,
+        # Gates are held open for so many updates, then released over so many (open).
+        "gate_open_steps": 0,
+        "gate_release_steps": 0,
         # Initial posterior, gate and controller (open).
         "initial_log_std": -2.0,
         "switch_bias": -1.0,

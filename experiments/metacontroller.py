@@ -42,6 +42,7 @@ def discovery_losses(
     batch: Trajectory,
     key: chex.PRNGKey,
     tokens: chex.Array,
+    gate_floor: chex.Numeric = 0.0,
 ) -> tuple[chex.Array, chex.Array, Discovery]:
     """Both terms of the loss, summed over `batch` and divided by `tokens`, and what was inferred.
 
@@ -49,7 +50,7 @@ def discovery_losses(
       `-ln p(a_t|o_{1:t}, z_{1:t})` in nats, the unweighted KL in nats, and the `Discovery`.
     """
     residual = base.apply(base_params, batch.observation, batch.segment, layer, method="lower")
-    discovery, controlled = metacontroller.apply(params, residual, batch.segment, key)
+    discovery, controlled = metacontroller.apply(params, residual, batch.segment, key, gate_floor)
     output = base.apply(base_params, controlled, batch.segment, layer, method="upper")
     log_prob = heads.action_log_prob(base.action_head, output.action, batch.action)
     mask = batch.mask.astype(jnp.float32)
@@ -70,6 +71,17 @@ def alpha_schedule(config: ConfigDict, step: chex.Array) -> chex.Array:
     else:
         rising = meta.alpha * share
     return jnp.where(progress < 0, 0.0, rising)
+
+
+def gate_floor_schedule(config: ConfigDict, step: chex.Array) -> chex.Array:
+    """The least that gates are open: 1 at first, then falling linearly to 0, then 0.
+
+    Where subgoals are long, gates that are free from the start shut before the codes mean anything:
+    a new code is then nothing but new noise.
+    """
+    meta = config.metacontroller
+    progress = (step - meta.gate_open_steps) / max(meta.gate_release_steps, 1)
+    return 1.0 - jnp.clip(progress, 0.0, 1.0) if meta.gate_open_steps else jnp.float32(0.0)
 
 
 def make_stage(config: ConfigDict, workdir: str) -> Stage:
@@ -98,20 +110,22 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
             jnp.int32(0),
         )
 
-    def losses(params, frozen, batch, key, tokens):
+    def losses(params, frozen, batch, key, tokens, gate_floor=0.0):
         return discovery_losses(
-            base, frozen["base"], metacontroller, params, layer, batch, key, tokens
+            base, frozen["base"], metacontroller, params, layer, batch, key, tokens, gate_floor
         )
 
     def update(state, frozen):
         position, batch = stream.next(state.stream, frozen["data"])
         alpha = alpha_schedule(config, state.step)
+        floor = gate_floor_schedule(config, state.step)
 
         key = jax.random.fold_in(state.key, state.step)
         tokens = batch.num_targets()
 
         def share(params, part, index):
-            nll, kl, _ = losses(params, frozen, part, jax.random.fold_in(key, index), tokens)
+            part_key = jax.random.fold_in(key, index)
+            nll, kl, _ = losses(params, frozen, part, part_key, tokens, floor)
             return nll + alpha * kl, (nll, kl)
 
         (value, (nll, kl)), gradients = accumulated_gradients(

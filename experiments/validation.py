@@ -97,6 +97,8 @@ _RULES: dict[str, Rule] = {
     "alpha_start": _ZERO_OR_MORE,
     "alpha_free_steps": _ZERO_OR_MORE,
     "alpha_ramp_steps": _ZERO_OR_MORE,
+    "gate_open_steps": _ZERO_OR_MORE,
+    "gate_release_steps": _ZERO_OR_MORE,
     "controller_gain": _POSITIVE,
     "policy_width": _ONE_OR_MORE,
     "threshold": _within(0, 1),

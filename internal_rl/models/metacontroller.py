@@ -194,13 +194,21 @@ class Metacontroller(nn.Module):
         controlled += flat @ parameters["bias"].reshape(size, size).T
         return controlled.reshape(residual.shape)
 
-    def discover(self, residual: chex.Array, segment: chex.Array, key: chex.PRNGKey) -> Discovery:
+    def discover(
+        self,
+        residual: chex.Array,
+        segment: chex.Array,
+        key: chex.PRNGKey,
+        gate_floor: chex.Numeric = 0.0,
+    ) -> Discovery:
         """Infers gates and codes for whole trajectories.
 
         Args:
           residual: `(B, S, n_e)` residual stream of the frozen base model.
           segment: `(B, S)` index of the packed trajectory; nothing crosses its borders.
           key: noise of the proposals (and of the gate, if `"gumbel"`).
+          gate_floor: in [0, 1], the least that a gate is open: `floor + (1 - floor) beta` takes the
+            place of `beta`. For the beginning of training, see `experiments.metacontroller`.
         """
         proposal_key, gate_key = jax.random.split(key)
         start = starts_segment(segment)
@@ -213,7 +221,7 @@ class Metacontroller(nn.Module):
         noise = jax.random.normal(proposal_key, mean.shape)
         proposal = mean + jnp.exp(log_std) * noise
         beta, code = self._integrate(
-            self._switch_context(normed, history), proposal, start, gate_key
+            self._switch_context(normed, history), proposal, start, gate_key, gate_floor
         )
         return Discovery(code, beta, proposal, mean, log_std, kl_to_standard_normal(mean, log_std))
 
@@ -233,7 +241,7 @@ class Metacontroller(nn.Module):
         )
         return before
 
-    def _integrate(self, context, proposal, start, gate_key):
+    def _integrate(self, context, proposal, start, gate_key, gate_floor):
         """`z_t = beta_t z~_t + (1 - beta_t) z_{t-1}` with the gate evaluated on the way."""
         if self.gate == "one":
             return jnp.ones(start.shape), proposal
@@ -249,6 +257,8 @@ class Metacontroller(nn.Module):
             beta = nn.sigmoid(logit / module.temperature)
             if module.gate == "random":
                 beta = drawn_t.astype(beta.dtype)
+            else:
+                beta = gate_floor + (1 - gate_floor) * beta
             beta = jnp.where(first, 1.0, beta)
             code = beta[:, None] * proposal_t + (1 - beta[:, None]) * code
             return code, (beta, code)
@@ -260,15 +270,21 @@ class Metacontroller(nn.Module):
         _, (beta, code) = scan(self, initial, (context, proposal, start, noise, drawn))
         return beta, code
 
-    def __call__(self, residual: chex.Array, segment: chex.Array, key: chex.PRNGKey):
-        """Discovery and controlled residuals `(B, S, n_e)` of packed rows."""
+    def __call__(
+        self,
+        residual: chex.Array,
+        segment: chex.Array,
+        key: chex.PRNGKey,
+        gate_floor: chex.Numeric = 0.0,
+    ) -> tuple[Discovery, chex.Array]:
+        """`discover`, and controlled residuals `(B, S, n_e)` of packed rows."""
         if self.is_initializing():  # scans below cannot create parameters
             history = self.history_step(residual[:, 0], self.initial_history(residual.shape[0]))
             self._switch_logit(
                 self._switch_context(self.input_norm(residual[:, 0]), history),
                 jnp.zeros((residual.shape[0], self.code_size)),
             )
-        discovery = self.discover(residual, segment, key)
+        discovery = self.discover(residual, segment, key, gate_floor)
         return discovery, self.control(residual, discovery.code)
 
 

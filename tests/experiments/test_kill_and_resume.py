@@ -35,6 +35,7 @@ def start_and_kill(arguments, is_time):
     """Kills a script a random moment after `is_time()`, unless it has come to its end."""
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)
     while process.poll() is None:
+        time.sleep(0.01)
         if is_time():
             time.sleep(random.uniform(0.0, 0.1))
             process.send_signal(signal.SIGKILL)

@@ -60,12 +60,12 @@ def call(model, method, params, *inputs):
     return model.apply(params, *inputs, method=method)
 
 
-@pytest.mark.parametrize("gate", ["sigmoid", "one"])
-def test_step_functions_reproduce_the_discovered_gates_and_codes(gate):
+@pytest.mark.parametrize(("gate", "floor"), [("sigmoid", 0.0), ("sigmoid", 0.4), ("one", 0.4)])
+def test_step_functions_reproduce_the_discovered_gates_and_codes(gate, floor):
     model = make(gate=gate)
     residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
     params = randomise(init(model, residual), jax.random.key(3))
-    found = discover(model, params, residual)
+    found = model.apply(params, residual, SEGMENT, jax.random.key(5), floor, method="discover")
     history = model.apply(params, 2, method="initial_history")
     code = jnp.zeros((2, 3))
     previous = jnp.full((2,), -2)
@@ -74,7 +74,7 @@ def test_step_functions_reproduce_the_discovered_gates_and_codes(gate):
         history = jnp.where(first[:, None], 0.0, history)
         code = jnp.where(first[:, None], 0.0, code)
         beta = call(model, "switch", params, residual[:, t], history, code)
-        beta = jnp.where(first, 1.0, beta)
+        beta = jnp.where(first, 1.0, floor + (1 - floor) * beta)
         code = beta[:, None] * found.proposal[:, t] + (1 - beta[:, None]) * code
         np.testing.assert_allclose(beta, found.beta[:, t], atol=1e-5)
         np.testing.assert_allclose(code, found.code[:, t], atol=1e-5)
