@@ -108,6 +108,7 @@ def _paper() -> ConfigDict:
         "embedding_depth": 1,
         # Sees whole trajectories from the start (open).
         "embedding_slowness": 9.0,
+        "embedding_gap": 0,
         "encoder_size": 64,
         "switch_size": 32,
         "decoder_size": 32,
@@ -219,22 +220,24 @@ def _small() -> dict:
         "metacontroller": {
             "num_seeds": 1,
             "layer": 2,
+            # Half a second of the future is skipped: it would tell how to turn, not where to go.
             "embedding": "step",
+            "embedding_gap": 10,
             "alpha": 0.3,
-            "alpha_start": 0.02,
+            "alpha_start": 0.015,
             "alpha_free_steps": 0,
-            "alpha_ramp_steps": 900,
+            "alpha_ramp_steps": 700,
             # Gates that are free from the start shut before codes mean anything.
             "gate_open_steps": 250,
-            "gate_release_steps": 250,
+            "gate_release_steps": 200,
             "batch_size": 32,
             "num_parts": 1,
             "evaluation_episodes": 512,
             "learning_rate": 2e-3,
             "warmup_steps": 50,
-            "final_learning_rate": 5e-4,
+            "final_learning_rate": 2e-4,
             "max_gradient_norm": 1.0,
-            **schedule(1_500, 50, 250, 50),
+            **schedule(1_000, 50, 250, 50),
         },
         "internal_rl": {
             "num_seeds": 1,

@@ -107,6 +107,8 @@ def _paper() -> ConfigDict:
         "embedding_depth": 1,  # open
         # How far the embedding sees at the start: about e^4 / 4 steps (open).
         "embedding_slowness": 4.0,
+        # Steps of the future that `embedding=step` skips (open).
+        "embedding_gap": 0,
         "encoder_size": 64,
         "switch_size": 32,  # open
         "decoder_size": 32,

@@ -158,8 +158,9 @@ def make_metacontroller(config: ConfigDict) -> Metacontroller:
             name: meta[name]
             for name in (
                 "code_size", "history_size", "embedding", "embedding_size", "embedding_depth",
-                "embedding_slowness", "encoder_size", "switch_size", "decoder_size", "rank",
-                "temperature", "switch_bias", "switch_rate", "initial_log_std", "controller_gain",
+                "embedding_slowness", "embedding_gap", "encoder_size", "switch_size",
+                "decoder_size", "rank", "temperature", "switch_bias", "switch_rate",
+                "initial_log_std", "controller_gain",
             )
         },
     )  # fmt: skip

@@ -74,14 +74,14 @@ def alpha_schedule(config: ConfigDict, step: chex.Array) -> chex.Array:
 
 
 def gate_floor_schedule(config: ConfigDict, step: chex.Array) -> chex.Array:
-    """The least that gates are open: 1 at first, then falling linearly to 0, then 0.
+    """The least that gates are open: 1 at first, falling linearly at the end, then 0.
 
     Where subgoals are long, gates that are free from the start shut before the codes mean anything:
     a new code is then nothing but new noise.
     """
     meta = config.metacontroller
-    progress = (step - meta.gate_open_steps) / max(meta.gate_release_steps, 1)
-    return 1.0 - jnp.clip(progress, 0.0, 1.0) if meta.gate_open_steps else jnp.float32(0.0)
+    left = meta.gate_open_steps + meta.gate_release_steps - step
+    return jnp.clip(left / max(meta.gate_release_steps, 1), 0.0, 1.0)
 
 
 def make_stage(config: ConfigDict, workdir: str) -> Stage:

@@ -90,6 +90,7 @@ _RULES: dict[str, Rule] = {
     "embedding_size": _ONE_OR_MORE,
     "embedding_depth": _ONE_OR_MORE,
     "embedding_slowness": _POSITIVE,
+    "embedding_gap": _ZERO_OR_MORE,
     "encoder_size": _ONE_OR_MORE,
     "switch_size": _ONE_OR_MORE,
     "decoder_size": _ONE_OR_MORE,

@@ -58,6 +58,7 @@ class Metacontroller(nn.Module):
       embedding_size: width of the sequence embedding.
       embedding_depth: its bidirectional layers.
       embedding_slowness: how far back it sees at the start, see `SequenceEmbedding`.
+      embedding_gap: steps of the future that it skips, see `SequenceEmbedding`.
       encoder_size: hidden size of the encoder MLP.
       switch_size: hidden size of the switch MLP.
       decoder_size: hidden size of the hypernetwork.
@@ -78,6 +79,7 @@ class Metacontroller(nn.Module):
     embedding_size: int = 32
     embedding_depth: int = 1
     embedding_slowness: float = 4.0
+    embedding_gap: int = 0
     encoder_size: int = 64
     switch_size: int = 32
     decoder_size: int = 32
@@ -99,7 +101,11 @@ class Metacontroller(nn.Module):
         self.input_norm = nn.LayerNorm()
         self.history_cell = nn.GRUCell(self.history_size)
         self.summary = SequenceEmbedding(
-            self.embedding_size, self.embedding_depth, self.embedding, self.embedding_slowness
+            self.embedding_size,
+            self.embedding_depth,
+            self.embedding,
+            self.embedding_slowness,
+            self.embedding_gap,
         )
         self.encoder = MLP(self.encoder_size, 2 * self.code_size, activation=nn.gelu)
         self.switch_context = nn.Dense(self.switch_size)

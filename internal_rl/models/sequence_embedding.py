@@ -40,23 +40,28 @@ class GatedRecurrence(nn.Module):
 EMBEDDINGS = ("trajectory", "step")
 
 
-def of_whole_segment(x: chex.Array, segment: chex.Array, at_end: bool) -> chex.Array:
-    """Every step gets the value at the last (or first) step of its own trajectory.
+def later_in_segment(x: chex.Array, segment: chex.Array, gap: int) -> chex.Array:
+    """Every step gets the value `gap` steps later, or at the end of its own trajectory.
 
     Args:
       x: `(B, S, n)` values.
       segment: `(B, S)` index of the packed trajectory.
-      at_end: take the value of the last step, not of the first one.
+      gap: 0 or more steps.
 
     Returns:
-      `(B, S, n)`, constant within a trajectory.
+      `(B, S, n)`.
     """
     index = jnp.arange(segment.shape[1])
-    if at_end:
-        marked = jnp.where(ends_segment(segment), index, segment.shape[1] - 1)
-        source = jax.lax.cummin(marked, axis=1, reverse=True)
-    else:
-        source = jax.lax.cummax(jnp.where(starts_segment(segment), index, 0), axis=1)
+    marked = jnp.where(ends_segment(segment), index, segment.shape[1] - 1)
+    end = jax.lax.cummin(marked, axis=1, reverse=True)
+    source = jnp.minimum(index + gap, end)
+    return jnp.take_along_axis(x, source[..., None], axis=1)
+
+
+def first_in_segment(x: chex.Array, segment: chex.Array) -> chex.Array:
+    """Every step gets the value at the first step of its own trajectory, `(B, S, n)`."""
+    index = jnp.arange(segment.shape[1])
+    source = jax.lax.cummax(jnp.where(starts_segment(segment), index, 0), axis=1)
     return jnp.take_along_axis(x, source[..., None], axis=1)
 
 
@@ -75,12 +80,15 @@ class SequenceEmbedding(nn.Module):
       kind: `"trajectory"` for one vector per trajectory, `"step"` for one per step.
       slowness: how far back the slowest recurrences see at the start, as the logarithm of a number
         of steps: about `exp(slowness) / 4`.
+      gap: with `"step"`, how many steps of the future are skipped: what is left tells where the
+        agent is going, not what it does next.
     """
 
     size: int = 32
     depth: int = 1
     kind: str = "trajectory"
     slowness: float = 4.0
+    gap: int = 0
 
     @nn.compact
     def __call__(self, residual: chex.Array, segment: chex.Array) -> chex.Array:
@@ -97,6 +105,7 @@ class SequenceEmbedding(nn.Module):
             x = nn.Dense(self.size, name="projection")(residual)
             for i in range(1, self.depth + 1):
                 forward, backward = self._recurrences(x, segment, i)
+                backward = later_in_segment(backward, segment, self.gap)
                 x = x + self._mix([x, forward, backward], i)
             return x
         x = residual
@@ -105,14 +114,15 @@ class SequenceEmbedding(nn.Module):
             mixed = self._mix([x, forward, backward], i)
             x = jnp.concatenate([residual, mixed], axis=-1)
         forward, backward = self._recurrences(x, segment, self.depth)
-        end = of_whole_segment(forward, segment, at_end=True)
-        start = of_whole_segment(backward, segment, at_end=False)
+        end = later_in_segment(forward, segment, segment.shape[1])
+        start = first_in_segment(backward, segment)
         return nn.Dense(self.size, name="summary")(jnp.concatenate([end, start], axis=-1))
 
     def _recurrences(self, x, segment, i):
-        forward = GatedRecurrence(self.size, self.slowness, name=f"forward_{i}")(x, segment)
-        backward = GatedRecurrence(self.size, self.slowness, True, name=f"backward_{i}")(x, segment)
-        return forward, backward
+        return tuple(
+            GatedRecurrence(self.size, self.slowness, reverse, name=f"{name}_{i}")(x, segment)
+            for name, reverse in (("forward", False), ("backward", True))
+        )
 
     def _mix(self, parts, i):
         return nn.Dense(self.size, name=f"mix_{i}")(nn.gelu(jnp.concatenate(parts, axis=-1)))

@@ -32,9 +32,9 @@ def test_alpha_is_free_then_rises_then_stays(start, expected):
     ("open_steps", "release", "expected"),
     [
         (0, 0, [0, 0, 0, 0, 0]),
-        (0, 20, [0, 0, 0, 0, 0]),
+        (0, 20, [1, 0.5, 0.25, 0, 0]),
         (10, 20, [1, 1, 0.75, 0, 0]),
-        (10, 0, [1, 1, 0, 0, 0]),
+        (10, 0, [1, 0, 0, 0, 0]),
     ],
 )
 def test_gates_are_held_open_then_released(open_steps, release, expected):

@@ -119,6 +119,23 @@ def test_slowness_sets_how_far_the_embedding_sees(slowness, sees):
     assert (np.abs(difference).max() > 1e-3) == sees
 
 
+def test_gap_hides_the_steps_that_come_next():
+    model = SequenceEmbedding(size=16, kind="step", gap=3)
+    x = jax.random.normal(jax.random.key(0), (2, 12, 10))
+    params = randomise(model.init(jax.random.key(1), x, SEGMENT), jax.random.key(2))
+
+    def seen_from(row, step):
+        """Steps on which the embedding of one step depends."""
+        gradient = jax.grad(lambda x: model.apply(params, x, SEGMENT)[row, step].sum())(x)
+        return set(np.flatnonzero(np.abs(gradient[row]).max(axis=-1) > 1e-9))
+
+    assert seen_from(1, 4) == {*range(5), *range(7, 12)}
+    # Near the end of a trajectory its last step stays visible, and never the next trajectory.
+    assert seen_from(0, 1) == {0, 1, 4, 5}
+    assert seen_from(0, 4) == {0, 1, 2, 3, 4, 5}
+    assert seen_from(0, 7) == {6, 7, 9}
+
+
 def loop_embedding(weights, residual, depth):
     def dense(w, x):
         return x @ w["kernel"] + w["bias"]
