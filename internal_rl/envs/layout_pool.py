@@ -26,6 +26,8 @@ class LayoutPoolConfig:
       min_line_distance: smallest number of rows, and of columns, between two colours of a pool
         layout; 1 lets no two colours share a row or a column, so that a path of two straight legs
         between two colours passes no third one.
+      clear_rectangles: with a pool, no third colour lies in the rectangle that two colours span, so
+        that no path between them, straight ones included, has to go around a third one.
       min_departures: with a pool, the shortest paths from each colour to those that follow it in
         pretraining tasks can leave by at least this many different actions (or all different, where
         fewer colours follow), so that a change of subgoal shows in the first action.
@@ -42,6 +44,7 @@ class LayoutPoolConfig:
     layout_seed: int = 0
     min_colour_distance: int = 1
     min_line_distance: int = 0
+    clear_rectangles: bool = False
     min_departures: int = 0
     floor_plan: str = ""
     homes: str = ""
@@ -61,6 +64,11 @@ class LayoutPoolConfig:
                     f"{name} is {value}, allowed is {lowest_value} without a pool of layouts "
                     f"(num_layouts=0) and {lowest_value} or more with one"
                 )
+        if self.clear_rectangles and self.num_layouts == 0:
+            raise ValueError(
+                "clear_rectangles is True, allowed is False without a pool of layouts "
+                "(num_layouts=0)"
+            )
         self._check_floor_plan()
         self._check_homes()
 
@@ -133,6 +141,7 @@ def pool_of(config: LayoutPoolConfig) -> tuple[np.ndarray, np.ndarray, np.ndarra
         config.fixed_walls(),
         config.home_cells(),
         config.home_radius,
+        config.clear_rectangles,
     )
 
 
@@ -149,6 +158,7 @@ def draw_pool(
     fixed_walls: np.ndarray | None = None,
     homes: np.ndarray | None = None,
     home_radius: int = 0,
+    clear_rectangles: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws fixed layouts in which every free cell and every colour reaches every colour.
 
@@ -166,6 +176,7 @@ def draw_pool(
       fixed_walls: `(W,)` cells of the walls, the same in every layout; drawn by default.
       homes: `(O,)` cells around which the colours lie; anywhere by default.
       home_radius: most rows, and most columns, between a colour and its home.
+      clear_rectangles: no third colour lies in the rectangle that two colours span.
 
     Returns:
       objects `(N, O)`, walls `(N, W)` and free cells `(N, G*G - O - W)`, int32.
@@ -185,7 +196,10 @@ def draw_pool(
     draws = last_hit = 0
     while len(objects) < num_layouts and draws - last_hit < _MAX_FRUITLESS_DRAWS:
         draws += _DRAWS_AT_ONCE
-        for cells in _apart(draw(), grid_size, num_colours, min_colour_distance, min_line_distance):
+        drawn = _apart(draw(), grid_size, num_colours, min_colour_distance, min_line_distance)
+        if clear_rectangles:
+            drawn = drawn[_rectangles_clear(drawn[:, :num_colours], grid_size)]
+        for cells in drawn:
             colours = cells[:num_colours]
             rest = np.sort(cells[num_colours + num_walls :])
             if not _all_connected(colours, rest, grid_size):
@@ -198,9 +212,10 @@ def draw_pool(
     if len(objects) < num_layouts:
         raise ValueError(
             f"num_layouts={num_layouts} with min_colour_distance={min_colour_distance}, "
-            f"min_line_distance={min_line_distance} and min_departures={min_departures}: only "
-            f"{len(objects)} layouts found, allowed are values that a {grid_size}x{grid_size} grid "
-            f"with {num_colours} colours and {num_walls} walls can hold"
+            f"min_line_distance={min_line_distance}, clear_rectangles={clear_rectangles} and "
+            f"min_departures={min_departures}: only {len(objects)} layouts found, allowed are "
+            f"values that a {grid_size}x{grid_size} grid with {num_colours} colours and "
+            f"{num_walls} walls can hold"
         )
     return tuple(np.stack(cells[:num_layouts]).astype(np.int32) for cells in (objects, walls, free))
 
@@ -260,6 +275,19 @@ def _apart(
     far = apart.sum(axis=0) >= min_colour_distance
     off_lines = apart.min(axis=0) >= min_line_distance
     return cells[np.all(far & off_lines, axis=1)]
+
+
+def _rectangles_clear(colours: np.ndarray, grid_size: int) -> np.ndarray:
+    """Whether no colour of `(n, O)` lies in the rectangle of two others of its row: `(n,)` bool."""
+    places = np.stack(np.divmod(colours, grid_size), axis=-1)
+    clear = np.ones(len(colours), bool)
+    for a, b in itertools.combinations(range(colours.shape[1]), 2):
+        low = np.minimum(places[:, a], places[:, b])[:, None]
+        high = np.maximum(places[:, a], places[:, b])[:, None]
+        inside = np.all((low <= places) & (places <= high), axis=-1)
+        # The two that span the rectangle lie in it.
+        clear &= inside.sum(axis=1) == 2
+    return clear
 
 
 def departures(

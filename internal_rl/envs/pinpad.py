@@ -34,7 +34,7 @@ def check_fields(config: LayoutPoolConfig, **lowest: int) -> None:
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if not isinstance(value, field.type) or isinstance(value, bool):
+        if not isinstance(value, field.type) or isinstance(value, bool) != (field.type is bool):
             raise ValueError(f"{field.name} is {value!r}, allowed is {field.type.__name__}")
     for name, least in (_LOWEST | lowest).items():
         if getattr(config, name) < least:

@@ -49,8 +49,9 @@ def make_optimiser(
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019), or Muon (Jordan et al. 2024).
 
-    Muon orthogonalises the momentum of every matrix; all other parameters are left to AdamW. Both
-    use Nesterov momentum then.
+    Muon orthogonalises the momentum of every matrix, also of every one in a stack of them (three
+    axes: the blocks of a block-diagonal matrix, the controllers of all subgoals); all other
+    parameters are left to AdamW. Both use Nesterov momentum then.
 
     Args:
       learning_rate: constant rate or schedule.
@@ -76,12 +77,22 @@ def make_optimiser(
             weight_decay=weight_decay,
             adam_weight_decay=weight_decay,
             consistent_rms=_MUON_UPDATE_SIZE,
+            muon_weight_dimension_numbers=_matrices,
         )
     else:
         raise ValueError(f"optimiser is '{optimiser}', allowed are {', '.join(OPTIMISERS)}")
     if max_gradient_norm > 0.0:
         return optax.chain(optax.clip_by_global_norm(max_gradient_norm), steps)
     return steps
+
+
+def _matrices(params: chex.ArrayTree) -> chex.ArrayTree:
+    """Which axes of every parameter Muon takes for those of a matrix; None for none."""
+
+    def axes(leaf):
+        return contrib.MuonDimensionNumbers(-2, -1) if leaf.ndim in (2, 3) else None
+
+    return jax.tree.map(axes, params)
 
 
 def apply_gradients(

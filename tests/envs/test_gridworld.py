@@ -175,6 +175,9 @@ def test_presets_build_and_unknown_names_are_refused():
         ({"num_colours": 7}, "has 8 colours, allowed are up to num_colours=7"),
         ({"min_colour_distance": 2}, "min_colour_distance is 2, allowed is 1 without a pool"),
         ({"min_line_distance": 1}, "min_line_distance is 1, allowed is 0 without a pool"),
+        ({"clear_rectangles": True}, "clear_rectangles is True, allowed is False without a pool"),
+        ({"clear_rectangles": 1}, "clear_rectangles is 1, allowed is bool"),
+        ({"num_colours": True}, "num_colours is True, allowed is int"),
         ({"tasks": "maze"}, "tasks is 'maze'"),
         ({"floor_plan": "##/##"}, "floor_plan is '##/##', allowed is '' or, with a pool"),
         (

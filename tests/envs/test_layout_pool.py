@@ -70,6 +70,24 @@ def test_colours_keep_off_each_others_rows_and_columns():
         assert all(len(set(row)) == 5 for row in coordinate.tolist())
 
 
+def test_no_colour_lies_in_the_rectangle_of_two_others():
+    def crowded(**settings):
+        objects, _, _ = draw_pool(200, 3, 5, 4, 1, **settings)
+        return [
+            third
+            for cells in objects.tolist()
+            for first, second in itertools.combinations(cells, 2)
+            for third in set(cells) - {first, second}
+            if all(
+                min(axis(first), axis(second)) <= axis(third) <= max(axis(first), axis(second))
+                for axis in (lambda cell: cell // 5, lambda cell: cell % 5)
+            )
+        ]
+
+    assert not crowded(clear_rectangles=True)
+    assert crowded(clear_rectangles=False)
+
+
 def test_floor_plan_puts_the_same_walls_into_every_layout():
     config = GridWorldConfig(
         grid_size=5,

@@ -104,6 +104,20 @@ def test_muon_takes_orthogonal_steps_on_matrices_as_large_as_those_of_adamw():
     np.testing.assert_allclose(new["bias"], -size * np.sign(gradients["bias"]), rtol=1e-3)
 
 
+def test_muon_takes_every_matrix_of_a_stack_for_itself():
+    optimiser = make_optimiser(0.01, optimiser="muon")
+    # The second matrix has a gradient 1,000 times as large; on its own it takes no larger a step.
+    gradients = np.random.default_rng(0).normal(size=(2, 5, 4)) * [[[1.0]], [[1e3]]]
+    gradients = jnp.asarray(gradients, jnp.float32)
+
+    def step(gradient):
+        params = jnp.zeros(gradient.shape)
+        return apply_gradients(optimiser, gradient, optimiser.init(params), params)[0]
+
+    alone = np.stack([step(gradient) for gradient in gradients])
+    np.testing.assert_allclose(step(gradients), alone, rtol=1e-3, atol=1e-6)
+
+
 def test_an_unknown_optimiser_is_refused():
     with pytest.raises(ValueError, match="optimiser is 'sgd', allowed are adamw, muon"):
         make_optimiser(0.1, optimiser="sgd")
