@@ -213,9 +213,12 @@ def _small() -> dict:
             "batch_size": 32,
             "num_parts": 1,
             "evaluation_episodes": 512,
-            "learning_rate": 3e-3,
-            "final_learning_rate": 3e-4,
-            **schedule(500, 50, 250, 50),
+            # Most of the gradient is the change of spread from D to D*, which all subgoals share.
+            "optimiser": "muon",
+            "learning_rate": 1e-2,
+            "warmup_steps": 50,
+            "final_learning_rate": 1e-3,
+            **schedule(1_500, 50, 250, 50),
         },
         "metacontroller": {
             "num_seeds": 1,
