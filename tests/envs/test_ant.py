@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -118,15 +119,21 @@ def test_reset_draws_a_solvable_layout_and_a_standing_ant():
     assert counts.min() > 80
 
 
-def test_small_layouts_keep_each_colour_in_its_quarter():
+def test_small_layouts_keep_each_colour_at_its_side_and_nothing_in_between():
     world = AntWorld(PRESETS["small"], teleport)
     keys = jax.random.split(jax.random.key(1), 500)
     state, _ = jax.jit(jax.vmap(world.reset, (0, None)))(keys, world.post_training_task)
-    rows, columns = np.divmod(np.asarray(state.objects), 4)
-    np.testing.assert_array_equal(rows // 2 * 2 + columns // 2, np.tile(range(4), (500, 1)))
+    places = np.stack(np.divmod(np.asarray(state.objects), 4), -1)
+    homes = np.array([[0, 1], [1, 3], [2, 0], [3, 2]])
+    assert np.abs(places - homes).max() == 1
+    # Whatever lies in the rectangle of two others is no farther from both than they are apart.
+    for first, second, third in itertools.permutations(range(4), 3):
+        detour = [np.abs(places[:, a] - places[:, third]).sum(-1) for a in (first, second)]
+        assert np.all(sum(detour) > np.abs(places[:, first] - places[:, second]).sum(-1))
     cells = np.stack([state.cell, state.walls[:, 0], *state.objects.T], axis=1)
     assert all(len(set(row)) == 6 for row in cells.tolist())
-    assert len({tuple(row) for row in state.objects.tolist()}) > 150
+    # All of the pool's different places of the colours.
+    assert len({tuple(row) for row in state.objects.tolist()}) == 31
     # The torso is in the start cell.
     np.testing.assert_array_equal(
         state.start_cell, jax.vmap(world.cell_of)(state.physics.qpos[:, :2])
