@@ -4,9 +4,12 @@ import logging
 import os
 import sys
 
-# XLA's CPU runtime takes the size of its thread pools from NPROC. With as few threads as cores
-# of a small host, large vmapped programs can wait for each other for ever.
-SAFE_NUM_THREADS = 8
+# XLA's CPU runtime takes the size of its thread pools from NPROC. jaxlib's batched LAPACK calls
+# (Cholesky, triangular solves) wait on a thread of the pool for work that only another thread of
+# the same pool can do: once as many of them run side by side as there are threads, all wait for
+# ever. Three factorisations of an MJX step are independent of each other, so that four threads are
+# enough. Models have none; more threads than that only get into each other's way.
+SAFE_NUM_THREADS = 4
 
 _logger = logging.getLogger("internal_rl")
 
@@ -18,7 +21,7 @@ def backend_is_initialised() -> bool:
 
 
 def guard_host_threads() -> str:
-    """Gives XLA's CPU runtime more threads than a small host has cores.
+    """Gives XLA's CPU runtime more threads than a host of two or three cores has.
 
     Sets the environment variable `NPROC`, which the CPU runtime alone reads and reads once, when
     jax makes its backends; accelerators are not touched, and a value set by the user stays.

@@ -28,8 +28,8 @@ def test_a_small_host_gets_more_threads_than_cores_and_a_line_in_the_log(host, c
     host(cores=2)
     with caplog.at_level(logging.INFO, "internal_rl"):
         message = host_threads.guard_host_threads()
-    assert os.environ["NPROC"] == "8"
-    assert "2 cores, NPROC set to 8" in message
+    assert os.environ["NPROC"] == "4"
+    assert "2 cores, NPROC set to 4" in message
     assert caplog.messages == [message]
 
 
@@ -45,6 +45,22 @@ def test_a_guard_that_comes_too_late_warns(host, caplog):
     assert "import internal_rl first" in host_threads.guard_host_threads()
     assert caplog.records[0].levelno == logging.WARNING
     assert "NPROC" not in os.environ
+
+
+@pytest.mark.parametrize("factorisations", [1, 3])
+def test_batched_factorisations_side_by_side_do_not_wait_for_ever(factorisations):
+    code = (
+        "import internal_rl, jax, jax.numpy as jnp\n"
+        "def total(x):\n"
+        f"    scales = range(3, 3 + {factorisations})\n"
+        "    noise = jnp.sin(x)[:, None, None]\n"
+        "    return sum(jnp.linalg.cholesky(k * jnp.eye(14) + noise).sum() for k in scales)\n"
+        "run = jax.jit(total)\n"
+        "for _ in range(30):\n"
+        "    jax.block_until_ready(run(jnp.arange(8192.0)))\n"
+    )
+    small_host = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=small_host)
 
 
 def test_importing_the_package_starts_no_backend():

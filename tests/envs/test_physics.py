@@ -8,6 +8,7 @@ import pytest
 
 from internal_rl.envs.ant_body import STANDING_JOINTS, ant_model
 from internal_rl.envs.physics import PhysicsState, make_physics, native_physics
+from internal_rl.host_threads import SAFE_NUM_THREADS
 
 FRAME_SKIP = 5
 
@@ -81,3 +82,13 @@ def test_native_physics_does_not_hide_divergence():
 def test_unknown_physics_is_refused():
     with pytest.raises(ValueError, match="physics is 'bullet', allowed are auto, mjx, native"):
         make_physics("bullet", 5)
+
+
+def test_an_mjx_step_has_fewer_factorisations_side_by_side_than_the_guard_has_threads():
+    physics = make_physics("mjx", 1)
+    states = jax.tree.map(lambda x: jnp.stack([x] * 64), standing(0.55))
+    step = jax.jit(jax.vmap(lambda state, control: physics(ant_model(), state, control)))
+    program = step.lower(states, random_controls(64)).compile().as_text()
+    # Computations (loop bodies, the entry) run one after the other.
+    counts = [part.count('custom_call_target="lapack_spotrf') for part in program.split("\n\n")]
+    assert 1 <= max(counts) < SAFE_NUM_THREADS
