@@ -102,6 +102,33 @@ def test_rows_longer_than_a_block_of_queries(monkeypatch):
     chex.assert_trees_all_close(gradients, whole_gradients, rtol=1e-3, atol=1e-3)
 
 
+def attention_by_the_formula(query, key, value, bias, visible):
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key) + bias
+    weight = jax.nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf))
+    return jnp.einsum("bhqk,bhkd->bhqd", weight, value)
+
+
+def test_attention_and_its_gradients_follow_the_formula():
+    keys = jax.random.split(jax.random.key(0), 6)
+    shapes = ((2, 3, 4, 5), (2, 3, 7, 5), (2, 3, 7, 5), (3, 4, 7))
+    # Large scores: no exponential may overflow.
+    inputs = [8 * jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=False)]
+    visible = jax.random.bernoulli(keys[4], 0.5, (2, 4, 7)).at[:, :, 0].set(True)
+    weight = jax.random.normal(keys[5], (2, 3, 4, 5))
+
+    def output_and_gradients(attend):
+        def total(*inputs):
+            return jnp.sum(weight * attend(*inputs, visible))
+
+        return jax.jit(attend)(*inputs, visible), *jax.grad(total, (0, 1, 2, 3))(*inputs)
+
+    written = output_and_gradients(transformer.attend)
+    derived = output_and_gradients(attention_by_the_formula)
+    for ours, theirs in zip(written, derived, strict=True):
+        assert float(jnp.max(jnp.abs(theirs))) > 0.1
+        np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
 def test_tokens_look_back_no_further_than_their_reach():
     model = make_model("transformer", max_length=2)
     segment = np.zeros((1, 9), np.int32)
