@@ -80,5 +80,6 @@ def observation_log_prob(
     """
     target = next_observation.astype(jnp.float32)
     if head == "categorical":
-        return -jnp.sum(optax.sigmoid_binary_cross_entropy(parameters, target), axis=-1)
+        # `x ln σ(l) + (1 - x) ln σ(-l)` with one logarithm instead of two.
+        return jnp.sum(target * parameters - jax.nn.softplus(parameters), axis=-1)
     return gaussian_log_prob(parameters, jnp.zeros_like(parameters), target)
