@@ -226,13 +226,15 @@ def _small() -> dict:
             # Half a second of the future is skipped: it would tell how to turn, not where to go.
             "embedding": "step",
             "embedding_gap": 10,
-            "alpha": 0.3,
+            "alpha": 0.5,
             "alpha_start": 0.015,
             "alpha_free_steps": 0,
             "alpha_ramp_steps": 700,
-            # Gates that are free from the start shut before codes mean anything.
+            # Gates that are free from the start shut before codes mean anything. Once released they
+            # fall from where they began: at changes of subgoal they only have to stay open.
             "gate_open_steps": 250,
             "gate_release_steps": 200,
+            "switch_bias": 2.0,
             "batch_size": 32,
             "num_parts": 1,
             "evaluation_episodes": 512,
@@ -240,7 +242,7 @@ def _small() -> dict:
             "warmup_steps": 50,
             "final_learning_rate": 2e-4,
             "max_gradient_norm": 1.0,
-            **schedule(1_000, 50, 250, 50),
+            **schedule(1_500, 50, 250, 50),
         },
         "internal_rl": {
             "num_seeds": 1,
