@@ -91,16 +91,16 @@ def attend(
     Returns:
       `(B, H, Q, dh)`.
     """
-    weight, inverse_sum = _attention_weights(query, key, bias, visible)
-    return jnp.einsum("bhqk,bhkd->bhqd", weight, value) * inverse_sum
+    return _attention(query, key, value, bias, visible)[0]
 
 
-def _attention_weights(query, key, bias, visible):
-    """Exponentials of the scores, zero where masked, and the inverse of their sum over the keys."""
+def _attention(query, key, value, bias, visible):
+    """The output, the exponentials of the scores (zero where masked), and their inverse sums."""
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key) + bias
     scores = jnp.where(visible[:, None], scores, MASKED)
     weight = jnp.exp(scores - _over_keys(jnp.maximum, scores))
-    return weight, 1.0 / _over_keys(jnp.add, weight)
+    inverse_sum = 1.0 / _over_keys(jnp.add, weight)
+    return jnp.einsum("bhqk,bhkd->bhqd", weight, value) * inverse_sum, weight, inverse_sum
 
 
 def _over_keys(operation: jnp.ufunc, x: chex.Array) -> chex.Array:
@@ -119,8 +119,7 @@ def _over_keys(operation: jnp.ufunc, x: chex.Array) -> chex.Array:
 def _attend_derivative(primals, tangents):
     query, key, value, bias, visible = primals
     query_dot, key_dot, value_dot, bias_dot, _ = tangents
-    weight, inverse_sum = _attention_weights(query, key, bias, visible)
-    output = jnp.einsum("bhqk,bhkd->bhqd", weight, value) * inverse_sum
+    output, weight, inverse_sum = _attention(query, key, value, bias, visible)
     scores_dot = jnp.einsum("bhqd,bhkd->bhqk", query_dot, key)
     scores_dot += jnp.einsum("bhqd,bhkd->bhqk", query, key_dot) + bias_dot
     weight_dot = weight * scores_dot
