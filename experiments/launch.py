@@ -4,6 +4,7 @@ A script defines `main(config, workdir)` and ends with `launch.run(main)`.
 """
 
 import importlib.util
+import json
 import logging as python_logging
 import os
 import pathlib
@@ -240,7 +241,7 @@ def stage_name(config: ConfigDict, section: str) -> str:
 
 
 def stage_config(config: ConfigDict, section: str) -> dict:
-    """Everything that the results of a stage depend on, as plain nested dictionaries.
+    """Everything that the results of a stage depend on, as `config.json` holds it.
 
     Which seeds run together does not belong to it: each seed has a folder of its own.
     """
@@ -250,7 +251,8 @@ def stage_config(config: ConfigDict, section: str) -> dict:
             continue
         result[name] = config[name].to_dict()
         result[name].pop("num_seeds", None)
-    return result
+    # JSON knows no tuples.
+    return json.loads(json.dumps(result))
 
 
 def schedule_of(config: ConfigDict, section: str) -> dict:

@@ -4,7 +4,6 @@ Each is a stage directory without its checkpoints, so that a work directory into
 looks as if the stage had been run there.
 """
 
-import json
 import os
 import pathlib
 import shutil
@@ -25,8 +24,7 @@ def available(world: str) -> list[str]:
 def offers(world: str, preset: str, stage: str, seed: int, config: Mapping) -> bool:
     """Whether a stage is shipped for one seed and was trained with this configuration."""
     file = _FOLDER / world / preset / stage / f"seed_{seed}" / "config.json"
-    # JSON knows no tuples.
-    return file.exists() and read_json(file)["config"] == json.loads(json.dumps(config))
+    return file.exists() and read_json(file)["config"] == config
 
 
 def install(world: str, preset: str, workdir: str | os.PathLike, stage: str = "*") -> None:
