@@ -22,7 +22,6 @@ from internal_rl.models import heads
 from internal_rl.models.base_model import BaseModel
 
 NO_COLOUR = -1
-_WINDOW = 32
 
 
 @struct.dataclass
@@ -126,19 +125,19 @@ def rollout(
     batch_size = state.cell.shape[0]
     observe, step_env = jax.vmap(env.observe), jax.vmap(env.step)
 
-    def step(carry, time, window):
+    def step(carry, time):
         state, model_state, memory, num_visits, last_visit = carry
         action_key, control_key = jax.random.split(jax.random.fold_in(key, time))
         observation = observe(state)
         residual, model_state = base.apply(
-            base_params, observation, model_state, layer, window, method="lower_step"
+            base_params, observation, model_state, layer, method="lower_step"
         )
         record = None
         if control:
             context = StepContext(state, time, num_visits, last_visit, control_key)
             memory, residual, record = control.step(memory, residual, context)
         output, model_state = base.apply(
-            base_params, residual, model_state, layer, window, method="upper_step"
+            base_params, residual, model_state, layer, method="upper_step"
         )
         action = heads.sample_action(base.action_head, output.action, action_key)
         mask = ~state.done
@@ -158,20 +157,10 @@ def rollout(
         jnp.zeros(batch_size, jnp.int32),
         jnp.full(batch_size, NO_COLOUR, jnp.int32),
     )
-    # Early steps read only as much of the cache as can be filled by then.
-    parts = []
-    for start in range(0, env.time_limit, _WINDOW):
-        end = min(start + _WINDOW, env.time_limit)
-        carry, part = jax.lax.scan(
-            lambda carry, time, window=end: step(carry, time, window),
-            carry,
-            jnp.arange(start, end),
-        )
-        parts.append(part)
-    steps = jax.tree.map(lambda *leaves: jnp.moveaxis(jnp.concatenate(leaves), 0, 1), *parts)
+    (state, *_), outputs = jax.lax.scan(step, carry, jnp.arange(env.time_limit))
+    steps = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), outputs)
     visit, action, mask, record, observation = steps
-    final = carry[0]
-    return EpisodeBatch(final.success, visit, action, mask, final.progress, record, observation)
+    return EpisodeBatch(state.success, visit, action, mask, state.progress, record, observation)
 
 
 def in_batches(

@@ -13,7 +13,8 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.custom_batching import custom_vmap
+
+from internal_rl.batching import largest
 
 # Every phase has this many times fewer slots than the one before.
 SHRINK = 4
@@ -65,24 +66,6 @@ class _Loop:
     place: chex.Array
     records: Any
     cursor: chex.Array
-
-
-@custom_vmap
-def largest(value: chex.Array) -> chex.Array:
-    """The largest `value` of all copies of the program that `jax.vmap` runs side by side.
-
-    A loop whose condition reads only such values runs equally long in all copies. Without it,
-    `jax.vmap` would copy everything the loop carries at every iteration, to undo the iterations
-    that one copy needed and another did not. The loop's body must leave a copy unharmed that is
-    already through.
-    """
-    return value
-
-
-@largest.def_vmap
-def _largest_of_batch(axis_size, in_batched, value):
-    del axis_size, in_batched
-    return largest(jnp.max(value, axis=0)), False
 
 
 def run_episodes(

@@ -142,7 +142,7 @@ class BaseModel(nn.Module):
         return tuple(block.restart(block_state, rows) for block_state in state)
 
     def lower_step(
-        self, observation: chex.Array, state: tuple, layer: int, window: int | None = None
+        self, observation: chex.Array, state: tuple, layer: int
     ) -> tuple[chex.Array, tuple]:
         """One step of `lower`.
 
@@ -150,26 +150,24 @@ class BaseModel(nn.Module):
           observation: `(B, d)`.
           state: the whole state tuple; only the entries of blocks 1..layer are read and renewed.
           layer: cut.
-          window: see `TransformerBlock.step`; ignored by recurrent blocks.
 
         Returns:
           `(B, n_e)` residual and the new state tuple.
         """
         self.check_layer(layer)
         x = self.embedding(observation.astype(jnp.float32))
-        return self._step_blocks(x, state, range(layer), window)
+        return self._step_blocks(x, state, range(layer))
 
     def upper_step(
-        self, residual: chex.Array, state: tuple, layer: int, window: int | None = None
+        self, residual: chex.Array, state: tuple, layer: int
     ) -> tuple[BaseOutput, tuple]:
         """One step of `upper` on `(B, n_e)` residuals; arguments as in `lower_step`."""
         self.check_layer(layer)
-        x, state = self._step_blocks(residual, state, range(layer, self.depth), window)
+        x, state = self._step_blocks(residual, state, range(layer, self.depth))
         return self._heads(x), state
 
-    def _step_blocks(self, x, state, indices, window):
+    def _step_blocks(self, x, state, indices):
         state = list(state)
         for i in indices:
-            keywords = {"window": window} if self.block == "transformer" else {}
-            x, state[i] = self.blocks[i].step(x, state[i], **keywords)
+            x, state[i] = self.blocks[i].step(x, state[i])
         return x, tuple(state)

@@ -1,5 +1,8 @@
 """Transformer block with relative-position bias, in a parallel and a KV-cached one-step form."""
 
+from collections.abc import Callable
+from functools import partial
+
 import chex
 import flax.linen as nn
 import jax
@@ -7,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from internal_rl.batching import largest
 from internal_rl.models.blocks import MLP, scaled_initializer
 
 MASKED = -1e9
@@ -14,6 +18,9 @@ MASKED = -1e9
 QUERY_BLOCK = 64
 # Slices of keys begin at multiples of this.
 KEY_ALIGNMENT = 16
+# Steps in a chunk of the cache on a CPU. Accelerators read the cache whole: there it is a smaller
+# share of a step, and a conditional costs more.
+CPU_CACHE_CHUNK = 20
 
 
 @struct.dataclass
@@ -21,20 +28,35 @@ class KeyValueCache:
     """State of the one-step form.
 
     Heads come before time, so that each head's keys lie together: XLA's CPU matrix-vector products
-    run at memory bandwidth on this layout and 4 to 15 times slower on `(B, T, H, dh)`.
+    run at memory bandwidth on this layout and 4 to 15 times slower on `(B, T, H, dh)`. Reading the
+    cache is most of a step, therefore it is cut in chunks of time, and those that lie further back
+    than any row looks are not read.
 
     Attributes:
-      key: `(B, H, T, dh)` keys of the last `T` steps; step number `i` lies in slot `i % T`.
-      value: `(B, H, T, dh)` values.
+      key: `C` chunks `(B, H, T/C, dh)` of keys; step number `i` lies in slot `i % T` of all chunks
+        together.
+      value: the same for values.
       index: `()` int32 number of steps taken; all rows of a batch write to the same slot.
       length: `(B,)` int32 number of steps since the row's episode began, which is how far back it
         may look. Rows can restart at different times.
     """
 
-    key: chex.Array
-    value: chex.Array
+    key: tuple[chex.Array, ...]
+    value: tuple[chex.Array, ...]
     index: chex.Array
     length: chex.Array
+
+    @property
+    def num_slots(self) -> int:
+        """`T`, steps that the cache holds."""
+        return len(self.key) * self.key[0].shape[2]
+
+    def chunks_within(self, distance: chex.Array, reach: chex.Array) -> list[chex.Array | bool]:
+        """Which chunks hold a slot, `distance (T,)` steps back, within `reach ()` steps."""
+        if len(self.key) == 1:
+            return [True]
+        nearest = jnp.min(distance.reshape(len(self.key), -1), axis=1)
+        return [largest(near <= reach) for near in nearest]
 
 
 def relative_position_bucket(
@@ -227,43 +249,72 @@ class TransformerBlock(nn.Module):
     @nn.nowrap
     def initial_state(self, batch_size: int, max_length: int) -> KeyValueCache:
         """Empty cache for episodes of up to `max_length` steps."""
-        shape = (batch_size, self.num_heads, max_length, self.head_size)
-        return KeyValueCache(
-            jnp.zeros(shape), jnp.zeros(shape), jnp.int32(0), jnp.zeros(batch_size, jnp.int32)
-        )
+        num_chunks = 1
+        if jax.default_backend() == "cpu":
+            num_chunks = -(-max_length // CPU_CACHE_CHUNK)
+        shape = (batch_size, self.num_heads, -(-max_length // num_chunks), self.head_size)
+
+        def empty():
+            return tuple(jnp.zeros(shape) for _ in range(num_chunks))
+
+        return KeyValueCache(empty(), empty(), jnp.int32(0), jnp.zeros(batch_size, jnp.int32))
 
     @nn.nowrap
     def restart(self, state: KeyValueCache, rows: chex.Array) -> KeyValueCache:
         """Begins a new episode in the rows where `rows (B,)` bool is set."""
         return state.replace(length=jnp.where(rows, 0, state.length))
 
-    def step(
-        self, x: chex.Array, state: KeyValueCache, window: int | None = None
-    ) -> tuple[chex.Array, KeyValueCache]:
+    def step(self, x: chex.Array, state: KeyValueCache) -> tuple[chex.Array, KeyValueCache]:
         """One-step form.
 
         Args:
           x: `(B, n_e)` residual stream at this step.
           state: cache of the earlier steps.
-          window: read only the first `window` slots of the cache (static). The caller promises
-            `state.index < window`; it bounds the memory traffic of early steps.
 
         Returns:
           `(B, n_e)` and the cache with this step added.
         """
         query, key, value = self._project(x)
-        max_length = state.key.shape[2]
-        slot = state.index % max_length
-        start = (0, 0, slot, 0)
-        keys = jax.lax.dynamic_update_slice(state.key, key[:, :, None], start)
-        values = jax.lax.dynamic_update_slice(state.value, value[:, :, None], start)
-        window = max_length if window is None else min(window, max_length)
-        distance = (slot - jnp.arange(window)) % max_length
-        buckets = jnp.asarray(relative_position_bucket(np.arange(max_length), self.num_buckets))
-        bias = self.position_bias[:, buckets[distance]]
+        slot, num_slots = state.index % state.num_slots, state.num_slots
+        keys, values = _write(state.key, key, slot), _write(state.value, value, slot)
+        distance = (slot - jnp.arange(num_slots)) % num_slots
         visible = distance <= state.length[:, None]
-        scores = jnp.einsum("bhd,bhkd->bhk", query, keys[:, :, :window]) + bias
-        scores = jnp.where(visible[:, None], scores, MASKED)
-        attended = jnp.einsum("bhk,bhkd->bhd", jax.nn.softmax(scores), values[:, :, :window])
-        cache = KeyValueCache(keys, values, state.index + 1, state.length + 1)
-        return self._finish(x, attended), cache
+        wanted = state.chunks_within(distance, jnp.max(state.length))
+        scores = [
+            _if_wanted(wanted[i], partial(jnp.einsum, "bhd,bhkd->bhk"), query, chunk)
+            for i, chunk in enumerate(keys)
+        ]
+        buckets = jnp.asarray(relative_position_bucket(np.arange(num_slots), self.num_buckets))
+        scores = jnp.concatenate(scores, axis=-1) + self.position_bias[:, buckets[distance]]
+        weight = jax.nn.softmax(jnp.where(visible[:, None], scores, MASKED))
+        weights = jnp.split(weight, len(values), axis=-1)
+        attended = sum(
+            _if_wanted(wanted[i], partial(jnp.einsum, "bhk,bhkd->bhd"), weights[i], chunk)
+            for i, chunk in enumerate(values)
+        )
+        return self._finish(x, attended), KeyValueCache(
+            keys, values, state.index + 1, state.length + 1
+        )
+
+
+def _write(chunks: tuple[chex.Array, ...], new: chex.Array, slot: chex.Array) -> tuple:
+    """Puts `new (B, H, dh)` into slot `slot ()` of a cache; a chunk is changed in place."""
+    size, new = chunks[0].shape[2], new[:, :, None]
+    written = []
+    for i, chunk in enumerate(chunks):
+        place = slot - i * size
+        start = (0, 0, jnp.clip(place, 0, size - 1), 0)
+        old = jax.lax.dynamic_slice(chunk, start, new.shape)
+        inside = (place >= 0) & (place < size)
+        written.append(jax.lax.dynamic_update_slice(chunk, jnp.where(inside, new, old), start))
+    return tuple(written)
+
+
+def _if_wanted(wanted: chex.Array | bool, function: Callable, *operands: chex.Array) -> chex.Array:
+    """`function(*operands)`, or zeros where `wanted ()` does not hold."""
+    if wanted is True:
+        return function(*operands)
+    result = jax.eval_shape(function, *operands)
+    return jax.lax.cond(
+        wanted, function, lambda *_: jnp.zeros(result.shape, result.dtype), *operands
+    )

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from internal_rl.envs.slots import Slots, choose_num_slots, largest, run_episodes
+from internal_rl.batching import largest
+from internal_rl.envs.slots import Slots, choose_num_slots, run_episodes
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import gaussian_log_prob, mode_action, sample_action
 from internal_rl.models.metacontroller import Metacontroller

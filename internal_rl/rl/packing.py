@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from internal_rl.envs.slots import largest
+from internal_rl.batching import largest
 
 
 @struct.dataclass

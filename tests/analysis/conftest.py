@@ -80,7 +80,7 @@ class ObedientModel:
     def initial_state(self, batch_size):
         return ()
 
-    def apply(self, params, inputs, state, layer, window, method):
+    def apply(self, params, inputs, state, layer, method):
         batch_size, colours = len(inputs), self.env.config.num_colours
         if method == "lower_step":
             constant, scores = jnp.ones((batch_size, 1)), jnp.zeros((batch_size, colours))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from internal_rl.envs.slots import largest, run_episodes
+from internal_rl.envs.slots import run_episodes
 
 NUM_STEPS = 9
 
@@ -53,17 +53,3 @@ def test_copies_under_vmap_do_not_disturb_each_other():
     records, found = jax.vmap(lambda x: run(x, 8))(jnp.asarray(lengths))
     for copy in range(3):
         check(jax.tree.map(lambda x, copy=copy: x[copy], records), found[copy], lengths[copy])
-
-
-def test_loops_under_vmap_copy_nothing_to_undo_iterations():
-    def loop(count, x):
-        return jax.lax.while_loop(
-            lambda carry: carry[0] < largest(count),
-            lambda carry: (carry[0] + 1, 2 * carry[1]),
-            (0, x),
-        )
-
-    steps, doubled = jax.vmap(loop)(jnp.array([1, 3]), jnp.ones((2, 4)))
-    np.testing.assert_array_equal(steps, 3)
-    np.testing.assert_array_equal(doubled, 8.0)
-    assert "select" not in str(jax.make_jaxpr(jax.vmap(loop))(jnp.array([1, 3]), jnp.ones((2, 4))))

@@ -22,7 +22,7 @@ def make_model(block, max_length=12):
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("layer", "window", "method"))
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("layer", "method"))
 def apply(model, params, *inputs, **keywords):
     """`model.apply`, compiled: one by one its operations take longer."""
     return model.apply(params, *inputs, **keywords)
@@ -59,13 +59,64 @@ def test_step_form_agrees_with_parallel_form(setting, layer):
     output = apply(model, params, residual, segment, layer=layer, method="upper")
     state = model.initial_state(observation.shape[0])
     for t in range(observation.shape[1]):
-        window = None if t % 2 else 4 * (t // 4 + 1)
-        keywords = {"layer": layer, "window": window}
-        e, state = apply(model, params, observation[:, t], state, method="lower_step", **keywords)
-        step, state = apply(model, params, e, state, method="upper_step", **keywords)
+        e, state = apply(model, params, observation[:, t], state, layer=layer, method="lower_step")
+        step, state = apply(model, params, e, state, layer=layer, method="upper_step")
         np.testing.assert_allclose(e, residual[:, t], atol=TOLERANCE)
         np.testing.assert_allclose(step.action, output.action[:, t], atol=TOLERANCE)
         np.testing.assert_allclose(step.observation, output.observation[:, t], atol=TOLERANCE)
+
+
+def test_step_form_with_a_cache_in_chunks_and_rows_that_restart(monkeypatch):
+    monkeypatch.setattr(transformer, "CPU_CACHE_CHUNK", 4)
+    model = make_model("transformer")  # a cache of 3 chunks of 4 steps
+    # Every row restarts at times of its own, and the cache is gone round more than twice.
+    lengths = [[12, 3, 12], [5, 12, 10], [1, 1, 12, 12, 1]]
+    segment = jnp.array([np.repeat(np.arange(len(row)), row) for row in lengths])
+    observation = jax.random.bernoulli(jax.random.key(1), 0.5, (*segment.shape, 7))
+    params = initial_params(model, observation, segment)
+    expected = apply(model, params, observation, segment).action
+
+    def step(state, inputs):
+        x, restarts = inputs
+        e, state = model.apply(params, x, model.restart(state, restarts), 1, method="lower_step")
+        output, state = model.apply(params, e, state, 1, method="upper_step")
+        return state, output.action
+
+    restarts = np.diff(segment, axis=1, prepend=-1) > 0
+    inputs = jnp.moveaxis(observation, 1, 0), restarts.T
+    found = jax.jit(lambda: jax.lax.scan(step, model.initial_state(3), inputs)[1])()
+    np.testing.assert_allclose(jnp.moveaxis(found, 0, 1), expected, atol=TOLERANCE)
+
+    # Copies of the program under vmap decide together what is read.
+    def alone(inputs):
+        return jax.lax.scan(step, model.initial_state(1), inputs)[1]
+
+    rows = jax.tree.map(lambda x: jnp.moveaxis(x[:, :, None], 1, 0), inputs)
+    copies = jax.jit(jax.vmap(alone))(rows)
+    np.testing.assert_allclose(copies[:, :, 0], expected, atol=TOLERANCE)
+
+
+def test_chunks_of_the_cache_out_of_reach_are_not_read(monkeypatch):
+    monkeypatch.setattr(transformer, "CPU_CACHE_CHUNK", 4)
+    model = make_model("transformer")
+    params = initial_params(model, jnp.zeros((1, 2, 7)), jnp.zeros((1, 2), jnp.int32))
+    state = model.initial_state(2)
+
+    def outputs(age):
+        """One step, `age` steps after the start, with no number in the last chunk."""
+        spoilt = tuple(
+            block.replace(
+                key=(*block.key[:2], jnp.full_like(block.key[2], jnp.nan)),
+                value=(*block.value[:2], jnp.full_like(block.value[2], jnp.nan)),
+                index=jnp.int32(1),
+                length=jnp.array([0, age]),
+            )
+            for block in state
+        )
+        return apply(model, params, jnp.ones((2, 7)), spoilt, layer=3, method="lower_step")[0]
+
+    assert np.isfinite(outputs(1)).all()
+    assert not np.isfinite(outputs(2)).any()
 
 
 def test_packed_trajectories_do_not_see_each_other(setting):
