@@ -87,6 +87,8 @@ def _paper() -> ConfigDict:
         "batch_size": 512,
         "num_parts": 8,
         "rank": 16,
+        # Least standard deviation of actions in the loss, where they are continuous (open).
+        "min_action_std": 0.0,
         # Episodes on the post-training task for each layer (open).
         "evaluation_episodes": 1024,
         **optimiser(1e-3),
@@ -124,6 +126,7 @@ def _paper() -> ConfigDict:
         "alpha_start": 0.0,
         "alpha_free_steps": 2_000,
         "alpha_ramp_steps": 2_000,
+        "min_action_std": 0.0,
         # Gates are held open for so many updates, then released over so many (open).
         "gate_open_steps": 0,
         "gate_release_steps": 0,

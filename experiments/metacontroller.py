@@ -43,6 +43,7 @@ def discovery_losses(
     key: chex.PRNGKey,
     tokens: chex.Array,
     gate_floor: chex.Numeric = 0.0,
+    min_action_std: float = 0.0,
 ) -> tuple[chex.Array, chex.Array, Discovery]:
     """Both terms of the loss, summed over `batch` and divided by `tokens`, and what was inferred.
 
@@ -52,7 +53,7 @@ def discovery_losses(
     residual = base.apply(base_params, batch.observation, batch.segment, layer, method="lower")
     discovery, controlled = metacontroller.apply(params, residual, batch.segment, key, gate_floor)
     output = base.apply(base_params, controlled, batch.segment, layer, method="upper")
-    log_prob = heads.action_log_prob(base.action_head, output.action, batch.action)
+    log_prob = heads.action_log_prob(base.action_head, output.action, batch.action, min_action_std)
     mask = batch.mask.astype(jnp.float32)
     return -(log_prob * mask).sum() / tokens, (discovery.kl * mask).sum() / tokens, discovery
 
@@ -112,8 +113,9 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
 
     def losses(params, frozen, batch, key, tokens, gate_floor=0.0):
         return discovery_losses(
-            base, frozen["base"], metacontroller, params, layer, batch, key, tokens, gate_floor
-        )
+            base, frozen["base"], metacontroller, params, layer, batch, key, tokens, gate_floor,
+            config.metacontroller.min_action_std,
+        )  # fmt: skip
 
     def update(state, frozen):
         position, batch = stream.next(state.stream, frozen["data"])

@@ -65,6 +65,7 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
             controllers, metrics = steering.update(
                 controllers, batch, base=base, base_params=frozen["base"], layer=layer,
                 optimiser=optimiser, num_parts=config.steer.num_parts,
+                min_action_std=config.steer.min_action_std,
             )  # fmt: skip
             layers.append(controllers)
             losses.append(metrics["action_nll"])

@@ -98,6 +98,7 @@ _RULES: dict[str, Rule] = {
     "alpha_start": _ZERO_OR_MORE,
     "alpha_free_steps": _ZERO_OR_MORE,
     "alpha_ramp_steps": _ZERO_OR_MORE,
+    "min_action_std": _ZERO_OR_MORE,
     "gate_open_steps": _ZERO_OR_MORE,
     "gate_release_steps": _ZERO_OR_MORE,
     "controller_gain": _POSITIVE,

@@ -112,6 +112,7 @@ def steering_loss(
     layer: int,
     batch: Trajectory,
     tokens: chex.Array,
+    min_action_std: float = 0.0,
 ) -> chex.Array:
     """Negative log-likelihood of the expert's actions under control, summed, by `tokens`, in nats.
 
@@ -122,11 +123,12 @@ def steering_loss(
       layer: residual stream that is controlled, 0 (embedding) to `L`.
       batch: `(B, S)` packed rows of expert trajectories.
       tokens: `()` number of actions that makes the sum a mean.
+      min_action_std: see `heads.action_log_prob`.
     """
     residual = base.apply(base_params, batch.observation, batch.segment, layer, method="lower")
     steered = steer(controllers, jax.lax.stop_gradient(residual), batch.subgoal)
     output = base.apply(base_params, steered, batch.segment, layer, method="upper")
-    log_prob = heads.action_log_prob(base.action_head, output.action, batch.action)
+    log_prob = heads.action_log_prob(base.action_head, output.action, batch.action, min_action_std)
     return -jnp.sum(log_prob * batch.mask) / tokens
 
 
@@ -139,6 +141,7 @@ def update(
     layer: int,
     optimiser: optax.GradientTransformation,
     num_parts: int = 1,
+    min_action_std: float = 0.0,
 ) -> tuple[SteeringState, dict[str, chex.Array]]:
     """One gradient step; arguments as in `steering_loss`, `init` and `accumulated_gradients`.
 
@@ -149,7 +152,8 @@ def update(
 
     def share(controllers, part, index):
         del index
-        return steering_loss(controllers, base, base_params, layer, part, tokens), ()
+        loss = steering_loss(controllers, base, base_params, layer, part, tokens, min_action_std)
+        return loss, ()
 
     (loss, _), gradient = accumulated_gradients(share, state.controllers, batch, num_parts)
     controllers, optimiser_state, metrics = apply_gradients(

@@ -5,6 +5,8 @@ heads exist: `"categorical"` (parameters: `A` logits) and `"gaussian"` (paramete
 followed by `d_a` log standard deviations).
 """
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -38,11 +40,24 @@ def gaussian_log_prob(mean: chex.Array, log_std: chex.Array, value: chex.Array) 
     return jnp.sum(-0.5 * standardised**2 - log_std - 0.5 * jnp.log(2 * jnp.pi), axis=-1)
 
 
-def action_log_prob(head: str, parameters: chex.Array, action: chex.Array) -> chex.Array:
-    """`ln p(a)` in nats: `(..., A or 2 d_a)` parameters and `(...)` or `(..., d_a)` actions."""
+def action_log_prob(
+    head: str, parameters: chex.Array, action: chex.Array, min_std: float = 0.0
+) -> chex.Array:
+    """`ln p(a)` in nats: `(..., A or 2 d_a)` parameters and `(...)` or `(..., d_a)` actions.
+
+    Args:
+      head: one of `ACTION_HEADS`.
+      parameters: of the distribution.
+      action: what was done.
+      min_std: least standard deviation that a Gaussian is taken to have, for actions that are
+        known no more exactly than that.
+    """
     if head == "categorical":
         return -optax.softmax_cross_entropy_with_integer_labels(parameters, action)
-    return gaussian_log_prob(*split_gaussian(parameters), action)
+    mean, log_std = split_gaussian(parameters)
+    if min_std:
+        log_std = jnp.maximum(log_std, math.log(min_std))
+    return gaussian_log_prob(mean, log_std, action)
 
 
 def sample_action(head: str, parameters: chex.Array, key: chex.PRNGKey) -> chex.Array:

@@ -1,0 +1,52 @@
+"""Distributions of the two heads against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from internal_rl.models import heads
+
+
+def log_density(action, mean, std):
+    """Of a normal distribution, summed over the last axis."""
+    density = np.exp(-((action - mean) ** 2) / (2 * std**2)) / np.sqrt(2 * np.pi * std**2)
+    return np.log(density).sum(-1)
+
+
+@pytest.fixture
+def gaussian():
+    rng = np.random.default_rng(0)
+    mean, log_std = rng.normal(size=(5, 3)), rng.uniform(-4.0, 1.0, size=(5, 3))
+    action = mean + 2 * np.exp(log_std) * rng.normal(size=mean.shape)
+    return mean, log_std, action
+
+
+def test_gaussian_actions_have_their_density(gaussian):
+    mean, log_std, action = gaussian
+    found = heads.action_log_prob("gaussian", np.concatenate([mean, log_std], -1), action)
+    expected = log_density(action, mean, np.exp(log_std))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_least_standard_deviation_replaces_smaller_ones(gaussian):
+    mean, log_std, action = gaussian
+    parameters = np.concatenate([mean, log_std], -1)
+    found = heads.action_log_prob("gaussian", parameters, action, 0.2)
+    expected = log_density(action, mean, np.maximum(np.exp(log_std), 0.2))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+    # Below it nothing is gained by making a deviation still smaller.
+    gradient = jax.grad(lambda x: jnp.sum(heads.action_log_prob("gaussian", x, action, 0.2)))(
+        jnp.asarray(parameters)
+    )[:, 3:]
+    np.testing.assert_array_equal(np.asarray(gradient == 0), np.exp(log_std) < 0.2)
+    assert 0 < np.mean(np.exp(log_std) < 0.2) < 1
+
+
+def test_categorical_actions_have_no_deviation():
+    logits, action = jnp.array([[0.0, 1.0, 2.0]]), jnp.array([2])
+    expected = jax.nn.log_softmax(logits)[:, 2]
+    for min_std in (0.0, 0.2):
+        found = heads.action_log_prob("categorical", logits, action, min_std)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
