@@ -215,6 +215,8 @@ def _small() -> dict:
             "batch_size": 32,
             "num_parts": 1,
             "evaluation_episodes": 512,
+            # About the spread of the expert's sampled actions; see the metacontroller.
+            "min_action_std": 0.2,
             # Most of the gradient is the change of spread from D to D*, which all subgoals share.
             "optimiser": "muon",
             "learning_rate": 1e-2,
@@ -224,7 +226,8 @@ def _small() -> dict:
         },
         "metacontroller": {
             "num_seeds": 1,
-            "layer": 2,
+            # Deeper than this even controllers with labels do not reach unseen transitions.
+            "layer": 1,
             # Half a second of the future is skipped: it would tell how to turn, not where to go.
             "embedding": "step",
             "embedding_gap": 10,
@@ -232,6 +235,8 @@ def _small() -> dict:
             "alpha_start": 0.015,
             "alpha_free_steps": 0,
             "alpha_ramp_steps": 700,
+            # D* holds mean actions, without noise: codes are not to tell them to more digits.
+            "min_action_std": 0.2,
             # Gates that are free from the start shut before codes mean anything. Once released they
             # fall from where they began: at changes of subgoal they only have to stay open.
             "gate_open_steps": 250,
@@ -241,6 +246,9 @@ def _small() -> dict:
             "num_parts": 1,
             "evaluation_episodes": 512,
             "learning_rate": 2e-3,
+            # While gates are held open their gradient is zero: a longer memory would then make the
+            # first steps after the release several times too large.
+            "b2": 0.98,
             "warmup_steps": 50,
             "final_learning_rate": 2e-4,
             "max_gradient_norm": 1.0,

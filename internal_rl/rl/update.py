@@ -49,6 +49,10 @@ def update_policy(
 ) -> tuple[chex.ArrayTree, optax.OptState, dict[str, chex.Array]]:
     """Takes `num_epochs * num_minibatches` gradient steps.
 
+    A gradient of exactly zero, as all batches without a success have, leaves parameters and
+    optimiser as they are. Otherwise momentum would go on with what the last success taught, and
+    Adam, whose second moment forgets meanwhile, would take far too large a step at the next one.
+
     Args:
       part_sums: `part_sums(params, episode, index, segment)` sums the objective over the decisions
         `index` of the episodes `episode`, packed as in `packing.row_contents`.
@@ -85,14 +89,17 @@ def update_policy(
 
         gradient, sums = sum_over_rows(gradient_of_part, lengths, max_decisions, rows)
         gradient, sums = jax.tree.map(lambda x: x / sums.decisions, (gradient, sums))
-        updates, optimiser_state = optimiser.update(gradient, optimiser_state, params)
+        norm = optax.global_norm(gradient)
+        updates, next_state = optimiser.update(gradient, optimiser_state, params)
+        moved = optax.apply_updates(params, updates), next_state
+        carry = jax.tree.map(lambda new, old: jnp.where(norm > 0, new, old), moved, carry)
         metrics = {
             "loss": sums.loss,
             "clip_fraction": sums.clipped,
             "divergence": sums.divergence,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": norm,
         }
-        return (optax.apply_updates(params, updates), optimiser_state), metrics
+        return carry, metrics
 
     def epoch(carry, key):
         group = jax.random.permutation(key, num_episodes) % config.num_minibatches

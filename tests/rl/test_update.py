@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +71,26 @@ def test_the_gradient_over_packed_parts_is_that_of_the_whole_batch(batch, tokens
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     np.testing.assert_allclose(metrics["clip_fraction"], total.clipped / total.decisions, rtol=1e-5)
     assert total.decisions == lengths.sum() and 0 < metrics["clip_fraction"] < 1
+
+
+def test_a_batch_that_teaches_nothing_changes_nothing(batch):
+    sums, params, lengths = batch
+    optimiser, config = optax.adamw(0.1, weight_decay=0.1), UpdateConfig(clip=CLIP)
+
+    def update(part_sums, params, state):
+        return update_policy(
+            part_sums, optimiser, config, params, state, jax.random.key(1), lengths, STEPS
+        )
+
+    def no_contrast(*arguments):
+        return jax.tree.map(lambda x: 0 * x, sums(*arguments)).replace(decisions=jnp.float32(1))
+
+    before = update(sums, params, optimiser.init(params))
+    after = update(no_contrast, *before[:2])
+    assert after[2]["gradient_norm"] == 0
+    chex.assert_trees_all_equal(before[:2], after[:2])
+    moved = update(sums, *before[:2])
+    assert not np.array_equal(*(jax.tree.leaves(x[0])[0] for x in (before, moved)))
 
 
 def test_minibatches_share_out_the_episodes(batch):
