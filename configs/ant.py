@@ -231,10 +231,10 @@ def _small() -> dict:
             # Half a second of the future is skipped: it would tell how to turn, not where to go.
             "embedding": "step",
             "embedding_gap": 10,
-            "alpha": 0.5,
+            "alpha": 0.8,
             "alpha_start": 0.015,
             "alpha_free_steps": 0,
-            "alpha_ramp_steps": 700,
+            "alpha_ramp_steps": 1_000,
             # D* holds mean actions, without noise: codes are not to tell them to more digits.
             "min_action_std": 0.2,
             # Gates that are free from the start shut before codes mean anything. Once released they
