@@ -257,11 +257,17 @@ def _small() -> dict:
         "internal_rl": {
             "num_seeds": 1,
             "policy_width": 64,
+            "episodes_per_update": 512,
             "learning_rate": 1e-3,
             **schedule(400, 10, 50, 5),
         },
-        "raw_rl": {"num_seeds": 1, "learning_rate": 1e-4, **schedule(400, 10, 50, 5)},
-        "quickstart": {"internal_rl": {"steps": 100}, "raw_rl": {"steps": 20}},
+        "raw_rl": {
+            "num_seeds": 1,
+            "episodes_per_update": 512,
+            "learning_rate": 1e-4,
+            **schedule(400, 10, 50, 5),
+        },
+        "quickstart": {"internal_rl": {"steps": 200}, "raw_rl": {"steps": 20}},
     }
 
 
