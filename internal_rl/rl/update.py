@@ -92,7 +92,8 @@ def update_policy(
         norm = optax.global_norm(gradient)
         updates, next_state = optimiser.update(gradient, optimiser_state, params)
         moved = optax.apply_updates(params, updates), next_state
-        carry = jax.tree.map(lambda new, old: jnp.where(norm > 0, new, old), moved, carry)
+        # Not `norm > 0`: a gradient that is not a number has to show in the parameters.
+        carry = jax.tree.map(lambda new, old: jnp.where(norm == 0, old, new), moved, carry)
         metrics = {
             "loss": sums.loss,
             "clip_fraction": sums.clipped,

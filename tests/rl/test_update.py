@@ -93,6 +93,20 @@ def test_a_batch_that_teaches_nothing_changes_nothing(batch):
     assert not np.array_equal(*(jax.tree.leaves(x[0])[0] for x in (before, moved)))
 
 
+def test_a_gradient_that_is_not_a_number_shows_in_the_parameters(batch):
+    sums, params, lengths = batch
+
+    def spoilt(*arguments):
+        return jax.tree.map(lambda x: jnp.nan * x, sums(*arguments))
+
+    optimiser = optax.adam(0.1)
+    after, _, _ = update_policy(
+        spoilt, optimiser, UpdateConfig(clip=CLIP), params, optimiser.init(params),
+        jax.random.key(1), lengths, STEPS,
+    )  # fmt: skip
+    assert all(np.isnan(leaf).any() for leaf in jax.tree.leaves(after))
+
+
 def test_minibatches_share_out_the_episodes(batch):
     _, params, lengths = batch
     seen = []
