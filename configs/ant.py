@@ -217,7 +217,8 @@ def _small() -> dict:
             "evaluation_episodes": 512,
             # About the spread of the expert's sampled actions; see the metacontroller.
             "min_action_std": 0.2,
-            # Most of the gradient is the change of spread from D to D*, which all subgoals share.
+            # Found without that floor, where most of the gradient is the change of spread from D to
+            # D*, which all subgoals share.
             "optimiser": "muon",
             "learning_rate": 1e-2,
             "warmup_steps": 50,
