@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from benchmarks import flops
 from benchmarks.timing import Stopwatch
 from experiments import build, launch, pretrain
+from internal_rl.models.reach import reaches_further
 from internal_rl.models.transformer import query_blocks
 from internal_rl.training.program import Program
 from internal_rl.types import Trajectory
@@ -36,7 +37,10 @@ def training_flops(config: ConfigDict, batch: Trajectory) -> dict[str, float]:
     rows, length = batch.segment.shape
     lengths = segment_lengths(batch.segment)
     needed = float(lengths.sum()), flops.causal_pairs(lengths)
-    blocks = query_blocks(length, world.time_limit)
+    base = build.make_base_model(config, world)
+    short = base.short_reach
+    needs_all = short is None or bool(reaches_further(batch.segment, short))
+    blocks = query_blocks(length, base.max_length if needs_all else short)
     pairs = sum((q.stop - q.start) * (k.stop - k.start) for q, k in blocks)
     computed = float(rows * length), float(rows * pairs)
     return {

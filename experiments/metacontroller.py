@@ -14,6 +14,7 @@ from internal_rl.analysis.switching import count_switches, switching_metrics
 from internal_rl.models import heads
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.metacontroller import Discovery, Metacontroller
+from internal_rl.models.reach import gradient_through
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.loop import run_stage
 from internal_rl.training.optimiser import apply_gradients
@@ -111,7 +112,7 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
             jnp.int32(0),
         )
 
-    def losses(params, frozen, batch, key, tokens, gate_floor=0.0):
+    def losses(base, params, frozen, batch, key, tokens, gate_floor=0.0):
         return discovery_losses(
             base, frozen["base"], metacontroller, params, layer, batch, key, tokens, gate_floor,
             config.metacontroller.min_action_std,
@@ -125,13 +126,13 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
         key = jax.random.fold_in(state.key, state.step)
         tokens = batch.num_targets()
 
-        def share(params, part, index):
+        def share(base, params, part, index):
             part_key = jax.random.fold_in(key, index)
-            nll, kl, _ = losses(params, frozen, part, part_key, tokens, floor)
+            nll, kl, _ = losses(base, params, frozen, part, part_key, tokens, floor)
             return nll + alpha * kl, (nll, kl)
 
         (value, (nll, kl)), gradients = accumulated_gradients(
-            share, state.params, batch, config.metacontroller.num_parts
+            gradient_through(base, share), state.params, batch, config.metacontroller.num_parts
         )
         params, optimiser_state, more = apply_gradients(
             optimiser, gradients, state.optimiser_state, state.params
@@ -142,7 +143,7 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
     def evaluate(state, frozen):
         batch = held_out(stream, config.metacontroller.evaluation_rows, frozen["data"])
         tokens = batch.num_targets()
-        nll, kl, discovery = losses(state.params, frozen, batch, jax.random.key(0), tokens)
+        nll, kl, discovery = losses(base, state.params, frozen, batch, jax.random.key(0), tokens)
         counts = count_switches(
             discovery.beta, batch.subgoal, batch.segment, batch.mask,
             tolerance=world.switch_tolerance,

@@ -17,6 +17,7 @@ from internal_rl.experts.collect import ExpertStream
 from internal_rl.experts.references import references
 from internal_rl.models import heads
 from internal_rl.models.base_model import BaseModel
+from internal_rl.models.reach import gradient_through
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.loop import run_stage
 from internal_rl.training.optimiser import apply_gradients
@@ -67,7 +68,7 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
     base = build.make_base_model(config, world)
     optimiser = build.make_stage_optimiser(config, "pretrain")
     rows = launch.rows_of(config, "pretrain")
-    loss = functools.partial(prediction_loss, base, observation_loss=config.base.observation_loss)
+    loss = functools.partial(prediction_loss, observation_loss=config.base.observation_loss)
 
     def init(key, frozen):
         del frozen
@@ -90,12 +91,12 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
             )
         tokens = batch.num_targets()
 
-        def share(params, part, index):
+        def share(base, params, part, index):
             del index
-            return loss(params, part, tokens=tokens)
+            return loss(base, params, part, tokens=tokens)
 
         (value, metrics), gradients = accumulated_gradients(
-            share, state.params, batch, config.pretrain.num_parts
+            gradient_through(base, share), state.params, batch, config.pretrain.num_parts
         )
         params, optimiser_state, more = apply_gradients(
             optimiser, gradients, state.optimiser_state, state.params
@@ -106,7 +107,7 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
 
     def evaluate(state, frozen):
         batch = held_out(stream, config.pretrain.evaluation_rows, frozen["data"])
-        return loss(state.params, batch, tokens=batch.num_targets())[1]
+        return loss(base, state.params, batch, tokens=batch.num_targets())[1]
 
     def artifacts(state, frozen):
         del frozen

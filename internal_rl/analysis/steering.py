@@ -20,6 +20,7 @@ from internal_rl.analysis.rollout import Control, StepContext, in_batches, reset
 from internal_rl.envs import World
 from internal_rl.models import heads
 from internal_rl.models.base_model import BaseModel
+from internal_rl.models.reach import gradient_through
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.types import Trajectory
@@ -150,12 +151,14 @@ def update(
     """
     tokens = batch.num_targets()
 
-    def share(controllers, part, index):
+    def share(base, controllers, part, index):
         del index
         loss = steering_loss(controllers, base, base_params, layer, part, tokens, min_action_std)
         return loss, ()
 
-    (loss, _), gradient = accumulated_gradients(share, state.controllers, batch, num_parts)
+    (loss, _), gradient = accumulated_gradients(
+        gradient_through(base, share), state.controllers, batch, num_parts
+    )
     controllers, optimiser_state, metrics = apply_gradients(
         optimiser, gradient, state.optimiser_state, state.controllers
     )

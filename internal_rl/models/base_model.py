@@ -13,7 +13,7 @@ from flax import struct
 from internal_rl.models.blocks import scaled_initializer
 from internal_rl.models.hawk import HawkBlock
 from internal_rl.models.heads import action_parameter_size
-from internal_rl.models.transformer import TransformerBlock
+from internal_rl.models.transformer import KEY_ALIGNMENT, SHORT_REACH, TransformerBlock
 
 BLOCKS = ("transformer", "hawk")
 
@@ -45,6 +45,8 @@ class BaseModel(nn.Module):
       head_size: size of an attention head (transformer only).
       mlp_size: hidden size of each block's MLP.
       max_length: longest episode the one-step form can run.
+      reach: how many steps back attention of the parallel form looks at most; None for
+        `max_length`.
       init_scale: variance-scaling factor of all kernels.
     """
 
@@ -59,6 +61,13 @@ class BaseModel(nn.Module):
     mlp_size: int = 512
     max_length: int = 100
     init_scale: float = 0.1
+    reach: int | None = None
+
+    @property
+    def short_reach(self) -> int | None:
+        """A reach that saves attention and that most trajectories stay within, if there is one."""
+        saves = self.block == "transformer" and SHORT_REACH + KEY_ALIGNMENT <= self.max_length
+        return SHORT_REACH if saves else None
 
     def setup(self):
         if self.block not in BLOCKS:
@@ -82,7 +91,7 @@ class BaseModel(nn.Module):
             self.head_size,
             self.mlp_size,
             self.init_scale,
-            reach=self.max_length,
+            reach=self.max_length if self.reach is None else self.reach,
             **kwargs,
         )
 

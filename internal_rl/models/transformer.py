@@ -18,6 +18,8 @@ MASKED = -1e9
 QUERY_BLOCK = 64
 # Slices of keys begin at multiples of this.
 KEY_ALIGNMENT = 16
+# Steps back that are enough for most packed trajectories, see `models.reach`.
+SHORT_REACH = 64
 # Steps in a chunk of the cache on a CPU. Accelerators read the cache whole: there it is a smaller
 # share of a step, and a conditional costs more.
 CPU_CACHE_CHUNK = 20

@@ -8,20 +8,21 @@ import jax.numpy as jnp
 
 from internal_rl.training.mesh import shard_rows
 
-Loss = Callable[[chex.ArrayTree, chex.ArrayTree, jax.Array], tuple[jax.Array, chex.ArrayTree]]
+Gradient = Callable[[chex.ArrayTree, chex.ArrayTree, jax.Array], tuple]
 
 
 def accumulated_gradients(
-    loss: Loss, params: chex.ArrayTree, batch: chex.ArrayTree, num_parts: int = 1
+    gradient_of: Gradient, params: chex.ArrayTree, batch: chex.ArrayTree, num_parts: int = 1
 ) -> tuple[tuple[jax.Array, chex.ArrayTree], chex.ArrayTree]:
-    """`jax.value_and_grad(loss, has_aux=True)` summed over parts of the batch.
+    """`gradient_of(params, batch)` summed over parts of the batch.
 
     Only one part's activations are alive at a time. The sums equal those of the whole batch if the
     loss of a part is its *share* of the whole: a sum over its rows divided by what the whole batch
     is divided by, which the caller computes beforehand.
 
     Args:
-      loss: `(params, part, index) -> (value, metrics)`; `index` is the part's number, to draw
+      gradient_of: `(params, part, index) -> ((value, metrics), gradients)`, as
+        `jax.value_and_grad(loss, has_aux=True)` gives it; `index` is the part's number, to draw
         different noise for each.
       params: what to differentiate by.
       batch: leaves `(B, ...)`; rows are spread over the devices of the `data` axis.
@@ -33,7 +34,6 @@ def accumulated_gradients(
     Raises:
       ValueError: if `num_parts` does not divide `B`.
     """
-    gradient_of = jax.value_and_grad(loss, has_aux=True)
     rows = jax.tree.leaves(batch)[0].shape[0]
     if num_parts < 1 or rows % num_parts:
         raise ValueError(f"num_parts is {num_parts}, allowed are divisors of the {rows} rows")

@@ -25,7 +25,7 @@ def test_parts_sum_to_the_whole(num_parts):
     params = {"w": jnp.linspace(-1.0, 1.0, 5)}
     whole = jax.value_and_grad(masked_loss, has_aux=True)(params, (INPUTS, MASK), 0)
     parts = jax.jit(accumulated_gradients, static_argnums=(0, 3))(
-        masked_loss, params, (INPUTS, MASK), num_parts
+        jax.value_and_grad(masked_loss, has_aux=True), params, (INPUTS, MASK), num_parts
     )
     chex.assert_trees_all_close(parts, whole, rtol=1e-5)
 
@@ -34,10 +34,13 @@ def test_every_part_knows_its_number():
     def loss(params, part, index):
         return params * 0.0, {"numbers": index * part.shape[0]}
 
-    (_, metrics), _ = accumulated_gradients(loss, jnp.float32(1.0), INPUTS, 4)
+    gradient_of = jax.value_and_grad(loss, has_aux=True)
+    (_, metrics), _ = accumulated_gradients(gradient_of, jnp.float32(1.0), INPUTS, 4)
     assert metrics["numbers"] == 3 * (0 + 1 + 2 + 3)
 
 
 def test_rows_that_cannot_be_split_are_refused():
     with pytest.raises(ValueError, match="num_parts is 5, allowed are divisors of the 12 rows"):
-        accumulated_gradients(masked_loss, {"w": jnp.ones(5)}, (INPUTS, MASK), 5)
+        accumulated_gradients(
+            jax.value_and_grad(masked_loss), {"w": jnp.ones(5)}, (INPUTS, MASK), 5
+        )
