@@ -37,6 +37,11 @@ class Slots:
     time: chex.Array
     active: chex.Array
 
+    @property
+    def forgets(self) -> chex.Array:
+        """`(W,)` bool: an episode begins or nothing runs, so there is nothing to look back to."""
+        return (self.time == 0) | ~self.active
+
 
 def choose_num_slots(num_slots: int, num_episodes: int) -> int:
     """`num_slots`, or for 0 what suits the backend; never more than there are episodes."""

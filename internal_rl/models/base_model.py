@@ -66,7 +66,7 @@ class BaseModel(nn.Module):
     @property
     def short_reach(self) -> int | None:
         """A reach that saves attention and that most trajectories stay within, if there is one."""
-        saves = self.block == "transformer" and SHORT_REACH + KEY_ALIGNMENT <= self.max_length
+        saves = self.block == "transformer" and self.max_length >= SHORT_REACH + KEY_ALIGNMENT
         return SHORT_REACH if saves else None
 
     def setup(self):

@@ -205,7 +205,7 @@ class InternalEnv:
         residual, base_memory = self.base.apply(
             params["base"],
             observation,
-            self.base.restart(memory.base, first),
+            self.base.restart(memory.base, slots.forgets),
             self.layer,
             method="lower_step",
         )

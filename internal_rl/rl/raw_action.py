@@ -151,7 +151,7 @@ class RawActionTrainer:
     def _step(self, params, key, deterministic, slots: Slots, state, memory: tuple):
         """One raw step of all slots, see `slots.run_episodes`."""
         world, observation = state
-        memory = self.base.restart(memory, slots.time == 0)
+        memory = self.base.restart(memory, slots.forgets)
         depth = self.base.depth
         residual, memory = self.base.apply(params, observation, memory, depth, method="lower_step")
         output, memory = self.base.apply(params, residual, memory, depth, method="upper_step")

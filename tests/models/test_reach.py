@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import struct
 
@@ -51,9 +52,8 @@ def loss(base, params, part, index):
 
 def params_of(model):
     params = model.init(KEY, jnp.zeros((1, 2, 5)), jnp.zeros((1, 2), jnp.int32))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(KEY, len(leaves))
-    return tree.unflatten([x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
+    key_of_leaf = optax.tree_utils.tree_split_key_like(KEY, params)
+    return jax.tree.map(lambda x, k: x + 0.3 * jax.random.normal(k, x.shape), params, key_of_leaf)
 
 
 def test_what_reaches_further_is_found():
