@@ -160,7 +160,11 @@ def _paper() -> ConfigDict:
             "steer": steer,
             "metacontroller": metacontroller,
             "internal_rl": {
-                "num_seeds": 3, "policy_width": 256, "threshold": 0.5, **reinforcement,
+                "num_seeds": 3,
+                "policy_width": 256,
+                "initial_std": 1.0,
+                "threshold": 0.5,
+                **reinforcement,
             },
             "raw_rl": {"num_seeds": 3, **reinforcement},
             "quickstart": {"internal_rl": {"steps": 51_200}, "raw_rl": {"steps": 51_200}},

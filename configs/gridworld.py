@@ -158,6 +158,8 @@ def _paper() -> ConfigDict:
         # Policies for each metacontroller.
         "num_seeds": 3,
         "policy_width": 256,
+        # Standard deviation of the untrained policy's codes (open).
+        "initial_std": 1.0,
         "threshold": 0.5,
         **reinforcement,
     }
@@ -256,6 +258,9 @@ def _small() -> dict:
         "internal_rl": {
             "num_seeds": 1,
             "policy_width": 64,
+            # Codes spread wider than the prior at this alpha: a random one then takes an unseen
+            # transition more often, and the first successes come sooner.
+            "initial_std": 2.0,
             "learning_rate": 1e-3,
             **schedule(400, 10, 50, 5),
         },

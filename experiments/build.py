@@ -169,7 +169,12 @@ def make_metacontroller(config: ConfigDict) -> Metacontroller:
 def make_policy(config: ConfigDict) -> CodePolicy:
     """The policy over codes, unbound."""
     width = config.internal_rl.policy_width
-    return CodePolicy(code_size=config.metacontroller.code_size, width=width, mlp_size=2 * width)
+    return CodePolicy(
+        code_size=config.metacontroller.code_size,
+        width=width,
+        mlp_size=2 * width,
+        initial_std=config.internal_rl.initial_std,
+    )
 
 
 def make_stage_optimiser(config: ConfigDict, section: str):

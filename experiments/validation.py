@@ -103,6 +103,7 @@ _RULES: dict[str, Rule] = {
     "gate_release_steps": _ZERO_OR_MORE,
     "controller_gain": _POSITIVE,
     "policy_width": _ONE_OR_MORE,
+    "initial_std": _within(0.1, 10),
     "threshold": _within(0, 1),
     "clip": _POSITIVE,
     "rounds": _ONE_OR_MORE,

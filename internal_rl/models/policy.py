@@ -1,5 +1,7 @@
 """The policy of internal RL: which controller code to use next, given the residual stream."""
 
+import math
+
 import chex
 import flax.linen as nn
 import jax
@@ -9,6 +11,7 @@ from internal_rl.models.blocks import scaled_initializer
 from internal_rl.models.hawk import HawkBlock, HawkState
 
 LOG_STD_BOUND = 3.0
+MAX_STD = math.exp(LOG_STD_BOUND)
 
 
 class CodePolicy(nn.Module):
@@ -16,7 +19,8 @@ class CodePolicy(nn.Module):
 
     One element of its input sequence is one decision: the residual `e_{t,l}` at a raw step at which
     the switch asked for a new code. The output layer starts near zero, so that the untrained policy
-    is close to the prior `N(0, I)` of the codes whatever it reads.
+    is close to a Gaussian around zero whatever it reads: with an `initial_std` of 1 to the prior
+    `N(0, I)` of the codes.
 
     Attributes:
       code_size: size `n_z` of a code.
@@ -25,6 +29,9 @@ class CodePolicy(nn.Module):
       mlp_size: hidden size of the block's MLP.
       init_scale: variance-scaling factor of the kernels.
       output_init_scale: the same for the output layer.
+      initial_std: standard deviation of the untrained policy's codes, above `1 / MAX_STD` and below
+        `MAX_STD`. Where little is paid for the KL, codes of the posterior spread wider than the
+        prior, and a wider policy meets more of them.
     """
 
     code_size: int
@@ -33,6 +40,7 @@ class CodePolicy(nn.Module):
     mlp_size: int = 512
     init_scale: float = 0.1
     output_init_scale: float = 1e-4
+    initial_std: float = 1.0
 
     def setup(self):
         self.input_norm = nn.RMSNorm()
@@ -42,8 +50,22 @@ class CodePolicy(nn.Module):
         self.block = HawkBlock(self.width, self.num_heads, self.mlp_size, self.init_scale)
         self.output_norm = nn.RMSNorm()
         self.output = nn.Dense(
-            2 * self.code_size, kernel_init=scaled_initializer(self.output_init_scale)
+            2 * self.code_size,
+            kernel_init=scaled_initializer(self.output_init_scale),
+            bias_init=self._initial_heads,
         )
+
+    def _initial_heads(self, key, shape, dtype=jnp.float32):
+        """Bias of the output layer: zero means, and what `_heads` turns into `initial_std`."""
+        del key
+        bounded = math.log(self.initial_std) / LOG_STD_BOUND
+        if not -1 < bounded < 1:
+            raise ValueError(
+                f"initial_std: got {self.initial_std}, allowed: above {1 / MAX_STD:.3f} and below"
+                f" {MAX_STD:.3f}"
+            )
+        log_std = LOG_STD_BOUND * math.atanh(bounded)
+        return jnp.where(jnp.arange(shape[-1]) < self.code_size, 0.0, log_std).astype(dtype)
 
     def _heads(self, x: chex.Array) -> tuple[chex.Array, chex.Array]:
         mean, log_std = jnp.split(self.output(self.output_norm(x)), 2, axis=-1)

@@ -28,6 +28,21 @@ def test_untrained_policy_is_close_to_the_prior_of_the_codes(inputs):
     assert np.abs(mean).max() < 0.1 and np.abs(log_std).max() < 0.1
 
 
+@pytest.mark.parametrize("initial_std", [0.2, 1.0, 2.0, 15.0])
+def test_untrained_policy_has_the_deviation_that_was_asked_for(inputs, initial_std):
+    residual, mask = inputs
+    policy = CodePolicy(code_size=8, initial_std=initial_std)
+    mean, log_std = policy.apply(policy.init(jax.random.key(1), residual, mask), residual, mask)
+    assert np.abs(mean).max() < 0.1
+    np.testing.assert_allclose(np.exp(log_std), initial_std, rtol=0.1)
+
+
+@pytest.mark.parametrize("initial_std", [0.04, 21.0])
+def test_a_deviation_out_of_bounds_is_refused(inputs, initial_std):
+    with pytest.raises(ValueError, match="initial_std: got .* above 0.050 and below 20.086"):
+        CodePolicy(code_size=8, initial_std=initial_std).init(jax.random.key(1), *inputs)
+
+
 def test_step_form_agrees_with_parallel_form_when_rows_pause(inputs):
     residual, mask = inputs
     policy = make(output_init_scale=1.0)
