@@ -233,8 +233,8 @@ def _small() -> dict:
             "num_seeds": 1,
             # Deeper than this even controllers with labels do not reach unseen transitions.
             "layer": 1,
-            # Half a second of the future is skipped: it would tell how to turn, not where to go.
-            "embedding": "step",
+            # Read by `embedding=step` alone. Half a second of the future is skipped: it would tell how
+            # to turn, not where to go.
             "embedding_gap": 10,
             "alpha": 0.8,
             "alpha_start": 0.015,
@@ -244,7 +244,7 @@ def _small() -> dict:
             "min_action_std": 0.2,
             # Gates that are free from the start shut before codes mean anything. Once released they
             # fall from where they began: at changes of subgoal they only have to stay open.
-            "gate_open_steps": 250,
+            "gate_open_steps": 500,
             "gate_release_steps": 200,
             "switch_bias": 2.0,
             "batch_size": 32,
@@ -257,7 +257,7 @@ def _small() -> dict:
             "warmup_steps": 50,
             "final_learning_rate": 2e-4,
             "max_gradient_norm": 1.0,
-            **schedule(1_500, 50, 250, 50),
+            **schedule(4_000, 50, 250, 50),
         },
         "internal_rl": {
             "num_seeds": 1,

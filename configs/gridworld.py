@@ -270,7 +270,7 @@ def _small() -> dict:
             **schedule(400, 10, 50, 5),
         },
         "quickstart": {
-            "internal_rl": {"steps": 300},
+            "internal_rl": {"steps": 200},
             "raw_rl": {"steps": 30},
         },
     }
