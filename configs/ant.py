@@ -233,8 +233,8 @@ def _small() -> dict:
             "num_seeds": 1,
             # Deeper than this even controllers with labels do not reach unseen transitions.
             "layer": 1,
-            # Read by `embedding=step` alone. Half a second of the future is skipped: it would tell how
-            # to turn, not where to go.
+            # Read by `embedding=step` alone. Half a second of the future is skipped: it would tell
+            # how to turn, not where to go.
             "embedding_gap": 10,
             "alpha": 0.8,
             "alpha_start": 0.015,
