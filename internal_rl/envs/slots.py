@@ -18,6 +18,9 @@ from internal_rl.batching import largest
 
 # Every phase has this many times fewer slots than the one before.
 SHRINK = 4
+# More phases, or fewer slots in one, take longer to compile than they save.
+MAX_PHASES = 3
+FEWEST_SLOTS = 8
 # On a CPU a step of this many slots already keeps the matrix products busy, and more of them would
 # only idle longer at the end. Accelerators take all episodes at once: their steps cost the same.
 CPU_SLOTS = 128
@@ -50,6 +53,14 @@ def choose_num_slots(num_slots: int, num_episodes: int) -> int:
     return min(num_slots, num_episodes)
 
 
+def choose_num_phases(num_slots: int) -> int:
+    """How often it pays to move the last episodes to fewer slots, plus one."""
+    fewer, num_phases = num_slots // SHRINK, 1
+    while fewer >= FEWEST_SLOTS and num_phases < MAX_PHASES:
+        fewer, num_phases = fewer // SHRINK, num_phases + 1
+    return num_phases
+
+
 @struct.dataclass
 class _Loop:
     """What the loop over steps carries.
@@ -74,7 +85,12 @@ class _Loop:
 
 
 def run_episodes(
-    step: Callable, fresh, memory, num_slots: int, num_steps: int, num_phases: int = 3
+    step: Callable,
+    fresh,
+    memory,
+    num_slots: int,
+    num_steps: int,
+    num_phases: int | None = None,
 ):
     """Runs every episode to its end, at most `num_steps` steps.
 
@@ -88,13 +104,15 @@ def run_episodes(
       num_slots: number of slots `W <= B`.
       num_steps: time limit; no episode is longer.
       num_phases: how often the last episodes move to fewer slots, plus one; each phase is compiled
-        on its own.
+        on its own. None leaves the choice to `choose_num_phases`.
 
     Returns:
       The records, each array `(B, num_steps, ...)`, zero after an episode's end, and the `(B,)`
       int32 lengths of the episodes.
     """
     num_episodes = jax.tree.leaves(fresh)[0].shape[0]
+    if num_phases is None:
+        num_phases = choose_num_phases(num_slots)
     loop = _start(step, fresh, memory, num_episodes, num_slots, num_steps)
     for phase in range(num_phases):
         fewer = num_slots // SHRINK if phase + 1 < num_phases else 0

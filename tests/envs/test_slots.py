@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from internal_rl.envs.slots import run_episodes
+from internal_rl.envs.slots import choose_num_phases, run_episodes
 
 NUM_STEPS = 9
 
@@ -53,3 +53,10 @@ def test_copies_under_vmap_do_not_disturb_each_other():
     records, found = jax.vmap(lambda x: run(x, 8))(jnp.asarray(lengths))
     for copy in range(3):
         check(jax.tree.map(lambda x, copy=copy: x[copy], records), found[copy], lengths[copy])
+
+
+@pytest.mark.parametrize(
+    ("num_slots", "num_phases"), [(1, 1), (31, 1), (32, 2), (127, 2), (128, 3), (4_096, 3)]
+)
+def test_few_slots_are_not_divided_further(num_slots, num_phases):
+    assert choose_num_phases(num_slots) == num_phases

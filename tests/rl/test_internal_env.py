@@ -18,7 +18,7 @@ from internal_rl.rl.internal import InternalTrainer
 from internal_rl.rl.internal_env import InternalEnv, abstract_sequence
 from internal_rl.rl.raw_action import RawActionTrainer
 
-EPISODES = 24
+EPISODES = 32
 
 
 def randomise(params, key, scale):
@@ -29,8 +29,12 @@ def randomise(params, key, scale):
     )
 
 
-@functools.cache
 def make(block="transformer", gate="sigmoid"):
+    return _make(block, gate)
+
+
+@functools.cache
+def _make(block, gate):
     world = envs.make("gridworld-pinpad", "smoke")
     base = BaseModel(
         observation_size=world.observation_size, action_head="categorical", action_size=4,
@@ -49,12 +53,13 @@ def make(block="transformer", gate="sigmoid"):
     segment = jnp.zeros((1, 2), jnp.int32)
     residual = jnp.zeros((1, 2, 16))
     params = {
-        "base": base.init(key, jnp.zeros((1, 2, world.observation_size)), segment),
-        "metacontroller": metacontroller.init(key, residual, segment, key),
-        "policy": policy.init(key, residual, jnp.ones((1, 2), bool)),
+        "base": jax.jit(base.init)(key, jnp.zeros((1, 2, world.observation_size)), segment),
+        "metacontroller": jax.jit(metacontroller.init)(key, residual, segment, key),
+        "policy": jax.jit(policy.init)(key, residual, jnp.ones((1, 2), bool)),
     }
     scales = {"base": 0.1, "metacontroller": 0.5, "policy": 0.1}
-    params = {k: randomise(v, jax.random.key(1), scales[k]) for k, v in params.items()}
+    randomised = jax.jit(randomise, static_argnums=2)
+    params = {k: randomised(v, jax.random.key(1), scales[k]) for k, v in params.items()}
     return env, params
 
 
@@ -67,14 +72,19 @@ def play(env, params, **keywords):
     return jax.tree.map(np.asarray, run(params))
 
 
+@functools.cache
+def played(block):
+    env, params = make(block)
+    return env, params, play(env, params)
+
+
 def segments(rollout):
     return jnp.where(rollout.active, 0, -1)
 
 
 @pytest.mark.parametrize("block", ["transformer", "hawk"])
 def test_step_form_agrees_with_the_parallel_models(block):
-    env, params = make(block)
-    rollout = play(env, params)
+    env, params, rollout = played(block)
     active = rollout.active
     assert 0 < rollout.ask.sum() < active.sum() and (rollout.ask[:, 0]).all()
     residual = env.base.apply(
@@ -90,8 +100,7 @@ def test_step_form_agrees_with_the_parallel_models(block):
 
 
 def test_switches_follow_the_gate_and_codes_are_kept_between_them():
-    env, params = make()
-    rollout = play(env, params)
+    env, _, rollout = played("transformer")
     for b in range(EPISODES):
         for t in range(rollout.active[b].sum()):
             asked = t == 0 or rollout.beta[b, t] >= env.threshold
@@ -101,8 +110,7 @@ def test_switches_follow_the_gate_and_codes_are_kept_between_them():
 
 
 def test_abstract_sequence_agrees_with_a_loop():
-    env, params = make()
-    rollout = play(env, params)
+    env, _, rollout = played("transformer")
     size = env.world.time_limit
     decisions = jax.tree.map(
         np.asarray, abstract_sequence(jax.tree.map(jnp.asarray, rollout), size)
@@ -123,10 +131,8 @@ def test_abstract_sequence_agrees_with_a_loop():
 
 
 def test_episodes_do_not_depend_on_the_number_of_slots():
-    env, params = make()
-    few, many = (
-        play(dataclasses.replace(env, num_slots=n), params) for n in (env.num_slots, EPISODES)
-    )
+    env, params, few = played("transformer")
+    many = play(dataclasses.replace(env, num_slots=EPISODES), params)
     np.testing.assert_array_equal(few.active, many.active)
     active = few.active
     np.testing.assert_array_equal(few.action[active], many.action[active])
