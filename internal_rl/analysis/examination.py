@@ -104,8 +104,8 @@ def examine_metacontroller(
       num_examples: trajectories kept to be shown.
 
     Returns:
-      The scalars of `switching_metrics`, `kl_by_place` and `decoding_accuracy`; for each of
-      `INJECTION_MOMENTS` the scalars of `injection_metrics` as `injection_<visits>_<name>`;
+      The results of `switching_metrics`, `kl_by_place`, `active_units` and `decoding_accuracy`; of
+      all `INJECTION_MOMENTS` the scalars of `injection_metrics` as `injection_<visits>_<name>`;
       `example_beta`, `example_subgoal`, `example_mask`, `(E, T)`, `example_code` `(E, T, n_z)`, and
       the fields of the world's `Scene` as `example_<field>`, `(E, T, ...)`.
     """
@@ -119,8 +119,12 @@ def examine_metacontroller(
         )
         where = (batch.subgoal, batch.segment, batch.mask)
         counts = switching.count_switches(discovery.beta, *where, tolerance=env.switch_tolerance)
-        by_place = rate_distortion.kl_by_place(discovery.kl, *where)
-        return discovery.beta, discovery.code, {**switching.switching_metrics(counts), **by_place}
+        results = {
+            **switching.switching_metrics(counts),
+            **rate_distortion.kl_by_place(discovery.kl, *where),
+            **rate_distortion.active_units(discovery.mean, *where),
+        }
+        return discovery.beta, discovery.code, results
 
     beta, code, results = infer(base_params, metacontroller_params, batch)
     models = (env, base, base_params, metacontroller, metacontroller_params, layer)

@@ -110,6 +110,17 @@ def _group(solutions: Sequence[Solution], key) -> list[list[Solution]]:
     return sorted(groups.values(), key=lambda group: (group[0].name, group[0].alpha))
 
 
+def _places(subgoal: chex.Array, segment: chex.Array, mask: chex.Array) -> dict[str, chex.Array]:
+    """First steps of trajectories, changes of subgoal and the rest, each `(B, S)` bool."""
+    continues = jnp.pad(segment[:, 1:] == segment[:, :-1], ((0, 0), (1, 0)))
+    change = subgoal_changes(subgoal, segment, mask)
+    return {
+        "first": mask & ~continues,
+        "changes": change,
+        "elsewhere": mask & continues & ~change,
+    }
+
+
 def kl_by_place(
     kl: chex.Array, subgoal: chex.Array, segment: chex.Array, mask: chex.Array
 ) -> Mapping[str, chex.Array]:
@@ -125,13 +136,36 @@ def kl_by_place(
       Mean nats per step `kl_first` at the first steps of trajectories, `kl_changes` where the
       subgoal changes, `kl_elsewhere`.
     """
-    continues = jnp.pad(segment[:, 1:] == segment[:, :-1], ((0, 0), (1, 0)))
-    change = subgoal_changes(subgoal, segment, mask)
-    places = {
-        "kl_first": mask & ~continues,
-        "kl_changes": change,
-        "kl_elsewhere": mask & continues & ~change,
-    }
     return {
-        name: jnp.sum(kl * place) / jnp.maximum(jnp.sum(place), 1) for name, place in places.items()
+        f"kl_{name}": jnp.sum(kl * place) / jnp.maximum(jnp.sum(place), 1)
+        for name, place in _places(subgoal, segment, mask).items()
     }
+
+
+# A latent dimension with less variance of its posterior mean carries nothing.
+ACTIVE_VARIANCE = 0.01
+
+
+def active_units(
+    mean: chex.Array, subgoal: chex.Array, segment: chex.Array, mask: chex.Array
+) -> Mapping[str, chex.Array]:
+    """Dimensions of the code that tell one goal from another (Burda et al. 2016, section 5.2).
+
+    A collapsed posterior squeezes several goals into few dimensions, where neighbours are confused.
+
+    Args:
+      mean: `(B, S, n_z)` posterior means.
+      subgoal: `(B, S)` int32.
+      segment: `(B, S)` int32.
+      mask: `(B, S)` bool, steps to count.
+
+    Returns:
+      `code_variance` `(n_z,)`, variance of the posterior mean over the steps at which a goal
+      begins, and `active_units` `()`, how many dimensions exceed `ACTIVE_VARIANCE`.
+    """
+    places = _places(subgoal, segment, mask)
+    begins = (places["first"] | places["changes"])[..., None]
+    count = jnp.maximum(jnp.sum(begins), 1)
+    centre = jnp.sum(mean * begins, axis=(0, 1)) / count
+    variance = jnp.sum(jnp.square(mean - centre) * begins, axis=(0, 1)) / count
+    return {"code_variance": variance, "active_units": jnp.sum(variance > ACTIVE_VARIANCE)}

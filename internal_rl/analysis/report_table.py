@@ -126,6 +126,7 @@ _SWITCHING = {
     "soft_gate_share": "share of undecided gates",
 }
 _CODES = {
+    "active_units": "dimensions of the code in use",
     "decoding_accuracy": "subgoal decoded from code, accuracy",
     "injection_0_reach_injected": "code injected at the start, reaches its colour",
     "injection_0_reach_uncontrolled": "the same without a code",

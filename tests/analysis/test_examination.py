@@ -27,7 +27,7 @@ def test_the_metacontroller_is_measured_in_one_go(env, base, base_params, batch)
     results = examination.examine_metacontroller(
         env, base, base_params, metacontroller, params, 1, batch, key, 16, num_examples=3
     )
-    assert {"f1", "kl_changes", "decoding_accuracy"} <= set(results)
+    assert {"f1", "kl_changes", "active_units", "decoding_accuracy"} <= set(results)
     for visits in examination.INJECTION_MOMENTS:
         assert 0.0 <= results[f"injection_{visits}_reach_injected"] <= 1.0
     assert results["example_beta"].shape == results["example_mask"].shape
