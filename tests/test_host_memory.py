@@ -28,7 +28,8 @@ def test_renewed_arrays_cost_no_page_faults():
         command = [sys.executable, "-c", PROBE.format(module=module)]
         return int(subprocess.check_output(command, env={"JAX_PLATFORMS": "cpu"}, text=True))
 
-    assert probe("internal_rl") < 1_000 < probe("os")
+    # How many it costs otherwise depends on the huge pages that the kernel has left.
+    assert 10 * probe("internal_rl") < probe("os")
 
 
 def test_settings_of_the_user_stay(monkeypatch):
