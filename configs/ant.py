@@ -237,9 +237,11 @@ def _small() -> dict:
             # how to turn, not where to go.
             "embedding_gap": 10,
             "alpha": 0.8,
-            "alpha_start": 0.015,
+            # While gates are held open every step pays for its code: a dearer start leaves codes
+            # one dimension, which confuses two colours.
+            "alpha_start": 0.003,
             "alpha_free_steps": 0,
-            "alpha_ramp_steps": 1_000,
+            "alpha_ramp_steps": 3_000,
             # D* holds mean actions, without noise: codes are not to tell them to more digits.
             "min_action_std": 0.2,
             # Gates that are free from the start shut before codes mean anything. Once released they

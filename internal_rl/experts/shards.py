@@ -159,4 +159,5 @@ def load_rows(
         shuffle_bins=False,
     )
     rows = list(packed)
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    # Taken out of the rows as they are stacked, so that only one array is in memory twice.
+    return {name: np.stack([row.pop(name) for row in rows]) for name in tuple(rows[0])}
