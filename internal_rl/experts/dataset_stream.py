@@ -25,19 +25,20 @@ class DatasetPosition:
 
 
 def as_trajectory(rows: dict[str, chex.Array]) -> Trajectory:
-    """Packed rows of `shards.load_rows` as a `Trajectory`, `(N, S, ...)`.
+    """Packed rows of `shards.load_rows` as a `Trajectory`, `(N, S, ...)`, on the device.
 
     `next_observation` is None: it repeats the observations, see `with_next_observation`.
     """
-    padding = rows["mask_segment_ids"] == 0
-    return Trajectory(
+    padding = rows["segment_ids"] == 0
+    trajectory = Trajectory(
         observation=rows["observation"],
         next_observation=None,
         action=rows["action"],
         mask=rows["mask"] & ~padding,
         subgoal=np.where(padding, -1, rows["subgoal"]).astype(np.int32),
-        segment=rows["mask_segment_ids"].astype(np.int32) - 1,
+        segment=rows["segment_ids"].astype(np.int32) - 1,
     )
+    return jax.tree.map(jnp.asarray, trajectory)
 
 
 def with_next_observation(rows: Trajectory) -> Trajectory:

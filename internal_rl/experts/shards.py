@@ -137,8 +137,8 @@ def load_rows(
       shard_count: number of hosts.
 
     Returns:
-      For every array `name` of the episodes the packed rows, `(N, S, ...)`, and as
-      `<name>_segment_ids` the number of the episode in its row from 1 on, 0 at padding.
+      For every array `name` of the episodes the packed rows, `(N, S, ...)`, and as `segment_ids`
+      `(N, S)` the number of the episode in its row from 1 on, 0 at padding.
 
     Raises:
       StorageError: no episode fits.
@@ -158,6 +158,7 @@ def load_rows(
         num_packing_bins=64,
         shuffle_bins=False,
     )
-    rows = list(packed)
+    names = {name: name for name in first} | {"segment_ids": f"{next(iter(first))}_segment_ids"}
+    rows = [{name: row[key] for name, key in names.items()} for row in packed]
     # Taken out of the rows as they are stacked, so that only one array is in memory twice.
-    return {name: np.stack([row.pop(name) for row in rows]) for name in tuple(rows[0])}
+    return {name: np.stack([row.pop(name) for row in rows]) for name in names}

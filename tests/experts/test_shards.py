@@ -47,7 +47,7 @@ def test_a_collection_that_was_cut_off_goes_on_to_the_same_bytes(tmp_path):
 def test_every_episode_comes_back_once_and_whole(tmp_path):
     paths = write(tmp_path)
     rows = shards.load_rows(paths, 16, seed=3)
-    segment = rows["action_segment_ids"]
+    segment = rows["segment_ids"]
     assert rows["observation"].shape == (*segment.shape, 2) and segment.shape[1] == 16
     found = {}
     for row in range(len(segment)):
@@ -75,7 +75,7 @@ def test_order_depends_on_the_seed_alone_and_hosts_share_the_episodes(tmp_path):
     np.testing.assert_array_equal(one, again)
     assert one.shape != other.shape or (one != other).any()
     hosts = [shards.load_rows(paths, 16, 0, host, 2) for host in range(2)]
-    seen = [set(rows["action"][rows["action_segment_ids"] > 0, 0].tolist()) for rows in hosts]
+    seen = [set(rows["action"][rows["segment_ids"] > 0, 0].tolist()) for rows in hosts]
     assert not seen[0] & seen[1] and len(seen[0] | seen[1]) == 20
 
 
