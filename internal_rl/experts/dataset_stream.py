@@ -38,7 +38,7 @@ def as_trajectory(rows: dict[str, chex.Array]) -> Trajectory:
         subgoal=np.where(padding, -1, rows["subgoal"]).astype(np.int32),
         segment=rows["segment_ids"].astype(np.int32) - 1,
     )
-    return jax.tree.map(jnp.asarray, trajectory)
+    return jax.device_put(trajectory)
 
 
 def with_next_observation(rows: Trajectory) -> Trajectory:

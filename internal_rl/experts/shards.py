@@ -7,6 +7,7 @@ msgpack.
 """
 
 import hashlib
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -159,6 +160,20 @@ def load_rows(
         shuffle_bins=False,
     )
     names = {name: name for name in first} | {"segment_ids": f"{next(iter(first))}_segment_ids"}
-    rows = [{name: row[key] for name, key in names.items()} for row in packed]
-    # Taken out of the rows as they are stacked, so that only one array is in memory twice.
-    return {name: np.stack([row.pop(name) for row in rows]) for name in names}
+    # As many rows as episodes, cut at the end: what was never written takes no memory, and the
+    # rows are nowhere twice.
+    rows, num_rows = {}, 0
+    for num_rows, row in enumerate(packed, start=1):
+        for name, key in names.items():
+            if name not in rows:
+                rows[name] = _empty((len(dataset), *row[key].shape), row[key].dtype)
+            rows[name][num_rows - 1] = row[key]
+    return {name: array[:num_rows] for name, array in rows.items()}
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """`np.empty` at a multiple of 64 bytes, from where JAX takes an array on a CPU uncopied."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
