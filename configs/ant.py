@@ -178,7 +178,7 @@ def _small() -> dict:
         # Half an hour on two cores; rates fall as in the first rounds of `paper`.
         "expert": {"rounds": 8, "final_learning_rate": 2.449e-4},
         "collect": {
-            "num_shards": 24,
+            "num_shards": 48,
             "batch_size": 512,
             # The cycle 0-3-2-1-0: the next colour follows from the last one.
             "curriculum_tasks": "032,321,210,103",
@@ -198,7 +198,7 @@ def _small() -> dict:
             "num_seeds": 1,
             "batch_size": 32,
             "num_parts": 1,
-            "curriculum_steps": 4_000,
+            "curriculum_steps": 3_000,
             "baseline_steps": 3_000,
             "snapshot_steps": (1_000, 4_000),
             "optimiser": "muon",
@@ -206,7 +206,7 @@ def _small() -> dict:
             "warmup_steps": 200,
             "final_learning_rate": 1e-4,
             "max_gradient_norm": 1.0,
-            **schedule(8_000, 50, 250, 50),
+            **schedule(11_000, 50, 250, 50),
         },
         "probe": {
             "num_seeds": 1,
@@ -218,7 +218,7 @@ def _small() -> dict:
             "num_seeds": 1,
             "batch_size": 32,
             "num_parts": 1,
-            "evaluation_episodes": 512,
+            "evaluation_episodes": 1_024,
             # About the spread of the expert's sampled actions; see the metacontroller.
             "min_action_std": 0.2,
             # Found without that floor, where most of the gradient is the change of spread from D to
