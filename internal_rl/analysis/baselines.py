@@ -26,12 +26,24 @@ def _tokens(rows: Trajectory) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(rows.observation)[mask], np.asarray(rows.action)[mask]
 
 
+@jax.jit
+def _moments(values: chex.Array, mask: chex.Array) -> tuple[chex.Array, chex.Array]:
+    """Mean and standard deviation `(d,)` of `(N, S, d)` where `mask` `(N, S)` holds."""
+
+    def mean_of(terms):
+        # Row by row, so that no sum runs over millions of numbers.
+        return jnp.sum(jnp.sum(terms * mask[..., None], axis=1), axis=0) / jnp.sum(mask)
+
+    mean = mean_of(values)
+    return mean, jnp.sqrt(mean_of((values - mean) ** 2))
+
+
 def constant_gaussian_nll(train: Trajectory, held_out: Trajectory) -> float:
     """NLL in nats per action of the diagonal Gaussian fitted to the actions of `train`."""
-    actions = _tokens(train)[1]
-    parameters = np.concatenate([actions.mean(axis=0), np.log(actions.std(axis=0) + 1e-6)])
+    mean, std = _moments(train.action, train.mask)
+    parameters = jnp.concatenate([mean, jnp.log(std + 1e-6)])
     tested = jnp.asarray(_tokens(held_out)[1])
-    return float(-jnp.mean(heads.action_log_prob("gaussian", jnp.asarray(parameters), tested)))
+    return float(-jnp.mean(heads.action_log_prob("gaussian", parameters, tested)))
 
 
 def one_step_nll(
@@ -42,24 +54,29 @@ def one_step_nll(
     One hidden layer of `HIDDEN_SIZE`, Gaussian head, Adam with a cosine schedule on `num_steps`
     batches of single tokens.
     """
-    observation, action = _tokens(train)
-    mean, std = observation.mean(axis=0), observation.std(axis=0) + 1e-6
-    model = MLP(HIDDEN_SIZE, heads.action_parameter_size("gaussian", action.shape[-1]))
+    # The tokens are looked up in the rows: copies of them would take as much memory as the dataset.
+    tokens = np.flatnonzero(np.asarray(train.mask))
+    mean, std = _moments(train.observation, train.mask)
+    std = std + 1e-6
+    model = MLP(HIDDEN_SIZE, heads.action_parameter_size("gaussian", train.action.shape[-1]))
     optimiser = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, num_steps))
     params_key, data_key = jax.random.split(key)
-    params = model.init(params_key, jnp.zeros((1, observation.shape[-1])))
+    params = model.init(params_key, jnp.zeros((1, train.observation.shape[-1])))
 
     def nll(params, observation, action):
         output = model.apply(params, (observation - mean) / std)
         return -jnp.mean(heads.action_log_prob("gaussian", output, action))
 
     @jax.jit
-    def fit(params, observation, action):
+    def fit(params, observation, action, tokens):
+        observation, action = (x.reshape(-1, x.shape[-1]) for x in (observation, action))
+
         def step(carry, index):
             params, state = carry
             chosen = jax.random.randint(
-                jax.random.fold_in(data_key, index), (BATCH_SIZE,), 0, len(action)
+                jax.random.fold_in(data_key, index), (BATCH_SIZE,), 0, len(tokens)
             )
+            chosen = tokens[chosen]
             gradient = jax.grad(nll)(params, observation[chosen], action[chosen])
             updates, state = optimiser.update(gradient, state)
             return (optax.apply_updates(params, updates), state), None
@@ -67,7 +84,7 @@ def one_step_nll(
         carry = params, optimiser.init(params)
         return jax.lax.scan(step, carry, jnp.arange(num_steps))[0][0]
 
-    params = fit(params, jnp.asarray(observation), jnp.asarray(action))
+    params = fit(params, train.observation, train.action, tokens)
     return float(jax.jit(nll)(params, *map(jnp.asarray, _tokens(held_out))))
 
 
