@@ -73,10 +73,7 @@ def one_step_nll(
 
         def step(carry, index):
             params, state = carry
-            chosen = jax.random.randint(
-                jax.random.fold_in(data_key, index), (BATCH_SIZE,), 0, len(tokens)
-            )
-            chosen = tokens[chosen]
+            chosen = jax.random.choice(jax.random.fold_in(data_key, index), tokens, (BATCH_SIZE,))
             gradient = jax.grad(nll)(params, observation[chosen], action[chosen])
             updates, state = optimiser.update(gradient, state)
             return (optax.apply_updates(params, updates), state), None

@@ -25,20 +25,19 @@ class DatasetPosition:
 
 
 def as_trajectory(rows: dict[str, chex.Array]) -> Trajectory:
-    """Packed rows of `shards.load_rows` as a `Trajectory`, `(N, S, ...)`, on the device.
+    """Packed rows of `shards.load_rows` as a `Trajectory`, `(N, S, ...)`.
 
     `next_observation` is None: it repeats the observations, see `with_next_observation`.
     """
     padding = rows["segment_ids"] == 0
-    trajectory = Trajectory(
+    return Trajectory(
         observation=rows["observation"],
         next_observation=None,
         action=rows["action"],
         mask=rows["mask"] & ~padding,
         subgoal=np.where(padding, -1, rows["subgoal"]).astype(np.int32),
-        segment=rows["segment_ids"].astype(np.int32) - 1,
+        segment=rows["segment_ids"] - 1,
     )
-    return jax.device_put(trajectory)
 
 
 def with_next_observation(rows: Trajectory) -> Trajectory:

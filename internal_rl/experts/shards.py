@@ -159,15 +159,17 @@ def load_rows(
         num_packing_bins=64,
         shuffle_bins=False,
     )
-    names = {name: name for name in first} | {"segment_ids": f"{next(iter(first))}_segment_ids"}
     # As many rows as episodes, cut at the end: what was never written takes no memory, and the
     # rows are nowhere twice.
-    rows, num_rows = {}, 0
-    for num_rows, row in enumerate(packed, start=1):
-        for name, key in names.items():
-            if name not in rows:
-                rows[name] = _empty((len(dataset), *row[key].shape), row[key].dtype)
-            rows[name][num_rows - 1] = row[key]
+    keys = {name: name for name in first} | {"segment_ids": f"{next(iter(first))}_segment_ids"}
+    shape = (len(dataset), sequence_length)
+    rows = {name: _empty((*shape, *x.shape[1:]), x.dtype) for name, x in first.items()}
+    rows["segment_ids"] = _empty(shape, np.dtype(np.int32))
+    num_rows = 0
+    for row in packed:
+        for name, key in keys.items():
+            rows[name][num_rows] = row[key]
+        num_rows += 1
     return {name: array[:num_rows] for name, array in rows.items()}
 
 
