@@ -163,6 +163,7 @@ def _paper() -> ConfigDict:
                 "num_seeds": 3,
                 "policy_width": 256,
                 "initial_std": 1.0,
+                "min_std": 0.05,
                 "threshold": 0.5,
                 **reinforcement,
             },

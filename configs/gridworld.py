@@ -160,6 +160,8 @@ def _paper() -> ConfigDict:
         "policy_width": 256,
         # Standard deviation of the untrained policy's codes (open).
         "initial_std": 1.0,
+        # Smallest standard deviation of the codes (open).
+        "min_std": 0.05,
         "threshold": 0.5,
         **reinforcement,
     }

@@ -174,6 +174,7 @@ def make_policy(config: ConfigDict) -> CodePolicy:
         width=width,
         mlp_size=2 * width,
         initial_std=config.internal_rl.initial_std,
+        min_std=config.internal_rl.min_std,
     )
 
 

@@ -104,6 +104,7 @@ _RULES: dict[str, Rule] = {
     "controller_gain": _POSITIVE,
     "policy_width": _ONE_OR_MORE,
     "initial_std": _within(0.1, 10),
+    "min_std": _within(0.01, 10),
     "threshold": _within(0, 1),
     "clip": _POSITIVE,
     "rounds": _ONE_OR_MORE,
@@ -211,6 +212,9 @@ def _check_models(config: ConfigDict) -> None:
     alpha, start = config.metacontroller.alpha, config.metacontroller.alpha_start
     allowed = f"0 to {alpha} (metacontroller.alpha)"
     _require(start <= alpha, "metacontroller.alpha_start", start, allowed)
+    policy = config.internal_rl
+    allowed = f"below {policy.initial_std} (internal_rl.initial_std)"
+    _require(policy.min_std < policy.initial_std, "internal_rl.min_std", policy.min_std, allowed)
     for name in ("steer", "metacontroller"):
         rank = config[name].rank
         _require(rank <= width, f"{name}.rank", rank, f"0 (full) to {width} (base.width)")

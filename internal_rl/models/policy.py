@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from internal_rl.models.blocks import scaled_initializer
 from internal_rl.models.hawk import HawkBlock, HawkState
 
-LOG_STD_BOUND = 3.0
-MAX_STD = math.exp(LOG_STD_BOUND)
+MAX_STD = math.exp(3.0)
 
 
 class CodePolicy(nn.Module):
@@ -29,9 +28,11 @@ class CodePolicy(nn.Module):
       mlp_size: hidden size of the block's MLP.
       init_scale: variance-scaling factor of the kernels.
       output_init_scale: the same for the output layer.
-      initial_std: standard deviation of the untrained policy's codes, above `1 / MAX_STD` and below
+      initial_std: standard deviation of the untrained policy's codes, above `min_std` and below
         `MAX_STD`. Where little is paid for the KL, codes of the posterior spread wider than the
         prior, and a wider policy meets more of them.
+      min_std: smallest standard deviation of a code, above 0. The trust region moves a mean by a
+        fraction of its deviation: a policy that has become narrow no longer learns.
     """
 
     code_size: int
@@ -41,6 +42,7 @@ class CodePolicy(nn.Module):
     init_scale: float = 0.1
     output_init_scale: float = 1e-4
     initial_std: float = 1.0
+    min_std: float = 0.05
 
     def setup(self):
         self.input_norm = nn.RMSNorm()
@@ -58,19 +60,26 @@ class CodePolicy(nn.Module):
     def _initial_heads(self, key, shape, dtype=jnp.float32):
         """Bias of the output layer: zero means, and what `_heads` turns into `initial_std`."""
         del key
-        bounded = math.log(self.initial_std) / LOG_STD_BOUND
-        if not -1 < bounded < 1:
+        if not 0 < self.min_std < self.initial_std < MAX_STD:
             raise ValueError(
-                f"initial_std: got {self.initial_std}, allowed: above {1 / MAX_STD:.3f} and below"
-                f" {MAX_STD:.3f}"
+                f"initial_std: got {self.initial_std}, allowed: above min_std={self.min_std:.3f},"
+                f" itself above 0, and below {MAX_STD:.3f}"
             )
-        log_std = LOG_STD_BOUND * math.atanh(bounded)
+        centre, reach = self._log_std_bounds()
+        log_std = centre + reach * math.atanh((math.log(self.initial_std) - centre) / reach)
         return jnp.where(jnp.arange(shape[-1]) < self.code_size, 0.0, log_std).astype(dtype)
+
+    @nn.nowrap
+    def _log_std_bounds(self) -> tuple[float, float]:
+        """Middle and half width of the range of the log standard deviation."""
+        low, high = math.log(self.min_std), math.log(MAX_STD)
+        return (high + low) / 2, (high - low) / 2
 
     def _heads(self, x: chex.Array) -> tuple[chex.Array, chex.Array]:
         mean, log_std = jnp.split(self.output(self.output_norm(x)), 2, axis=-1)
-        # A smooth bound: the deviation stays within e^±3 and its gradient never vanishes entirely.
-        return mean, LOG_STD_BOUND * jnp.tanh(log_std / LOG_STD_BOUND)
+        # A smooth bound: the gradient of the deviation never vanishes entirely.
+        centre, reach = self._log_std_bounds()
+        return mean, centre + reach * jnp.tanh((log_std - centre) / reach)
 
     def __call__(self, residual: chex.Array, segment: chex.Array) -> tuple[chex.Array, chex.Array]:
         """Parallel form over whole sequences of decisions.

@@ -87,6 +87,7 @@ def test_presets_have_the_same_fields_of_the_same_types(preset):
         ("metacontroller.layer", 7, r"metacontroller.layer: 7 .* 0 to 6 \(base.depth\)"),
         ("metacontroller.rank", 257, r"metacontroller.rank: 257 .* 0 \(full\) to 256"),
         ("metacontroller.variant", "lucky", "discovered, forced, unaligned"),
+        ("internal_rl.min_std", 1.0, r"internal_rl.min_std: 1.0 .* below 1.0"),
         ("internal_rl.task", "0-1-9", "internal_rl.task: .*colour 9, allowed are 0 to"),
         ("raw_rl.task", "0-0", "raw_rl.task: .*repeats a colour"),
         ("environment.tasks", "moon", "environment: tasks is 'moon', allowed are"),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from internal_rl.models.policy import LOG_STD_BOUND, CodePolicy
+from internal_rl.models.policy import MAX_STD, CodePolicy
 
 BATCH, LENGTH, INPUT = 4, 7, 6
 
@@ -28,10 +28,11 @@ def test_untrained_policy_is_close_to_the_prior_of_the_codes(inputs):
     assert np.abs(mean).max() < 0.1 and np.abs(log_std).max() < 0.1
 
 
+@pytest.mark.parametrize("min_std", [0.05, 0.19])
 @pytest.mark.parametrize("initial_std", [0.2, 1.0, 2.0, 15.0])
-def test_untrained_policy_has_the_deviation_that_was_asked_for(inputs, initial_std):
+def test_untrained_policy_has_the_deviation_that_was_asked_for(inputs, initial_std, min_std):
     residual, mask = inputs
-    policy = CodePolicy(code_size=8, initial_std=initial_std)
+    policy = CodePolicy(code_size=8, initial_std=initial_std, min_std=min_std)
     mean, log_std = policy.apply(policy.init(jax.random.key(1), residual, mask), residual, mask)
     assert np.abs(mean).max() < 0.1
     np.testing.assert_allclose(np.exp(log_std), initial_std, rtol=0.1)
@@ -39,7 +40,7 @@ def test_untrained_policy_has_the_deviation_that_was_asked_for(inputs, initial_s
 
 @pytest.mark.parametrize("initial_std", [0.04, 21.0])
 def test_a_deviation_out_of_bounds_is_refused(inputs, initial_std):
-    with pytest.raises(ValueError, match="initial_std: got .* above 0.050 and below 20.086"):
+    with pytest.raises(ValueError, match="initial_std: got .* above min_std=0.050.* below 20.086"):
         CodePolicy(code_size=8, initial_std=initial_std).init(jax.random.key(1), *inputs)
 
 
@@ -63,8 +64,10 @@ def test_step_form_agrees_with_parallel_form_when_rows_pause(inputs):
         index += active
 
 
-def test_deviations_are_bounded(inputs):
+@pytest.mark.parametrize("min_std", [0.05, 0.3])
+def test_deviations_are_bounded(inputs, min_std):
     residual, mask = inputs
-    policy = make(output_init_scale=1e6)
+    policy = make(output_init_scale=1e6).clone(min_std=min_std)
     _, log_std = policy.apply(policy.init(jax.random.key(1), residual, mask), residual, mask)
-    assert np.abs(log_std).max() <= LOG_STD_BOUND
+    std = np.exp(log_std)
+    np.testing.assert_allclose([std.min(), std.max()], [min_std, MAX_STD], rtol=1e-3)
