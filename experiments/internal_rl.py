@@ -73,12 +73,16 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
     def artifacts(state, frozen):
         key = named_key(jax.random.key(2), "evaluation")
         params = {**frozen, "policy": state.params}
-        rollout = jax.jit(
-            lambda params: trainer.env.rollout(params, key, trainer.task, evaluation_episodes)
-        )(params)
+        play = jax.jit(
+            lambda params, deterministic: trainer.env.rollout(
+                params, key, trainer.task, evaluation_episodes, deterministic
+            )
+        )
+        rollout = play(params, False)
         some = jax.tree.map(lambda leaf: leaf[:EXAMINED_EPISODES], rollout)
         return {
             **{name: np.asarray(value) for name, value in rollout_metrics(rollout).items()},
+            "deterministic_success": np.mean(play(params, True).success),
             **examine_credit(trainer.env, params, some),
             **example_episode(trainer.env.world, rollout),
         }

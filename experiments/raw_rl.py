@@ -44,10 +44,16 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
     def artifacts(state, frozen):
         del frozen
         key = named_key(jax.random.key(2), "evaluation")
-        result = jax.jit(lambda params: trainer.evaluate(params, key, evaluation_episodes))(
-            state.params
+        play = jax.jit(
+            lambda params, deterministic: trainer.evaluate(
+                params, key, evaluation_episodes, deterministic
+            )
         )
-        return {name: np.asarray(value) for name, value in result.items()}
+        result = play(state.params, False)
+        return {
+            **{name: np.asarray(value) for name, value in result.items()},
+            "deterministic_success": np.asarray(play(state.params, True)["success"]),
+        }
 
     return Stage(
         init=trainer.init,

@@ -192,6 +192,12 @@ def _rl_rows(run: RunResults) -> list[Row]:
         to_reach = f"{label}, episodes to success {SUCCESS_TO_REACH:g}"
         rows += [
             _row(f"{stage}_success", f"{label}, success on the task", seeds, final_success),
+            _row(
+                f"{stage}_deterministic_success",
+                f"{label}, success without sampling",
+                seeds,
+                lambda s: s.scalar("deterministic_success"),
+            ),
             _row(f"{stage}_episodes", f"{label}, episodes", seeds, lambda s: s.last("episodes")),
             _row(
                 f"{stage}_episodes_to_{SUCCESS_TO_REACH:g}",

@@ -99,7 +99,7 @@ class InternalTrainer:
         frozen: dict,
         key: chex.PRNGKey,
         num_episodes: int,
-        deterministic: bool = False,
+        deterministic: chex.Numeric = False,
     ) -> dict[str, chex.Array]:
         """Metrics of `num_episodes` episodes of the policy `params`, see `rollout_metrics`."""
         rollout = self.env.rollout(

@@ -167,7 +167,7 @@ class InternalEnv:
         key: chex.PRNGKey,
         task: chex.Array,
         num_episodes: int,
-        deterministic: bool = False,
+        deterministic: chex.Numeric = False,
     ) -> Rollout:
         """Runs `num_episodes` episodes.
 
@@ -177,7 +177,7 @@ class InternalEnv:
             does not depend on `num_slots`.
           task: `(K,)` int32 colours of the task, padded with -1.
           num_episodes: batch size `B`.
-          deterministic: use the mean code and the most probable action.
+          deterministic: `()` bool, use the mean code and the most probable action.
         """
         reset_key, step_key = jax.random.split(key)
         num_slots = choose_num_slots(self.num_slots, num_episodes)
@@ -221,7 +221,8 @@ class InternalEnv:
             residual,
             wanted & slots.active,
             first,
-            None if deterministic else code_keys,
+            code_keys,
+            deterministic,
             (code, memory.log_prob, memory.policy),
         )
         history = self.metacontroller.apply(
@@ -233,7 +234,7 @@ class InternalEnv:
         output, base_memory = self.base.apply(
             params["base"], controlled, base_memory, self.layer, method="upper_step"
         )
-        action = act(self.base.action_head, output.action, None if deterministic else action_keys)
+        action = act(self.base.action_head, output.action, action_keys, deterministic)
         world, timestep = jax.vmap(self.world.step)(world, action)
         record = {
             "observation": observation,
@@ -257,7 +258,7 @@ class InternalEnv:
             return jax.vmap(jax.random.uniform)(keys) < beta
         return beta >= self.threshold
 
-    def _ask_policy(self, params, residual, ask, first, keys, held):
+    def _ask_policy(self, params, residual, ask, first, keys, deterministic, held):
         """Renews `held` (code, its log-probability, policy state) where `ask` is set.
 
         Few episodes ask at any one step, so the policy runs on these alone, `policy_rows` at a
@@ -279,10 +280,8 @@ class InternalEnv:
                 asked,
                 method="step",
             )
-            drawn = mean
-            if keys is not None:
-                noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys[chosen])
-                drawn = mean + jnp.exp(log_std) * noise
+            noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys[chosen])
+            drawn = jnp.where(deterministic, mean, mean + jnp.exp(log_std) * noise)
             code = jnp.where(asked[:, None], drawn, code)
             log_prob = jnp.where(asked, gaussian_log_prob(mean, log_std, drawn), log_prob)
             held = jax.tree.map(lambda x, new: x.at[chosen].set(new), held, (code, log_prob, state))
@@ -308,8 +307,9 @@ def episode_keys(key: chex.PRNGKey, slots: Slots, num_uses: int) -> list[chex.Ar
     return [keys[:, i] for i in range(num_uses)]
 
 
-def act(head: str, parameters: chex.Array, keys: chex.Array | None) -> chex.Array:
-    """One action per row: drawn with the row's own key, or the most probable one without keys."""
-    if keys is None:
-        return mode_action(head, parameters)
-    return jax.vmap(lambda row, key: sample_action(head, row, key))(parameters, keys)
+def act(
+    head: str, parameters: chex.Array, keys: chex.Array, deterministic: chex.Numeric = False
+) -> chex.Array:
+    """One action per row: drawn with the row's own key or, `deterministic`, the most probable."""
+    drawn = jax.vmap(lambda row, key: sample_action(head, row, key))(parameters, keys)
+    return jnp.where(deterministic, mode_action(head, parameters), drawn)

@@ -123,7 +123,7 @@ class RawActionTrainer:
         params: chex.ArrayTree,
         key: chex.PRNGKey,
         num_episodes: int,
-        deterministic: bool = False,
+        deterministic: chex.Numeric = False,
     ) -> dict[str, chex.Array]:
         """Metrics of `num_episodes` episodes of the base model `params`, see `rollout_metrics`."""
         return rollout_metrics(self.rollout(params, key, num_episodes, deterministic))
@@ -133,9 +133,12 @@ class RawActionTrainer:
         params: chex.ArrayTree,
         key: chex.PRNGKey,
         num_episodes: int,
-        deterministic: bool = False,
+        deterministic: chex.Numeric = False,
     ) -> RawRollout:
-        """Runs `num_episodes` episodes of the base model."""
+        """Runs `num_episodes` episodes of the base model.
+
+        With `deterministic`, `()` bool, it takes its most probable actions.
+        """
         reset_key, step_key = jax.random.split(key)
         num_slots = choose_num_slots(self.num_slots, num_episodes)
         records, length = run_episodes(
@@ -156,7 +159,7 @@ class RawActionTrainer:
         residual, memory = self.base.apply(params, observation, memory, depth, method="lower_step")
         output, memory = self.base.apply(params, residual, memory, depth, method="upper_step")
         (keys,) = episode_keys(key, slots, 1)
-        action = act(self.base.action_head, output.action, None if deterministic else keys)
+        action = act(self.base.action_head, output.action, keys, deterministic)
         world, timestep = jax.vmap(self.world.step)(world, action)
         record = {
             "observation": observation,

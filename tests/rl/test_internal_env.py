@@ -11,7 +11,7 @@ import pytest
 
 from internal_rl import envs
 from internal_rl.models.base_model import BaseModel
-from internal_rl.models.heads import action_log_prob, gaussian_log_prob
+from internal_rl.models.heads import action_log_prob, gaussian_log_prob, mode_action
 from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.policy import CodePolicy
 from internal_rl.rl.internal import InternalTrainer
@@ -154,12 +154,20 @@ def test_random_gate_asks_at_its_rate():
     assert abs(share - env.metacontroller.switch_rate) < 4 * np.sqrt(0.16 / later.sum())
 
 
-def test_deterministic_rollouts_use_the_mean_code():
+def test_deterministic_rollouts_use_the_mean_code_and_the_most_probable_action():
     env, params = make()
     rollout = jax.tree.map(jnp.asarray, play(env, params, deterministic=True))
     decisions = abstract_sequence(rollout, env.world.time_limit)
     mean, _ = env.policy.apply(params["policy"], decisions.residual, decisions.mask)
     np.testing.assert_allclose(decisions.code[decisions.mask], mean[decisions.mask], atol=1e-4)
+    controlled = env.metacontroller.apply(
+        params["metacontroller"], rollout.residual, rollout.code, method="control"
+    )
+    output = env.base.apply(
+        params["base"], controlled, segments(rollout), env.layer, method="upper"
+    )
+    best = np.asarray(mode_action("categorical", output.action))
+    np.testing.assert_array_equal(rollout.action[rollout.active], best[rollout.active])
 
 
 def test_raw_rollout_agrees_with_the_parallel_base_model():
@@ -168,11 +176,20 @@ def test_raw_rollout_agrees_with_the_parallel_base_model():
         world=env.world, base=env.base, optimiser=optax.adamw(1e-3),
         task=env.world.post_training_task, num_episodes=EPISODES,
     )  # fmt: skip
-    rollout = jax.jit(lambda p: trainer.rollout(p, jax.random.key(3), EPISODES))(params["base"])
+
+    @jax.jit
+    def play(params, deterministic):
+        return trainer.rollout(params, jax.random.key(3), EPISODES, deterministic)
+
+    rollout = play(params["base"], False)
     output = env.base.apply(params["base"], rollout.observation, segments(rollout))
     log_prob = action_log_prob("categorical", output.action, rollout.action)
     active = np.asarray(rollout.active)
     np.testing.assert_allclose(log_prob[active], rollout.log_prob[active], atol=1e-4)
+    rollout = play(params["base"], True)
+    output = env.base.apply(params["base"], rollout.observation, segments(rollout))
+    best, active = mode_action("categorical", output.action), np.asarray(rollout.active)
+    np.testing.assert_array_equal(rollout.action[active], best[active])
 
 
 def test_nothing_is_learnt_from_a_batch_without_reward():
