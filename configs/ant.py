@@ -264,16 +264,22 @@ def _small() -> dict:
         },
         "internal_rl": {
             "num_seeds": 1,
-            "policy_width": 64,
+            "policy_width": 128,
+            # Twice as many chance successes as with 1.
+            "initial_std": 1.5,
+            # So much noise costs no success; a narrower policy no longer learns.
+            "min_std": 0.2,
             "episodes_per_update": 512,
+            # Learns in less than half of AdamW's episodes.
+            "optimiser": "muon",
             "learning_rate": 1e-3,
-            **schedule(400, 10, 50, 5),
+            **schedule(800, 10, 50, 5),
         },
         "raw_rl": {
             "num_seeds": 1,
             "episodes_per_update": 512,
             "learning_rate": 1e-4,
-            **schedule(400, 10, 50, 5),
+            **schedule(800, 10, 50, 5),
         },
         "quickstart": {"internal_rl": {"steps": 200}, "raw_rl": {"steps": 20}},
     }
