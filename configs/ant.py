@@ -273,6 +273,8 @@ def _small() -> dict:
             # Learns in less than half of AdamW's episodes.
             "optimiser": "muon",
             "learning_rate": 1e-3,
+            # Success comes to a stand at 1e-3, and rises again at 3e-4.
+            "final_learning_rate": 1e-4,
             **schedule(800, 10, 50, 5),
         },
         "raw_rl": {
@@ -281,7 +283,11 @@ def _small() -> dict:
             "learning_rate": 1e-4,
             **schedule(800, 10, 50, 5),
         },
-        "quickstart": {"internal_rl": {"steps": 200}, "raw_rl": {"steps": 20}},
+        # So few updates learn at the full rate.
+        "quickstart": {
+            "internal_rl": {"steps": 200, "final_learning_rate": -1.0},
+            "raw_rl": {"steps": 20},
+        },
     }
 
 
