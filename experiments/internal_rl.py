@@ -78,11 +78,13 @@ def make_stage(config: ConfigDict, workdir: str) -> Stage:
                 params, key, trainer.task, evaluation_episodes, deterministic
             )
         )
+        # First, so that never two rollouts are held at a time.
+        deterministic_success = np.mean(play(params, True).success)
         rollout = play(params, False)
         some = jax.tree.map(lambda leaf: leaf[:EXAMINED_EPISODES], rollout)
         return {
             **{name: np.asarray(value) for name, value in rollout_metrics(rollout).items()},
-            "deterministic_success": np.mean(play(params, True).success),
+            "deterministic_success": deterministic_success,
             **examine_credit(trainer.env, params, some),
             **example_episode(trainer.env.world, rollout),
         }

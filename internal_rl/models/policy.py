@@ -31,8 +31,9 @@ class CodePolicy(nn.Module):
       initial_std: standard deviation of the untrained policy's codes, above `min_std` and below
         `MAX_STD`. Where little is paid for the KL, codes of the posterior spread wider than the
         prior, and a wider policy meets more of them.
-      min_std: smallest standard deviation of a code, above 0. The trust region moves a mean by a
-        fraction of its deviation: a policy that has become narrow no longer learns.
+      min_std: smallest standard deviation of a code, above 0 and below `MAX_STD`. The trust region
+        moves a mean by a fraction of its deviation: a policy that has become narrow no longer
+        learns.
     """
 
     code_size: int
@@ -45,6 +46,10 @@ class CodePolicy(nn.Module):
     min_std: float = 0.05
 
     def setup(self):
+        if not 0 < self.min_std < MAX_STD:
+            raise ValueError(
+                f"min_std: got {self.min_std}, allowed: above 0 and below {MAX_STD:.3f}"
+            )
         self.input_norm = nn.RMSNorm()
         self.input_projection = nn.Dense(
             self.width, kernel_init=scaled_initializer(self.init_scale)
@@ -60,10 +65,10 @@ class CodePolicy(nn.Module):
     def _initial_heads(self, key, shape, dtype=jnp.float32):
         """Bias of the output layer: zero means, and what `_heads` turns into `initial_std`."""
         del key
-        if not 0 < self.min_std < self.initial_std < MAX_STD:
+        if not self.min_std < self.initial_std < MAX_STD:
             raise ValueError(
-                f"initial_std: got {self.initial_std}, allowed: above min_std={self.min_std:.3f},"
-                f" itself above 0, and below {MAX_STD:.3f}"
+                f"initial_std: got {self.initial_std}, allowed: above min_std={self.min_std:.3f}"
+                f" and below {MAX_STD:.3f}"
             )
         centre, reach = self._log_std_bounds()
         log_std = centre + reach * math.atanh((math.log(self.initial_std) - centre) / reach)

@@ -308,7 +308,7 @@ def episode_keys(key: chex.PRNGKey, slots: Slots, num_uses: int) -> list[chex.Ar
 
 
 def act(
-    head: str, parameters: chex.Array, keys: chex.Array, deterministic: chex.Numeric = False
+    head: str, parameters: chex.Array, keys: chex.Array, deterministic: chex.Numeric
 ) -> chex.Array:
     """One action per row: drawn with the row's own key or, `deterministic`, the most probable."""
     drawn = jax.vmap(lambda row, key: sample_action(head, row, key))(parameters, keys)

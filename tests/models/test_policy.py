@@ -44,6 +44,12 @@ def test_a_deviation_out_of_bounds_is_refused(inputs, initial_std):
         CodePolicy(code_size=8, initial_std=initial_std).init(jax.random.key(1), *inputs)
 
 
+@pytest.mark.parametrize("min_std", [0.0, -0.1, 21.0])
+def test_a_smallest_deviation_out_of_bounds_is_refused(inputs, min_std):
+    with pytest.raises(ValueError, match="min_std: got .* above 0 and below 20.086"):
+        CodePolicy(code_size=8, min_std=min_std).init(jax.random.key(1), *inputs)
+
+
 def test_step_form_agrees_with_parallel_form_when_rows_pause(inputs):
     residual, mask = inputs
     policy = make(output_init_scale=1.0)
