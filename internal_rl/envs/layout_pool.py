@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,9 @@ class LayoutPoolConfig:
         between two colours passes no third one.
       clear_rectangles: with a pool, no third colour lies in the rectangle that two colours span, so
         that no path between them, straight ones included, has to go around a third one.
+      clear_starts: with a pool, episodes start only in cells that span no rectangle with any colour
+        in which another colour or a wall lies, so that nothing has to be gone around on the way to
+        the first one.
       min_departures: with a pool, the shortest paths from each colour to those that follow it in
         pretraining tasks can leave by at least this many different actions (or all different, where
         fewer colours follow), so that a change of subgoal shows in the first action.
@@ -45,6 +49,7 @@ class LayoutPoolConfig:
     min_colour_distance: int = 1
     min_line_distance: int = 0
     clear_rectangles: bool = False
+    clear_starts: bool = False
     min_departures: int = 0
     floor_plan: str = ""
     homes: str = ""
@@ -64,11 +69,11 @@ class LayoutPoolConfig:
                     f"{name} is {value}, allowed is {lowest_value} without a pool of layouts "
                     f"(num_layouts=0) and {lowest_value} or more with one"
                 )
-        if self.clear_rectangles and self.num_layouts == 0:
-            raise ValueError(
-                "clear_rectangles is True, allowed is False without a pool of layouts "
-                "(num_layouts=0)"
-            )
+        for name in ("clear_rectangles", "clear_starts"):
+            if getattr(self, name) and self.num_layouts == 0:
+                raise ValueError(
+                    f"{name} is True, allowed is False without a pool of layouts (num_layouts=0)"
+                )
         self._check_floor_plan()
         self._check_homes()
 
@@ -125,8 +130,25 @@ class LayoutPoolConfig:
         return np.flatnonzero([sign == "#" for sign in self.floor_plan.replace("/", "")])
 
 
+class LayoutPool(NamedTuple):
+    """Fixed layouts, all int32.
+
+    Attributes:
+      objects: `(N, O)` cell of each colour.
+      walls: `(N, W)` cell of each wall.
+      starts: `(N, F)` cells where episodes start, in ascending order; behind the first `num_starts`
+        the last one is repeated. `F` is the number of cells without a colour or a wall.
+      num_starts: `(N,)`.
+    """
+
+    objects: np.ndarray
+    walls: np.ndarray
+    starts: np.ndarray
+    num_starts: np.ndarray
+
+
 @functools.lru_cache(maxsize=2)
-def pool_of(config: LayoutPoolConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pool_of(config: LayoutPoolConfig) -> LayoutPool:
     """The pool of a config, see `draw_pool`; large ones take seconds to draw."""
     return draw_pool(
         config.num_layouts,
@@ -142,6 +164,7 @@ def pool_of(config: LayoutPoolConfig) -> tuple[np.ndarray, np.ndarray, np.ndarra
         config.home_cells(),
         config.home_radius,
         config.clear_rectangles,
+        config.clear_starts,
     )
 
 
@@ -159,7 +182,8 @@ def draw_pool(
     homes: np.ndarray | None = None,
     home_radius: int = 0,
     clear_rectangles: bool = False,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    clear_starts: bool = False,
+) -> LayoutPool:
     """Draws fixed layouts in which every free cell and every colour reaches every colour.
 
     Args:
@@ -177,9 +201,8 @@ def draw_pool(
       homes: `(O,)` cells around which the colours lie; anywhere by default.
       home_radius: most rows, and most columns, between a colour and its home.
       clear_rectangles: no third colour lies in the rectangle that two colours span.
-
-    Returns:
-      objects `(N, O)`, walls `(N, W)` and free cells `(N, G*G - O - W)`, int32.
+      clear_starts: episodes start only where `LayoutPoolConfig.clear_starts` lets them, and every
+        layout has such a cell; in any cell without a colour or a wall by default.
 
     Raises:
       ValueError: if such layouts are too rare to be found.
@@ -192,7 +215,7 @@ def draw_pool(
         draw = functools.partial(_draw_anywhere, rng, grid_size, num_colours, fixed_walls)
     else:
         draw = functools.partial(_draw_at_home, rng, grid_size, homes, home_radius, fixed_walls)
-    objects, walls, free = [], [], []
+    objects, walls, starts = [], [], []
     draws = last_hit = 0
     while len(objects) < num_layouts and draws - last_hit < _MAX_FRUITLESS_DRAWS:
         draws += _DRAWS_AT_ONCE
@@ -200,24 +223,33 @@ def draw_pool(
         if clear_rectangles:
             drawn = drawn[_rectangles_clear(drawn[:, :num_colours], grid_size)]
         for cells in drawn:
-            colours = cells[:num_colours]
+            colours, things = cells[:num_colours], cells[: num_colours + num_walls]
             rest = np.sort(cells[num_colours + num_walls :])
             if not _all_connected(colours, rest, grid_size):
                 continue
+            allowed = rest
+            if clear_starts:
+                allowed = rest[_starts_clear(rest, things, num_colours, grid_size)]
+                if len(allowed) == 0:
+                    continue
             if not wanted.any() or np.all(departures(colours, rest, grid_size, follows) >= wanted):
                 last_hit = draws
                 objects.append(colours)
-                walls.append(cells[num_colours : num_colours + num_walls])
-                free.append(rest)
+                walls.append(things[num_colours:])
+                starts.append(allowed)
     if len(objects) < num_layouts:
         raise ValueError(
             f"num_layouts={num_layouts} with min_colour_distance={min_colour_distance}, "
-            f"min_line_distance={min_line_distance}, clear_rectangles={clear_rectangles} and "
-            f"min_departures={min_departures}: only {len(objects)} layouts found, allowed are "
-            f"values that a {grid_size}x{grid_size} grid with {num_colours} colours and "
-            f"{num_walls} walls can hold"
+            f"min_line_distance={min_line_distance}, clear_rectangles={clear_rectangles}, "
+            f"clear_starts={clear_starts} and min_departures={min_departures}: only "
+            f"{len(objects)} layouts found, allowed are values that a {grid_size}x{grid_size} grid "
+            f"with {num_colours} colours and {num_walls} walls can hold"
         )
-    return tuple(np.stack(cells[:num_layouts]).astype(np.int32) for cells in (objects, walls, free))
+    num_starts = np.array([len(cells) for cells in starts])
+    num_free = grid_size**2 - num_colours - num_walls
+    starts = [np.pad(cells, (0, num_free - len(cells)), mode="edge") for cells in starts]
+    stacked = (np.stack(cells) for cells in (objects, walls, starts))
+    return LayoutPool(*(cells[:num_layouts].astype(np.int32) for cells in (*stacked, num_starts)))
 
 
 def _draw_anywhere(
@@ -288,6 +320,21 @@ def _rectangles_clear(colours: np.ndarray, grid_size: int) -> np.ndarray:
         # The two that span the rectangle lie in it.
         clear &= inside.sum(axis=1) == 2
     return clear
+
+
+def _starts_clear(
+    cells: np.ndarray, things: np.ndarray, num_colours: int, grid_size: int
+) -> np.ndarray:
+    """Whether the rectangle of each cell `(F,)` and any colour holds no other thing: `(F,)` bool.
+
+    `things (O + W,)` are the colours and behind them the walls.
+    """
+    place = np.stack(np.divmod(cells, grid_size), axis=-1)[:, None]
+    things = np.stack(np.divmod(things, grid_size), axis=-1)
+    low, high = (pick(place, things[:num_colours])[:, :, None] for pick in (np.minimum, np.maximum))
+    inside = np.all((low <= things) & (things <= high), axis=-1)
+    # The colour itself lies in it.
+    return np.all(inside.sum(axis=-1) == 1, axis=-1)
 
 
 def departures(

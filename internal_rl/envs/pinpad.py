@@ -81,7 +81,7 @@ class PinpadWorld:
       max_task_length: `K`, colours in the longest task of the set.
       post_training_task: `(K,)` int32.
       pretraining_tasks: `(N, K)` int32, padded with -1.
-      layouts: objects `(N, O)`, walls `(N, W)`, free cells `(N, F)` of the pool, or None.
+      layouts: the pool of layouts, or None.
       switch_tolerance: steps by which a switch may miss the change of subgoal and still count as
         close, see `analysis.switching`.
     """
@@ -123,11 +123,11 @@ class PinpadWorld:
                 key, config.grid_size, config.num_colours, config.num_walls, jnp.asarray(task)
             )
             return objects, walls, jnp.int32(-1), start_cell
-        objects, walls, free = (jnp.asarray(cells) for cells in self.layouts)
+        objects, walls, starts, num_starts = (jnp.asarray(cells) for cells in self.layouts)
         layout_key, start_key = jax.random.split(key)
         index = jax.random.randint(layout_key, (), 0, config.num_layouts, jnp.int32)
-        start = jax.random.randint(start_key, (), 0, free.shape[1], jnp.int32)
-        return objects[index], walls[index], index, free[index, start]
+        start = jax.random.randint(start_key, (), 0, num_starts[index], jnp.int32)
+        return objects[index], walls[index], index, starts[index, start]
 
     def scene(self, observation: chex.Array) -> Scene:
         """Reads observations `(..., d)`."""

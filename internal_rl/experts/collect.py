@@ -156,7 +156,7 @@ class ExpertStream:
             objects = jnp.take_along_axis(tokens.episodes.objects, pick, axis=1)
             walls = jnp.take_along_axis(tokens.episodes.walls, pick, axis=1)
         else:
-            objects, walls, _ = (jnp.asarray(cells) for cells in self.env.layouts)
+            objects, walls = (jnp.asarray(cells) for cells in self.env.layouts[:2])
             objects, walls = objects[tokens.layout_index], walls[tokens.layout_index]
         real = tokens.segment >= 0
         # A cell outside the grid makes an observation without any thing in it.
@@ -205,7 +205,7 @@ class ExpertStream:
 
     def _solve_pool(self) -> shortest_path.ExpertTable:
         """Expert tables of all layouts of the pool, `(N, ...)`."""
-        objects, walls, _ = self.env.layouts
+        objects, walls = self.env.layouts[:2]
         solve = jax.vmap(self._solve)
         return jax.tree.map(np.asarray, jax.jit(solve)(objects, walls))
 
@@ -216,7 +216,7 @@ class ExpertStream:
 
     def _shortest_episode(self) -> int:
         """Fewest steps that any task takes in any layout of the pool."""
-        objects, walls, _ = self.env.layouts
+        objects, walls = self.env.layouts[:2]
         measure = jax.vmap(
             lambda o, w: shortest_path.colour_distances(o, w, self.env.config.grid_size)
         )

@@ -144,12 +144,31 @@ def test_pool_resets_use_every_layout_and_every_free_cell():
     env = envs.make("gridworld-pinpad", "smoke")
     keys = jax.random.split(jax.random.key(0), 2000)
     state, _ = jax.jit(jax.vmap(env.reset, (0, None)))(keys, env.post_training_task)
-    objects, walls, free = env.layouts
+    objects, walls, free, _ = env.layouts
     index = np.asarray(state.layout_index)
     np.testing.assert_array_equal(state.objects, objects[index])
     np.testing.assert_array_equal(state.walls, walls[index])
     for layout, cells in enumerate(free):
         assert set(np.asarray(state.cell)[index == layout]) == set(cells)
+
+
+def test_pool_resets_start_in_every_cell_that_clear_starts_allow():
+    config = GridWorldConfig(
+        grid_size=5,
+        num_colours=4,
+        num_walls=2,
+        tasks="ant-pinpad",
+        num_layouts=4,
+        clear_starts=True,
+    )
+    env = GridWorld(config)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    state, _ = jax.jit(jax.vmap(env.reset, (0, None)))(keys, env.post_training_task)
+    pool, index = env.layouts, np.asarray(state.layout_index)
+    for layout, (cells, number) in enumerate(zip(pool.starts, pool.num_starts, strict=True)):
+        times = [np.sum(np.asarray(state.cell)[index == layout] == c) for c in cells[:number]]
+        assert sum(times) == np.sum(index == layout)
+        assert min(times) > 0.7 * np.mean(times)
 
 
 def test_presets_build_and_unknown_names_are_refused():
@@ -176,6 +195,7 @@ def test_presets_build_and_unknown_names_are_refused():
         ({"min_colour_distance": 2}, "min_colour_distance is 2, allowed is 1 without a pool"),
         ({"min_line_distance": 1}, "min_line_distance is 1, allowed is 0 without a pool"),
         ({"clear_rectangles": True}, "clear_rectangles is True, allowed is False without a pool"),
+        ({"clear_starts": True}, "clear_starts is True, allowed is False without a pool"),
         ({"clear_rectangles": 1}, "clear_rectangles is 1, allowed is bool"),
         ({"num_colours": True}, "num_colours is True, allowed is int"),
         ({"tasks": "maze"}, "tasks is 'maze'"),

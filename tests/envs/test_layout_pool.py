@@ -13,7 +13,7 @@ from tests.envs.numpy_gridworld import path_graph
 
 
 def test_pool_layouts_keep_their_distance_and_connect_everything():
-    objects, walls, free = draw_pool(20, 3, 6, 4, 3, min_colour_distance=3)
+    objects, walls, free, _ = draw_pool(20, 3, 6, 4, 3, min_colour_distance=3)
     assert objects.shape == (20, 4) and walls.shape == (20, 3) and free.shape == (20, 29)
     for colours, blocked, rest in zip(objects, walls, free, strict=True):
         assert sorted([*colours, *blocked, *rest]) == list(range(36))
@@ -40,7 +40,7 @@ def test_impossible_pool_is_refused(monkeypatch):
 
 
 def test_departures_are_the_most_different_first_actions_to_the_followers():
-    objects, walls, free = draw_pool(20, 1, 6, 5, 2)
+    objects, walls, free, _ = draw_pool(20, 1, 6, 5, 2)
     follows = np.random.default_rng(0).random((5, 5)) < 0.6
     follows &= ~np.eye(5, dtype=bool)
     for colours, blocked, rest in zip(objects, walls, free, strict=True):
@@ -59,20 +59,20 @@ def test_departures_are_the_most_different_first_actions_to_the_followers():
 def test_pool_keeps_the_fewest_departures_it_was_asked_for():
     follows = ~np.eye(4, dtype=bool)
     follows[3] = [True, False, False, False]
-    objects, _, free = draw_pool(5, 2, 6, 4, 1, min_departures=3, follows=follows)
+    objects, _, free, _ = draw_pool(5, 2, 6, 4, 1, min_departures=3, follows=follows)
     for colours, rest in zip(objects, free, strict=True):
         assert layout_pool.departures(colours, rest, 6, follows).tolist() == [3, 3, 3, 1]
 
 
 def test_colours_keep_off_each_others_rows_and_columns():
-    objects, _, _ = draw_pool(20, 4, 6, 5, 1, min_line_distance=1)
+    objects, _, _, _ = draw_pool(20, 4, 6, 5, 1, min_line_distance=1)
     for coordinate in np.divmod(objects, 6):
         assert all(len(set(row)) == 5 for row in coordinate.tolist())
 
 
 def test_no_colour_lies_in_the_rectangle_of_two_others():
     def crowded(**settings):
-        objects, _, _ = draw_pool(200, 3, 5, 4, 1, **settings)
+        objects, _, _, _ = draw_pool(200, 3, 5, 4, 1, **settings)
         return [
             third
             for cells in objects.tolist()
@@ -88,6 +88,27 @@ def test_no_colour_lies_in_the_rectangle_of_two_others():
     assert crowded(clear_rectangles=False)
 
 
+def test_episodes_start_where_nothing_lies_on_the_way_to_any_colour():
+    def clear(cell, colour, things):
+        return not any(
+            all(
+                min(axis(cell), axis(colour)) <= axis(thing) <= max(axis(cell), axis(colour))
+                for axis in (lambda cell: cell // 5, lambda cell: cell % 5)
+            )
+            for thing in set(things) - {colour}
+        )
+
+    pool = draw_pool(50, 3, 5, 3, 2, clear_starts=True)
+    assert pool.starts.shape == (50, 20) and pool.num_starts.min() >= 1
+    assert pool.num_starts.max() > pool.num_starts.min()
+    for colours, walls, starts, number in zip(*(x.tolist() for x in pool), strict=True):
+        things = [*colours, *walls]
+        free = sorted(set(range(25)) - set(things))
+        expected = [c for c in free if all(clear(c, colour, things) for colour in colours)]
+        assert starts[:number] == expected and set(starts[number:]) <= {expected[-1]}
+    assert np.all(draw_pool(4, 3, 5, 3, 2).num_starts == 20)
+
+
 def test_floor_plan_puts_the_same_walls_into_every_layout():
     config = GridWorldConfig(
         grid_size=5,
@@ -97,7 +118,7 @@ def test_floor_plan_puts_the_same_walls_into_every_layout():
         num_layouts=20,
         floor_plan="...../.##../...../...#./.....",
     )
-    objects, walls, free = GridWorld(config).layouts
+    objects, walls, free, _ = GridWorld(config).layouts
     np.testing.assert_array_equal(walls, np.tile([6, 7, 18], (20, 1)))
     for colours, rest in zip(objects, free, strict=True):
         assert sorted([*colours, 6, 7, 18, *rest]) == list(range(25))
@@ -116,7 +137,7 @@ def test_colours_stay_around_their_homes():
         homes="0..1./...../..4../...../2..3.",
         home_radius=1,
     )
-    objects, walls, free = GridWorld(config).layouts
+    objects, walls, free, _ = GridWorld(config).layouts
     np.testing.assert_array_equal(walls, np.full((300, 1), 13))
     seen = [set() for _ in range(5)]
     for colours, rest in zip(objects.tolist(), free.tolist(), strict=True):
@@ -134,7 +155,7 @@ def test_colours_stay_around_their_homes():
 
 
 def test_home_radius_zero_puts_colours_at_their_homes():
-    objects, _, _ = draw_pool(3, 0, 5, 2, 4, homes=np.array([7, 20]), home_radius=0)
+    objects, _, _, _ = draw_pool(3, 0, 5, 2, 4, homes=np.array([7, 20]), home_radius=0)
     np.testing.assert_array_equal(objects, np.tile([7, 20], (3, 1)))
 
 
