@@ -390,17 +390,23 @@ def injected_codes(reach: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def gradient_variance(curves: Mapping[str, np.ndarray]) -> Figure:
-    """Variance of the policy gradient against the number of raw steps.
+    """Variance of the policy gradient against the number of raw steps, and how much it grows.
+
+    Levels depend on the width of the policy: the score of a code is divided by its variance. The
+    growth with the number of raw steps, right, is what code actions save (method §6).
 
     Args:
       curves: `(T,)` total variance by label, NaN where unknown; entry `n - 1` uses `n` raw steps.
     """
-    figure, axes = _panels(1, 1, 5.2, 3.6)
-    panel = axes[0, 0]
+    figure, axes = _panels(1, 2, 7.2, 3.4)
     for (label, values), colour in zip(curves.items(), palette(len(curves)), strict=True):
-        panel.plot(np.arange(1, len(values) + 1), values, color=colour, label=label)
-    panel.set(xlabel="raw steps", ylabel="variance of the gradient estimate", yscale="log")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(panel)
-    figure.suptitle("Policy-gradient variance of one episode", fontsize=11)
+        steps = np.arange(1, len(values) + 1)
+        axes[0, 0].plot(steps, values, color=colour, label=label)
+        growth = values / values[0] if values[0] > 0 else np.full_like(values, np.nan)
+        axes[0, 1].plot(steps, growth, color=colour, label=label)
+    for panel, of in zip(axes[0], ("variance", "variance, as multiple of one step's"), strict=True):
+        panel.set(xlabel="raw steps", ylabel=of, yscale="log")
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _legend(panel)
+    figure.suptitle("Variance of the policy gradient of one episode", fontsize=11)
     return figure
