@@ -201,7 +201,7 @@ def _small() -> dict:
             "num_parts": 1,
             "curriculum_steps": 3_000,
             "baseline_steps": 3_000,
-            "snapshot_steps": (1_000, 4_000),
+            "snapshot_steps": (1_000, 3_000),
             "optimiser": "muon",
             "learning_rate": 4e-3,
             "warmup_steps": 200,

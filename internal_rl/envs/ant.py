@@ -322,10 +322,14 @@ class AntWorld(pinpad.PinpadWorld):
 
 PRESETS = {
     "paper": AntWorldConfig(),
-    # Nothing lies on the way between two colours: to plan paths around others is what a small model
-    # learns last. The wall then always closes a corner off.
+    # Nothing lies on the way between two colours, nor from the start to any of them: to plan paths
+    # around others is what a small model learns last. The wall then always closes a corner off.
     "small": AntWorldConfig(
-        num_layouts=4_096, homes=".0../...1/2.../..3.", home_radius=1, clear_rectangles=True
+        num_layouts=4_096,
+        homes=".0../...1/2.../..3.",
+        home_radius=1,
+        clear_rectangles=True,
+        clear_starts=True,
     ),
     # Cells so small that an ant that has learnt nothing drifts over some of them.
     "smoke": AntWorldConfig(

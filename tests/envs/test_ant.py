@@ -130,6 +130,13 @@ def test_small_layouts_keep_each_colour_at_its_side_and_nothing_in_between():
     for first, second, third in itertools.permutations(range(4), 3):
         detour = [np.abs(places[:, a] - places[:, third]).sum(-1) for a in (first, second)]
         assert np.all(sum(detour) > np.abs(places[:, first] - places[:, second]).sum(-1))
+    # Nor does anything lie between the start and a colour.
+    start = np.stack(np.divmod(np.asarray(state.start_cell), 4), -1)
+    things = np.stack(np.divmod(np.concatenate([state.objects, state.walls], 1), 4), -1)
+    for colour, other in itertools.product(range(4), range(5)):
+        detour = [np.abs(place - things[:, other]).sum(-1) for place in (start, places[:, colour])]
+        straight = np.abs(start - places[:, colour]).sum(-1)
+        assert colour == other or np.all(sum(detour) > straight)
     cells = np.stack([state.cell, state.walls[:, 0], *state.objects.T], axis=1)
     assert all(len(set(row)) == 6 for row in cells.tolist())
     # All of the pool's different places of the colours.
