@@ -275,13 +275,13 @@ def _small() -> dict:
             "learning_rate": 1e-3,
             # Success comes to a stand at 1e-3, and rises again at 3e-4.
             "final_learning_rate": 1e-4,
-            **schedule(800, 10, 50, 5),
+            **schedule(400, 10, 50, 5),
         },
         "raw_rl": {
             "num_seeds": 1,
             "episodes_per_update": 512,
             "learning_rate": 1e-4,
-            **schedule(800, 10, 50, 5),
+            **schedule(400, 10, 50, 5),
         },
         # So few updates learn at the full rate.
         "quickstart": {
