@@ -68,7 +68,7 @@ class ObedientModel:
     def __init__(self, env):
         self.env = env
         self.width = env.observation_size + 1 + env.config.num_colours
-        objects, walls, _ = env.layouts
+        objects, walls = env.layouts[:2]
         solve = jax.vmap(
             lambda o, w: shortest_path.policy_table(o, w, env.config.grid_size, "fixed")
         )

@@ -53,7 +53,7 @@ def test_the_bank_holds_one_code_per_subgoal_of_every_trajectory(
 
 
 def test_layouts_are_told_apart_and_the_agent_is_ignored(env):
-    objects, walls, free = env.layouts
+    objects, walls, free, _ = env.layouts
     task = env.post_training_task
 
     def fingerprint(layout, start):

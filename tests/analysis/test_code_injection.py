@@ -34,7 +34,7 @@ class WritingMetacontroller:
 @pytest.fixture(scope="module")
 def bank(env):
     """Perfect codes: the score of the subgoal's colour is one. Collected in every layout."""
-    objects, walls, free = env.layouts
+    objects, walls, free, _ = env.layouts
     layouts = []
     for layout in range(env.config.num_layouts):
         _, timestep = env.reset_to(
