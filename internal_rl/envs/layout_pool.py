@@ -311,14 +311,11 @@ def _apart(
 
 def _rectangles_clear(colours: np.ndarray, grid_size: int) -> np.ndarray:
     """Whether no colour of `(n, O)` lies in the rectangle of two others of its row: `(n,)` bool."""
-    places = np.stack(np.divmod(colours, grid_size), axis=-1)
     clear = np.ones(len(colours), bool)
     for a, b in itertools.combinations(range(colours.shape[1]), 2):
-        low = np.minimum(places[:, a], places[:, b])[:, None]
-        high = np.maximum(places[:, a], places[:, b])[:, None]
-        inside = np.all((low <= places) & (places <= high), axis=-1)
+        inside = _num_inside(colours[:, a], colours[:, b], colours, grid_size)
         # The two that span the rectangle lie in it.
-        clear &= inside.sum(axis=1) == 2
+        clear &= inside == 2
     return clear
 
 
@@ -329,12 +326,22 @@ def _starts_clear(
 
     `things (O + W,)` are the colours and behind them the walls.
     """
-    place = np.stack(np.divmod(cells, grid_size), axis=-1)[:, None]
-    things = np.stack(np.divmod(things, grid_size), axis=-1)
-    low, high = (pick(place, things[:num_colours])[:, :, None] for pick in (np.minimum, np.maximum))
-    inside = np.all((low <= things) & (things <= high), axis=-1)
+    inside = _num_inside(cells[:, None], things[:num_colours], things, grid_size)
     # The colour itself lies in it.
-    return np.all(inside.sum(axis=-1) == 1, axis=-1)
+    return np.all(inside == 1, axis=1)
+
+
+def _num_inside(
+    first: np.ndarray, second: np.ndarray, things: np.ndarray, grid_size: int
+) -> np.ndarray:
+    """How many of `things (..., n)` lie in the rectangle that two cells `(...)` span: `(...)`."""
+    inside = True
+    for a, b, thing in zip(
+        *(np.divmod(x, grid_size) for x in (first, second, things)), strict=True
+    ):
+        low, high = np.minimum(a, b)[..., None], np.maximum(a, b)[..., None]
+        inside &= (low <= thing) & (thing <= high)
+    return inside.sum(axis=-1)
 
 
 def departures(

@@ -156,8 +156,9 @@ class ExpertStream:
             objects = jnp.take_along_axis(tokens.episodes.objects, pick, axis=1)
             walls = jnp.take_along_axis(tokens.episodes.walls, pick, axis=1)
         else:
-            objects, walls = (jnp.asarray(cells) for cells in self.env.layouts[:2])
-            objects, walls = objects[tokens.layout_index], walls[tokens.layout_index]
+            pool = self.env.layouts
+            objects = jnp.asarray(pool.objects)[tokens.layout_index]
+            walls = jnp.asarray(pool.walls)[tokens.layout_index]
         real = tokens.segment >= 0
         # A cell outside the grid makes an observation without any thing in it.
         outside = self.env.config.grid_size**2
@@ -205,9 +206,9 @@ class ExpertStream:
 
     def _solve_pool(self) -> shortest_path.ExpertTable:
         """Expert tables of all layouts of the pool, `(N, ...)`."""
-        objects, walls = self.env.layouts[:2]
+        pool = self.env.layouts
         solve = jax.vmap(self._solve)
-        return jax.tree.map(np.asarray, jax.jit(solve)(objects, walls))
+        return jax.tree.map(np.asarray, jax.jit(solve)(pool.objects, pool.walls))
 
     def _solve(self, objects, walls) -> shortest_path.ExpertTable:
         return shortest_path.expert_table(
@@ -216,11 +217,11 @@ class ExpertStream:
 
     def _shortest_episode(self) -> int:
         """Fewest steps that any task takes in any layout of the pool."""
-        objects, walls = self.env.layouts[:2]
+        pool = self.env.layouts
         measure = jax.vmap(
             lambda o, w: shortest_path.colour_distances(o, w, self.env.config.grid_size)
         )
-        distance = np.asarray(jax.jit(measure)(objects, walls)).astype(np.int64)
+        distance = np.asarray(jax.jit(measure)(pool.objects, pool.walls)).astype(np.int64)
         steps = [
             1 + distance[:, task[: length - 1], task[1:length]].sum(axis=1)
             for task, length in zip(self.tasks, self._task_length, strict=True)

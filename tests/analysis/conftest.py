@@ -68,11 +68,10 @@ class ObedientModel:
     def __init__(self, env):
         self.env = env
         self.width = env.observation_size + 1 + env.config.num_colours
-        objects, walls = env.layouts[:2]
         solve = jax.vmap(
             lambda o, w: shortest_path.policy_table(o, w, env.config.grid_size, "fixed")
         )
-        self.policies = np.asarray(jax.jit(solve)(objects, walls))
+        self.policies = np.asarray(jax.jit(solve)(env.layouts.objects, env.layouts.walls))
 
     def check_layer(self, layer):
         assert layer >= 0
@@ -88,7 +87,7 @@ class ObedientModel:
         grid = inputs[:, : self.env.observation_size].reshape(batch_size, -1, colours + 2)
         objects = jnp.argmax(grid[..., :colours], axis=1)
         cell = jnp.argmax(grid[..., -1], axis=1)
-        layout = jnp.argmax(jnp.all(objects[:, None] == self.env.layouts[0], axis=2), axis=1)
+        layout = jnp.argmax(jnp.all(objects[:, None] == self.env.layouts.objects, axis=2), axis=1)
         scores = inputs[:, -colours:]
         expert = jnp.asarray(self.policies)[layout, jnp.argmax(scores, axis=1), cell]
         told = jnp.max(scores, axis=1, keepdims=True) > 0.5

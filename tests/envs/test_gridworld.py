@@ -140,10 +140,15 @@ def test_observation_does_not_depend_on_the_task(env):
     np.testing.assert_array_equal(seen[0].observation, seen[1].observation)
 
 
+def many_resets(env):
+    """States of 2,000 resets."""
+    keys = jax.random.split(jax.random.key(0), 2000)
+    return jax.jit(jax.vmap(env.reset, (0, None)))(keys, env.post_training_task)[0]
+
+
 def test_pool_resets_use_every_layout_and_every_free_cell():
     env = envs.make("gridworld-pinpad", "smoke")
-    keys = jax.random.split(jax.random.key(0), 2000)
-    state, _ = jax.jit(jax.vmap(env.reset, (0, None)))(keys, env.post_training_task)
+    state = many_resets(env)
     objects, walls, free, _ = env.layouts
     index = np.asarray(state.layout_index)
     np.testing.assert_array_equal(state.objects, objects[index])
@@ -162,8 +167,7 @@ def test_pool_resets_start_in_every_cell_that_clear_starts_allow():
         clear_starts=True,
     )
     env = GridWorld(config)
-    keys = jax.random.split(jax.random.key(0), 2000)
-    state, _ = jax.jit(jax.vmap(env.reset, (0, None)))(keys, env.post_training_task)
+    state = many_resets(env)
     pool, index = env.layouts, np.asarray(state.layout_index)
     for layout, (cells, number) in enumerate(zip(pool.starts, pool.num_starts, strict=True)):
         times = [np.sum(np.asarray(state.cell)[index == layout] == c) for c in cells[:number]]

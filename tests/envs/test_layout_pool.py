@@ -65,23 +65,28 @@ def test_pool_keeps_the_fewest_departures_it_was_asked_for():
 
 
 def test_colours_keep_off_each_others_rows_and_columns():
-    objects, _, _, _ = draw_pool(20, 4, 6, 5, 1, min_line_distance=1)
+    objects = draw_pool(20, 4, 6, 5, 1, min_line_distance=1).objects
     for coordinate in np.divmod(objects, 6):
         assert all(len(set(row)) == 5 for row in coordinate.tolist())
 
 
+def lies_between(first, second, third):
+    """Whether the rectangle that two cells of a 5x5 grid span holds a third one."""
+    return all(
+        min(axis(first), axis(second)) <= axis(third) <= max(axis(first), axis(second))
+        for axis in (lambda cell: cell // 5, lambda cell: cell % 5)
+    )
+
+
 def test_no_colour_lies_in_the_rectangle_of_two_others():
     def crowded(**settings):
-        objects, _, _, _ = draw_pool(200, 3, 5, 4, 1, **settings)
+        objects = draw_pool(200, 3, 5, 4, 1, **settings).objects
         return [
             third
             for cells in objects.tolist()
             for first, second in itertools.combinations(cells, 2)
             for third in set(cells) - {first, second}
-            if all(
-                min(axis(first), axis(second)) <= axis(third) <= max(axis(first), axis(second))
-                for axis in (lambda cell: cell // 5, lambda cell: cell % 5)
-            )
+            if lies_between(first, second, third)
         ]
 
     assert not crowded(clear_rectangles=True)
@@ -90,13 +95,7 @@ def test_no_colour_lies_in_the_rectangle_of_two_others():
 
 def test_episodes_start_where_nothing_lies_on_the_way_to_any_colour():
     def clear(cell, colour, things):
-        return not any(
-            all(
-                min(axis(cell), axis(colour)) <= axis(thing) <= max(axis(cell), axis(colour))
-                for axis in (lambda cell: cell // 5, lambda cell: cell % 5)
-            )
-            for thing in set(things) - {colour}
-        )
+        return not any(lies_between(cell, colour, thing) for thing in set(things) - {colour})
 
     pool = draw_pool(50, 3, 5, 3, 2, clear_starts=True)
     assert pool.starts.shape == (50, 20) and pool.num_starts.min() >= 1
@@ -155,7 +154,7 @@ def test_colours_stay_around_their_homes():
 
 
 def test_home_radius_zero_puts_colours_at_their_homes():
-    objects, _, _, _ = draw_pool(3, 0, 5, 2, 4, homes=np.array([7, 20]), home_radius=0)
+    objects = draw_pool(3, 0, 5, 2, 4, homes=np.array([7, 20]), home_radius=0).objects
     np.testing.assert_array_equal(objects, np.tile([7, 20], (3, 1)))
 
 
