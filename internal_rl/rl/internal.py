@@ -74,19 +74,14 @@ class InternalTrainer:
         rollout = self.env.rollout(
             {**frozen, "policy": state.params}, rollout_key, self.task, self.num_episodes
         )
-        part_sums = functools.partial(
-            self._part_sums,
-            rollout,
-            decision_steps(rollout.ask),
-            trajectory_advantage(rollout.returns),
-        )
         params, optimiser_state, metrics = update_policy(
-            part_sums,
+            functools.partial(self._part_sums, rollout, decision_steps(rollout.ask)),
             self.optimiser,
             self.update_config,
             state.params,
             state.optimiser_state,
             update_key,
+            trajectory_advantage(rollout.returns),
             rollout.switches,
             rollout.ask.shape[1],
         )
@@ -108,7 +103,7 @@ class InternalTrainer:
         return rollout_metrics(rollout)
 
     def _part_sums(
-        self, rollout: Rollout, steps, advantage, params, episode, index, segment
+        self, rollout: Rollout, steps, params, advantage, episode, index, segment
     ) -> ObjectiveSums:
         """Objective over packed decisions; the last three arguments are `(rows, S)`."""
         step = steps[episode, index]

@@ -106,12 +106,13 @@ class RawActionTrainer:
         rollout_key, update_key, key = jax.random.split(state.key, 3)
         rollout = self.rollout(state.params, rollout_key, self.num_episodes)
         params, optimiser_state, metrics = update_policy(
-            functools.partial(self._part_sums, rollout, trajectory_advantage(rollout.returns)),
+            functools.partial(self._part_sums, rollout),
             self.optimiser,
             self.update_config,
             state.params,
             state.optimiser_state,
             update_key,
+            trajectory_advantage(rollout.returns),
             rollout.length,
             rollout.active.shape[1],
         )
@@ -171,7 +172,7 @@ class RawActionTrainer:
         return (world, timestep.observation), memory, timestep.done, record
 
     def _part_sums(
-        self, rollout: RawRollout, advantage, params, episode, index, segment
+        self, rollout: RawRollout, params, advantage, episode, index, segment
     ) -> ObjectiveSums:
         """Objective over packed raw steps; the last three arguments are `(rows, S)`."""
         output = self.base.apply(params, rollout.observation[episode, index], segment)

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from internal_rl.batching import largest
 from internal_rl.rl.objective import ObjectiveSums
 from internal_rl.rl.packing import sum_over_rows
+
+_METRICS = ("loss", "clip_fraction", "divergence", "gradient_norm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,36 +41,39 @@ class UpdateConfig:
 
 
 def update_policy(
-    part_sums: Callable[[chex.ArrayTree, chex.Array, chex.Array, chex.Array], ObjectiveSums],
+    part_sums: Callable[..., ObjectiveSums],
     optimiser: optax.GradientTransformation,
     config: UpdateConfig,
     params: chex.ArrayTree,
     optimiser_state: optax.OptState,
     key: chex.PRNGKey,
+    advantage: chex.Array,
     num_decisions: chex.Array,
     max_decisions: int,
 ) -> tuple[chex.ArrayTree, optax.OptState, dict[str, chex.Array]]:
     """Takes `num_epochs * num_minibatches` gradient steps.
 
-    A gradient of exactly zero, as all batches without a success have, leaves parameters and
-    optimiser as they are. Otherwise momentum would go on with what the last success taught, and
-    Adam, whose second moment forgets meanwhile, would take far too large a step at the next one.
+    A batch whose advantages are all zero, as without a success, leaves parameters and optimiser as
+    they are, and its gradient is not computed. Otherwise momentum would go on with what the last
+    success taught, and Adam, whose second moment forgets meanwhile, would take far too large a step
+    at the next one.
 
     Args:
-      part_sums: `part_sums(params, episode, index, segment)` sums the objective over the decisions
-        `index` of the episodes `episode`, packed as in `packing.row_contents`.
+      part_sums: `part_sums(params, advantage, episode, index, segment)` sums the objective over the
+        decisions `index` of the episodes `episode`, packed as in `packing.row_contents`.
       optimiser: gradient transformation.
       config: settings.
       params: parameters of the policy.
       optimiser_state: state of the optimiser.
       key: draws the minibatches.
+      advantage: `(B,)` advantage of each episode.
       num_decisions: `(B,)` int32 decisions in each episode.
       max_decisions: upper bound of `num_decisions` (static).
 
     Returns:
       New parameters, new optimiser state, and metrics averaged over the gradient steps: `loss`,
       `clip_fraction`, `divergence` (of the acting policy from the current one, nats) and
-      `gradient_norm`.
+      `gradient_norm`; all zero where there is nothing to learn.
     """
     num_episodes = num_decisions.shape[0]
     rows = min(max(config.tokens // max_decisions, 1), num_episodes)
@@ -82,7 +88,7 @@ def update_policy(
 
         def gradient_of_part(*contents):
             def loss(params):
-                sums = part_sums(params, *contents)
+                sums = part_sums(params, advantage, *contents)
                 return sums.loss, sums
 
             return jax.grad(loss, has_aux=True)(params)
@@ -92,22 +98,24 @@ def update_policy(
         norm = optax.global_norm(gradient)
         updates, next_state = optimiser.update(gradient, optimiser_state, params)
         moved = optax.apply_updates(params, updates), next_state
-        # Not `norm > 0`: a gradient that is not a number has to show in the parameters.
+        # For a copy under `vmap` with nothing to learn beside others that have. Not `norm > 0`: a
+        # gradient that is not a number has to show in the parameters.
         carry = jax.tree.map(lambda new, old: jnp.where(norm == 0, old, new), moved, carry)
-        metrics = {
-            "loss": sums.loss,
-            "clip_fraction": sums.clipped,
-            "divergence": sums.divergence,
-            "gradient_norm": norm,
-        }
-        return carry, metrics
+        metrics = sums.loss, sums.clipped, sums.divergence, norm
+        return carry, dict(zip(_METRICS, metrics, strict=True))
 
     def epoch(carry, key):
         group = jax.random.permutation(key, num_episodes) % config.num_minibatches
         minibatches = group == jnp.arange(config.num_minibatches)[:, None]
         return jax.lax.scan(gradient_step, carry, minibatches)
 
-    (params, optimiser_state), metrics = jax.lax.scan(
-        epoch, (params, optimiser_state), jax.random.split(key, config.num_epochs)
-    )
-    return params, optimiser_state, jax.tree.map(jnp.mean, metrics)
+    def learn():
+        carry, metrics = jax.lax.scan(
+            epoch, (params, optimiser_state), jax.random.split(key, config.num_epochs)
+        )
+        return *carry, jax.tree.map(jnp.mean, metrics)
+
+    def nothing_to_learn():
+        return params, optimiser_state, dict.fromkeys(_METRICS, jnp.zeros(()))
+
+    return jax.lax.cond(largest(jnp.any(advantage != 0)), learn, nothing_to_learn)

@@ -34,35 +34,36 @@ def batch():
     params = policy.init(jax.random.key(0), residual, jnp.ones((SEQUENCES, STEPS), bool))
     old = -2.5 + jnp.asarray(rng.normal(size=(SEQUENCES, STEPS)), jnp.float32)
 
-    def sums(params, episode, index, segment):
+    def sums(params, advantage, episode, index, segment):
         mean, log_std = policy.apply(params, residual[episode, index], segment)
         log_prob = gaussian_log_prob(mean, log_std, code[episode, index])
         return clipped_surrogate(
             log_prob, old[episode, index], advantage[episode], segment >= 0, CLIP
         )
 
-    return sums, params, lengths
+    return sums, params, advantage, lengths
 
 
-def unpacked_sums(sums, params, lengths, chosen):
+def unpacked_sums(sums, params, advantage, lengths, chosen):
     """Every sequence in a row of its own."""
     episode = jnp.broadcast_to(jnp.arange(SEQUENCES)[:, None], (SEQUENCES, STEPS))
     index = jnp.broadcast_to(jnp.arange(STEPS), (SEQUENCES, STEPS))
     filled = (index < lengths[:, None]) & chosen[:, None]
-    return sums(params, episode, index, jnp.where(filled, 0, -1))
+    return sums(params, advantage, episode, index, jnp.where(filled, 0, -1))
 
 
 @pytest.mark.parametrize("tokens", [1, 2 * STEPS, 1000])
 def test_the_gradient_over_packed_parts_is_that_of_the_whole_batch(batch, tokens):
-    sums, params, lengths = batch
+    sums, params, advantage, lengths = batch
     config = UpdateConfig(clip=CLIP, num_epochs=1, tokens=tokens)
     optimiser = optax.sgd(1.0)
     after, _, metrics = update_policy(
-        sums, optimiser, config, params, optimiser.init(params), jax.random.key(1), lengths, STEPS
-    )
+        sums, optimiser, config, params, optimiser.init(params), jax.random.key(1), advantage,
+        lengths, STEPS,
+    )  # fmt: skip
 
     def loss(params):
-        total = unpacked_sums(sums, params, lengths, jnp.ones(SEQUENCES, bool))
+        total = unpacked_sums(sums, params, advantage, lengths, jnp.ones(SEQUENCES, bool))
         return total.loss / total.decisions, total
 
     (value, total), gradient = jax.value_and_grad(loss, has_aux=True)(params)
@@ -73,28 +74,53 @@ def test_the_gradient_over_packed_parts_is_that_of_the_whole_batch(batch, tokens
     assert total.decisions == lengths.sum() and 0 < metrics["clip_fraction"] < 1
 
 
-def test_a_batch_that_teaches_nothing_changes_nothing(batch):
-    sums, params, lengths = batch
-    optimiser, config = optax.adamw(0.1, weight_decay=0.1), UpdateConfig(clip=CLIP)
+def test_a_batch_that_teaches_nothing_changes_nothing_and_computes_nothing(batch):
+    sums, params, advantage, lengths = batch
+    optimiser, config, calls = optax.adamw(0.1, weight_decay=0.1), UpdateConfig(clip=CLIP), []
 
-    def update(part_sums, params, state):
+    def counted(*arguments):
+        jax.debug.callback(lambda: calls.append(1))
+        return sums(*arguments)
+
+    @jax.jit
+    def update(params, state, advantage):
         return update_policy(
-            part_sums, optimiser, config, params, state, jax.random.key(1), lengths, STEPS
+            counted, optimiser, config, params, state, jax.random.key(1), advantage, lengths, STEPS
         )
 
-    def no_contrast(*arguments):
-        return jax.tree.map(lambda x: 0 * x, sums(*arguments)).replace(decisions=jnp.float32(1))
-
-    before = update(sums, params, optimiser.init(params))
-    after = update(no_contrast, *before[:2])
-    assert after[2]["gradient_norm"] == 0
+    before = update(params, optimiser.init(params), advantage)
+    jax.effects_barrier()
+    num_calls = len(calls)
+    assert num_calls and before[2]["gradient_norm"] > 0
+    after = update(*before[:2], 0 * advantage)
+    jax.effects_barrier()
+    assert len(calls) == num_calls and not any(after[2].values())
     chex.assert_trees_all_equal(before[:2], after[:2])
-    moved = update(sums, *before[:2])
+    moved = update(*before[:2], advantage)
     assert not np.array_equal(*(jax.tree.leaves(x[0])[0] for x in (before, moved)))
 
 
+def test_beside_a_copy_that_learns_one_with_nothing_to_learn_stays_as_it_is(batch):
+    sums, params, advantage, lengths = batch
+    optimiser, config = optax.adamw(0.1, weight_decay=0.1), UpdateConfig(clip=CLIP)
+
+    @jax.jit
+    @jax.vmap
+    def update(advantage):
+        return update_policy(
+            sums, optimiser, config, params, optimiser.init(params), jax.random.key(1), advantage,
+            lengths, STEPS,
+        )  # fmt: skip
+
+    after, state, metrics = update(jnp.stack([0 * advantage, advantage]))
+    assert metrics["gradient_norm"][0] == 0 < metrics["gradient_norm"][1]
+    idle, busy = (jax.tree.map(lambda x, i=i: x[i], (after, state)) for i in range(2))
+    chex.assert_trees_all_equal(idle, (params, optimiser.init(params)))
+    assert not np.array_equal(jax.tree.leaves(busy)[0], jax.tree.leaves(idle)[0])
+
+
 def test_a_gradient_that_is_not_a_number_shows_in_the_parameters(batch):
-    sums, params, lengths = batch
+    sums, params, advantage, lengths = batch
 
     def spoilt(*arguments):
         return jax.tree.map(lambda x: jnp.nan * x, sums(*arguments))
@@ -102,16 +128,16 @@ def test_a_gradient_that_is_not_a_number_shows_in_the_parameters(batch):
     optimiser = optax.adam(0.1)
     after, _, _ = update_policy(
         spoilt, optimiser, UpdateConfig(clip=CLIP), params, optimiser.init(params),
-        jax.random.key(1), lengths, STEPS,
+        jax.random.key(1), advantage, lengths, STEPS,
     )  # fmt: skip
     assert all(np.isnan(leaf).any() for leaf in jax.tree.leaves(after))
 
 
 def test_minibatches_share_out_the_episodes(batch):
-    _, params, lengths = batch
+    _, params, advantage, lengths = batch
     seen = []
 
-    def sums(params, episode, index, segment):
+    def sums(params, advantage, episode, index, segment):
         mask = segment >= 0
         jax.debug.callback(lambda e, m: seen.extend(e[m].tolist()), episode, mask)
         zeros = jnp.zeros(mask.shape)
@@ -120,8 +146,9 @@ def test_minibatches_share_out_the_episodes(batch):
     config = UpdateConfig(num_epochs=2, num_minibatches=13, tokens=STEPS)
     optimiser = optax.sgd(1.0)
     update_policy(
-        sums, optimiser, config, params, optimiser.init(params), jax.random.key(1), lengths, STEPS
-    )
+        sums, optimiser, config, params, optimiser.init(params), jax.random.key(1), advantage,
+        lengths, STEPS,
+    )  # fmt: skip
     jax.effects_barrier()
     np.testing.assert_array_equal(np.bincount(seen, minlength=SEQUENCES), 2 * np.asarray(lengths))
 
