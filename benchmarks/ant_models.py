@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks.contrast import with_contrast
 from benchmarks.random_inputs import publish_random_datasets, random_parameters
 from benchmarks.timing import Stopwatch
 from experiments import build, internal_rl, launch, pretrain
@@ -97,7 +98,8 @@ def internal_rl_rate(config: ConfigDict, stopwatch: Stopwatch) -> dict[str, floa
     trainer = internal_rl.make_trainer(config)
     frozen, key = random_parameters(config), jax.random.key(1)
     state = jax.jit(trainer.init)(key)
-    update = jax.jit(trainer.update)
+    rewarded = dataclasses.replace(trainer.env, world=with_contrast(trainer.env.world))
+    update = jax.jit(dataclasses.replace(trainer, env=rewarded).update)
     rollout = jax.jit(
         lambda params: trainer.env.rollout(params, key, trainer.task, trainer.num_episodes)
     )

@@ -2,7 +2,8 @@
 
 The models have random parameters. Their episodes end early, at the first wrong colour; trained
 ones last longer. So the rollout is measured twice: in the world as it is, and in one whose episodes
-always run to the time limit, which is the longest and most expensive that a rollout can be.
+always run to the time limit, which is the longest and most expensive that a rollout can be. Updates
+are measured with rewards that such models earn, see `contrast`.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import flops
+from benchmarks.contrast import with_contrast
 from benchmarks.random_inputs import random_parameters
 from benchmarks.timing import Stopwatch, Timing
 from experiments import build, internal_rl, raw_rl
@@ -88,7 +90,8 @@ def benchmark_internal(config: ConfigDict, stopwatch: Stopwatch) -> dict:
         run = jax.jit(lambda params: env.rollout(params, key, trainer.task, trainer.num_episodes))
         return lambda: run({**frozen, "policy": state.params})
 
-    update = jax.jit(trainer.update)
+    rewarded = dataclasses.replace(trainer.env, world=with_contrast(trainer.env.world))
+    update = jax.jit(dataclasses.replace(trainer, env=rewarded).update)
     programs = {
         "rollout": rollout_of(trainer.env),
         "full_length_rollout": rollout_of(dataclasses.replace(trainer.env, world=longest)),
@@ -121,7 +124,7 @@ def benchmark_raw(config: ConfigDict, stopwatch: Stopwatch) -> dict:
         run = jax.jit(lambda params: trainer.rollout(params, key, trainer.num_episodes))
         return lambda: run(state.params)
 
-    update = jax.jit(trainer.update)
+    update = jax.jit(dataclasses.replace(trainer, world=with_contrast(trainer.world)).update)
     programs = {
         "rollout": rollout_of(trainer),
         "full_length_rollout": rollout_of(longest),

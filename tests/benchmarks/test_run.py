@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import data, environment, reinforcement, run, training
+from benchmarks.contrast import with_contrast
 from benchmarks.timing import Stopwatch, Timing
 from configs import gridworld
 from experiments import build
@@ -108,6 +109,29 @@ def test_full_length_worlds_end_at_the_time_limit(config):
         state, timestep = step(state, (time // 3) % 4)
         assert float(timestep.reward) == 0.0
     assert bool(state.done) and bool(timestep.done)
+
+
+def test_a_world_with_contrast_rewards_the_end_of_episodes_of_an_even_number_of_steps(config):
+    world = with_contrast(build.make_world(config))
+
+    @jax.jit
+    @jax.vmap
+    def play(key):
+        def step(state, action):
+            state, timestep = world.step(state, action)
+            return state, timestep.reward
+
+        state, _ = world.reset(key, world.post_training_task)
+        actions = jax.random.randint(key, (world.time_limit + 5,), 0, 4)
+        state, rewards = jax.lax.scan(step, state, actions)
+        return state.time, rewards
+
+    time, rewards = jax.tree.map(np.asarray, play(jax.random.split(jax.random.key(0), 64)))
+    expected = np.zeros_like(rewards)
+    even = time % 2 == 0
+    expected[even, time[even] - 1] = 1
+    np.testing.assert_array_equal(rewards, expected)
+    assert 0 < even.sum() < 64
 
 
 @pytest.mark.slow
