@@ -81,15 +81,6 @@ def raw_scores(env: InternalEnv, params: dict, rollout: Rollout) -> chex.Array:
     return jnp.where(rollout.active[..., None], jnp.moveaxis(tangents, 0, -1), 0.0)
 
 
-def _by_parts(scores, env: InternalEnv, params: dict, rollout: Rollout) -> chex.Array:
-    """`scores` of all episodes, a few at a time, which bounds the memory."""
-
-    def of_one(episode):
-        return scores(env, params, jax.tree.map(lambda leaf: leaf[None], episode))[0]
-
-    return jax.lax.map(of_one, rollout, batch_size=_EPISODES_AT_A_TIME)
-
-
 def _total_variance(gradient: chex.Array, chosen: chex.Array) -> chex.Array:
     """Trace of the covariance over chosen episodes: `(B, T, n_z)` and `(B, T)` to `(T,)`."""
     count = jnp.sum(chosen, axis=0)
@@ -109,8 +100,15 @@ def gradient_variance(env: InternalEnv, params: dict, rollout: Rollout) -> Gradi
         the advantage is zero and only the two `_score` curves say anything.
     """
     advantage = trajectory_advantage(rollout.returns)[:, None, None]
-    code = jnp.cumsum(_by_parts(code_scores, env, params, rollout), axis=1)
-    raw = jnp.cumsum(_by_parts(raw_scores, env, params, rollout), axis=1)
+
+    def scores(episode):
+        alone = jax.tree.map(lambda leaf: leaf[None], episode)
+        return code_scores(env, params, alone)[0], raw_scores(env, params, alone)[0]
+
+    code, raw = (
+        jnp.cumsum(score, axis=1)
+        for score in jax.lax.map(scores, rollout, batch_size=_EPISODES_AT_A_TIME)
+    )
     return GradientVariance(
         code=_total_variance(advantage * code, rollout.active),
         raw=_total_variance(advantage * raw, rollout.active),
