@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from absl import logging
 from flax import struct
-from mujoco import rollout as mujoco_rollout
 
 from internal_rl.errors import ConfigError
 
@@ -46,18 +46,24 @@ def make_physics(kind: str, frame_skip: int) -> Physics:
 
     Args:
       kind: `"mjx"`, `"native"`, or `"auto"`, which takes native physics where jax computes on a CPU
-        and MJX elsewhere.
+        and MJX elsewhere; where that one is not installed it warns and takes the other.
       frame_skip: physics steps in a control step.
 
     Raises:
       ValueError: for an unknown kind.
-      ConfigError: if MJX is asked for and not installed.
+      ConfigError: if the kind asked for is not installed, or for `"auto"` neither is.
     """
     if kind not in KINDS:
         raise ValueError(f"physics is '{kind}', allowed are {', '.join(KINDS)}")
-    if kind == "auto":
-        kind = "native" if jax.default_backend() == "cpu" else "mjx"
-    return {"mjx": mjx_physics, "native": native_physics}[kind](frame_skip)
+    makers = {"native": native_physics, "mjx": mjx_physics}
+    if kind != "auto":
+        return makers[kind](frame_skip)
+    first, second = makers if jax.default_backend() == "cpu" else reversed(makers)
+    try:
+        return makers[first](frame_skip)
+    except ConfigError as missing:
+        logging.warning("physics 'auto' takes '%s' here: %s", second, missing)
+        return makers[second](frame_skip)
 
 
 def mjx_physics(frame_skip: int) -> Physics:
@@ -70,8 +76,8 @@ def mjx_physics(frame_skip: int) -> Physics:
         from mujoco import mjx
     except ImportError:
         raise ConfigError(
-            "physics is 'mjx', but mujoco-mjx is not installed: pip install mujoco-mjx, or choose "
-            "'native'"
+            "physics 'mjx' needs mujoco-mjx, which is not installed: pip install mujoco-mjx, or "
+            "choose 'native'"
         ) from None
 
     @functools.lru_cache(maxsize=4)
@@ -96,7 +102,17 @@ def native_physics(frame_skip: int, num_threads: int | None = None) -> Physics:
     Args:
       frame_skip: physics steps in a control step.
       num_threads: threads of the pool; one per available core by default.
+
+    Raises:
+      ConfigError: if this MuJoCo has no rollouts on threads.
     """
+    try:
+        from mujoco.rollout import Rollout
+    except ImportError:
+        raise ConfigError(
+            "physics 'native' needs mujoco.rollout.Rollout, which this mujoco lacks: "
+            "pip install -U mujoco, or choose 'mjx'"
+        ) from None
     threads = num_threads or len(os.sched_getaffinity(0))
     pools = {}
     lock = threading.Lock()
@@ -104,7 +120,7 @@ def native_physics(frame_skip: int, num_threads: int | None = None) -> Physics:
     def pool_of(model):
         if id(model) not in pools:
             # Keeps the model too, so that its id stays its own.
-            pools[id(model)] = _ThreadPool(model, frame_skip, threads)
+            pools[id(model)] = _ThreadPool(Rollout, model, frame_skip, threads)
         return pools[id(model)]
 
     def physics(model: mujoco.MjModel, state: PhysicsState, control: chex.Array) -> PhysicsState:
@@ -125,11 +141,11 @@ def native_physics(frame_skip: int, num_threads: int | None = None) -> Physics:
 class _ThreadPool:
     """Threads, with a `MjData` each, that step batches of worlds of one model."""
 
-    def __init__(self, model: mujoco.MjModel, frame_skip: int, num_threads: int):
+    def __init__(self, rollout: type, model: mujoco.MjModel, frame_skip: int, num_threads: int):
         self._model = model
         self._frame_skip = frame_skip
         self._data = [mujoco.MjData(model) for _ in range(num_threads)]
-        self._rollout = mujoco_rollout.Rollout(nthread=num_threads if num_threads > 1 else 0)
+        self._rollout = rollout(nthread=num_threads if num_threads > 1 else 0)
         self._state_size = mujoco.mj_stateSize(model, _FULL_PHYSICS)
         # Time first, then positions and velocities; the rest is zero.
         self._qpos = slice(1, 1 + model.nq)

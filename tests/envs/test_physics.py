@@ -1,13 +1,17 @@
 """Both physics make the same trajectories, batched or not."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
 
+from internal_rl.envs import physics as physics_module
 from internal_rl.envs.ant_body import STANDING_JOINTS, ant_model
 from internal_rl.envs.physics import PhysicsState, make_physics, native_physics
+from internal_rl.errors import ConfigError
 from internal_rl.host_threads import SAFE_NUM_THREADS
 
 FRAME_SKIP = 5
@@ -82,6 +86,45 @@ def test_native_physics_does_not_hide_divergence():
 def test_unknown_physics_is_refused():
     with pytest.raises(ValueError, match="physics is 'bullet', allowed are auto, mjx, native"):
         make_physics("bullet", 5)
+
+
+def hide(monkeypatch, module):
+    """Makes `mujoco.<module>` a package that is not installed."""
+    monkeypatch.delattr(mujoco, module, raising=False)
+    monkeypatch.setitem(sys.modules, f"mujoco.{module}", None)
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "package"), [("mjx", "mjx", "mujoco-mjx"), ("rollout", "native", "mujoco")]
+)
+def test_physics_that_is_not_installed_is_refused_by_name(monkeypatch, module, kind, package):
+    hide(monkeypatch, module)
+    with pytest.raises(ConfigError, match=f"physics '{kind}' needs .*pip install .*{package}"):
+        make_physics(kind, FRAME_SKIP)
+
+
+@pytest.mark.parametrize(
+    ("backend", "module", "taken"), [("gpu", "mjx", "native"), ("cpu", "rollout", "mjx")]
+)
+def test_auto_takes_the_physics_that_is_there(monkeypatch, caplog, backend, module, taken):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    makers = {kind: f"{kind}_physics" for kind in ("mjx", "native")}
+    present = next(kind for kind in makers if kind != taken)
+    with monkeypatch.context() as everything:
+        for kind, maker in makers.items():
+            everything.setattr(physics_module, maker, lambda frame_skip, kind=kind: kind)
+        assert make_physics("auto", FRAME_SKIP) == present
+    monkeypatch.setattr(physics_module, makers[taken], lambda frame_skip: taken)
+    hide(monkeypatch, module)
+    assert make_physics("auto", FRAME_SKIP) == taken
+    assert f"physics 'auto' takes '{taken}' here" in caplog.text
+
+
+def test_auto_is_refused_where_no_physics_is_installed(monkeypatch):
+    hide(monkeypatch, "mjx")
+    hide(monkeypatch, "rollout")
+    with pytest.raises(ConfigError, match="pip install"):
+        make_physics("auto", FRAME_SKIP)
 
 
 def test_an_mjx_step_has_fewer_factorisations_side_by_side_than_the_guard_has_threads():
