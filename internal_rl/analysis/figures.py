@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-OKABE_ITO = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000",
-)  # fmt: skip
+from internal_rl.colours import OKABE_ITO
+
 REFERENCE_STYLES = {
     "bayes": ("-.", "Bayes given the task set"),
     "goal_blind": (":", "goal-blind expert"),

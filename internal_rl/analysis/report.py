@@ -262,17 +262,15 @@ def _episode(run: RunResults) -> list[np.ndarray]:
     if not seeds:
         return []
     artifacts, environment = seeds[0].artifacts, seeds[0].config["environment"]
+    observations = artifacts["episode_observation"]
+    controls = artifacts["episode_beta"], artifacts["episode_code"]
     if environment["name"] == "ant-pinpad":
         world = envs.make_from_config(environment)
         try:
-            return ant_frames(world, artifacts["episode_observation"], ANT_STEPS_PER_FRAME)
+            return ant_frames(world, observations, ANT_STEPS_PER_FRAME, *controls)
         except RenderError as error:
             logging.warning("no episode.gif: %s", error)
             return []
     return frames_of_observations(
-        artifacts["episode_observation"],
-        environment["grid_size"],
-        environment["num_colours"],
-        artifacts["episode_beta"],
-        artifacts["episode_code"],
+        observations, environment["grid_size"], environment["num_colours"], *controls
     )

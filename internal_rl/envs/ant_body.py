@@ -7,6 +7,7 @@ import pathlib
 import mujoco
 import numpy as np
 
+from internal_rl.colours import OKABE_ITO
 from internal_rl.errors import ConfigError
 
 NUM_TORQUES = 8
@@ -14,16 +15,9 @@ STANDING_HEIGHT = 0.55
 # Hip and ankle of each leg in the order of the joints, radians (`init_qpos` of the description).
 STANDING_JOINTS = (0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)
 WALL_HEIGHT = 0.5
-COLOURS = (
-    (0.90, 0.30, 0.25),
-    (0.25, 0.50, 0.90),
-    (0.30, 0.70, 0.35),
-    (0.95, 0.75, 0.20),
-    (0.60, 0.35, 0.75),
-    (0.95, 0.55, 0.20),
-    (0.30, 0.75, 0.80),
-    (0.85, 0.45, 0.65),
-)
+# Red, green, blue and opacity of what a renderer shows.
+FLOOR, LINE, WALL = (0.93, 0.93, 0.92, 1.0), (0.7, 0.7, 0.7, 1.0), (0.35, 0.35, 0.35, 1.0)
+LINE_WIDTH, LINE_HEIGHT = 0.05, 0.02
 
 
 def _description() -> pathlib.Path:
@@ -48,41 +42,56 @@ def ant_model() -> mujoco.MjModel:
     return _edited().compile()
 
 
+def colour_of(index: int) -> tuple[float, float, float, float]:
+    """Red, green, blue and opacity of a coloured cell: that of the figures, lightened."""
+    code = OKABE_ITO[index % len(OKABE_ITO)].lstrip("#")
+    return (*(0.3 + 0.7 * part / 255 for part in bytes.fromhex(code)), 1.0)
+
+
 def scene_model(
     colour_centres: np.ndarray,
     wall_centres: np.ndarray,
     cell_size: float,
+    grid_size: int,
     width: int = 640,
     height: int = 480,
 ) -> mujoco.MjModel:
-    """The ant in a layout, to look at: coloured cells and walls that touch nothing.
+    """The ant in a layout, to look at: coloured cells, walls and lines that touch nothing.
 
     Args:
-      colour_centres: `(O, 2)` in metres.
-      wall_centres: `(W, 2)` in metres.
+      colour_centres: `(O, 2)` in metres; geoms `colour_0`, `colour_1`, ...
+      wall_centres: `(W, 2)` in metres; geoms `wall_0`, ...
       cell_size: side of a cell, in metres.
+      grid_size: side `G` of the grid, in cells; its centre is the origin.
       width: largest width of a picture, in pixels.
       height: largest height of a picture, in pixels.
     """
     spec = _edited()
     spec.visual.global_.offwidth, spec.visual.global_.offheight = width, height
-    half = cell_size / 2
-    plates = [
-        (f"colour_{i}", centre, 0.01, (*COLOURS[i % len(COLOURS)], 1.0))
-        for i, centre in enumerate(colour_centres)
-    ]
-    plates += [
-        (f"wall_{i}", centre, WALL_HEIGHT / 2, (0.35, 0.35, 0.35, 1.0))
-        for i, centre in enumerate(wall_centres)
-    ]
-    for name, centre, half_height, rgba in plates:
+    # The description's lights wash light colours out.
+    spec.visual.headlight.ambient[:], spec.visual.headlight.diffuse[:] = 0.35, 0.0
+    spec.lights[0].diffuse[:] = 0.6
+    floor = spec.geom("floor")
+    floor.material, floor.rgba = "", FLOOR
+
+    def add_box(name, centre, sides, box_height, rgba):
         spec.worldbody.add_geom(
             name=name,
             type=mujoco.mjtGeom.mjGEOM_BOX,
-            pos=[*centre, half_height - 0.005],
-            size=[0.97 * half, 0.97 * half, half_height],
+            pos=[*centre, box_height / 2],
+            size=[sides[0] / 2, sides[1] / 2, box_height / 2],
             rgba=rgba,
             contype=0,
             conaffinity=0,
         )
+
+    for i, centre in enumerate(colour_centres):
+        add_box(f"colour_{i}", centre, (cell_size, cell_size), 0.01, colour_of(i))
+    for i, centre in enumerate(wall_centres):
+        add_box(f"wall_{i}", centre, (cell_size, cell_size), WALL_HEIGHT, WALL)
+    side = grid_size * cell_size
+    for i in range(grid_size + 1):
+        place = i * cell_size - side / 2
+        add_box(f"column_{i}", (place, 0.0), (LINE_WIDTH, side), LINE_HEIGHT, LINE)
+        add_box(f"row_{i}", (0.0, place), (side, LINE_WIDTH), LINE_HEIGHT, LINE)
     return spec.compile()

@@ -116,6 +116,21 @@ def code_panel(beta: np.ndarray, code: np.ndarray, time: int, height: int) -> np
     return np.asarray(canvas)
 
 
+def check_log(num_frames: int, beta: np.ndarray | None, code: np.ndarray | None) -> None:
+    """Refuses gates and codes that do not belong to an episode.
+
+    Raises:
+      ValueError: if only one of beta and code is given or their lengths do not fit.
+    """
+    if (beta is None) != (code is None):
+        raise ValueError("beta and code: one of them is missing, allowed are both or neither")
+    if beta is not None and (len(beta) != len(code) or num_frames - len(beta) not in (0, 1)):
+        raise ValueError(
+            f"beta and code have {len(beta)} and {len(code)} steps, allowed is {num_frames} or "
+            f"{num_frames - 1} for {num_frames} frames"
+        )
+
+
 def episode_frames(
     objects: np.ndarray,
     walls: np.ndarray,
@@ -140,15 +155,9 @@ def episode_frames(
       as many `(H, W, 3)` uint8 images as there are cells.
 
     Raises:
-      ValueError: if only one of beta and code is given or their lengths do not fit the cells.
+      ValueError: if only one of beta and code is given or their lengths do not fit.
     """
-    if (beta is None) != (code is None):
-        raise ValueError("beta and code: one of them is missing, allowed are both or neither")
-    if beta is not None and (len(beta) != len(code) or len(cells) - len(beta) not in (0, 1)):
-        raise ValueError(
-            f"beta and code have {len(beta)} and {len(code)} steps, allowed is {len(cells)} or "
-            f"{len(cells) - 1} for {len(cells)} cells"
-        )
+    check_log(len(cells), beta, code)
     frames = []
     for time, cell in enumerate(cells):
         frame = image(objects, walls, cell, grid_size, cell_pixels)

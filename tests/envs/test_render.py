@@ -56,7 +56,7 @@ def test_frames_of_observations_show_what_was_observed():
     ("beta", "code", "message"),
     [
         (np.ones(2), None, "one of them is missing"),
-        (np.ones(5), np.ones((5, 2)), "have 5 and 5 steps, allowed is 2 or 1 for 2 cells"),
+        (np.ones(5), np.ones((5, 2)), "have 5 and 5 steps, allowed is 2 or 1 for 2 frames"),
     ],
 )
 def test_logs_that_do_not_fit_are_refused(beta, code, message):
