@@ -7,7 +7,7 @@ import pathlib
 import mujoco
 import numpy as np
 
-from internal_rl.colours import OKABE_ITO
+from internal_rl.colours import fill_colour
 from internal_rl.errors import ConfigError
 
 NUM_TORQUES = 8
@@ -40,12 +40,6 @@ def _edited() -> mujoco.MjSpec:
 def ant_model() -> mujoco.MjModel:
     """The model that worlds simulate: 15 positions, 14 velocities, 8 torques in [-1, 1]."""
     return _edited().compile()
-
-
-def colour_of(index: int) -> tuple[float, float, float, float]:
-    """Red, green, blue and opacity of a coloured cell: that of the figures, lightened."""
-    code = OKABE_ITO[index % len(OKABE_ITO)].lstrip("#")
-    return (*(0.3 + 0.7 * part / 255 for part in bytes.fromhex(code)), 1.0)
 
 
 def scene_model(
@@ -86,7 +80,8 @@ def scene_model(
         )
 
     for i, centre in enumerate(colour_centres):
-        add_box(f"colour_{i}", centre, (cell_size, cell_size), 0.01, colour_of(i))
+        rgba = (*(part / 255 for part in fill_colour(i, len(colour_centres))), 1.0)
+        add_box(f"colour_{i}", centre, (cell_size, cell_size), 0.01, rgba)
     for i, centre in enumerate(wall_centres):
         add_box(f"wall_{i}", centre, (cell_size, cell_size), WALL_HEIGHT, WALL)
     side = grid_size * cell_size

@@ -1,11 +1,12 @@
 """Text, images and animations of grid worlds, from logged NumPy arrays."""
 
-import colorsys
 import os
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from internal_rl.colours import fill_colour
 
 _BACKGROUND, _LINE, _WALL, _AGENT = (250, 250, 248), (205, 205, 205), (70, 70, 70), (20, 20, 20)
 _ACCENT, _POSITIVE, _NEGATIVE = (214, 69, 65), (66, 133, 200), (226, 140, 60)
@@ -31,12 +32,6 @@ def text(objects: np.ndarray, walls: np.ndarray, cell: int, grid_size: int) -> s
     fields = [names.get(place, ".").rjust(width) for place in range(grid_size**2)]
     rows = (fields[start : start + grid_size] for start in range(0, grid_size**2, grid_size))
     return "\n".join(" ".join(row) for row in rows)
-
-
-def colour_of(index: int, num_colours: int) -> tuple[int, int, int]:
-    """RGB of a colour of the world, spread evenly over the hues."""
-    red, green, blue = colorsys.hsv_to_rgb(index / num_colours, 0.55, 0.92)
-    return int(255 * red), int(255 * green), int(255 * blue)
 
 
 def image(
@@ -70,7 +65,7 @@ def image(
         draw.rectangle(box(place), fill=_WALL)
     for colour, place in enumerate(objects):
         corners = box(place)
-        draw.rectangle(corners, fill=colour_of(colour, len(objects)), outline=_LINE)
+        draw.rectangle(corners, fill=fill_colour(colour, len(objects)), outline=_LINE)
         draw.text((corners[0] + 3, corners[1] + 1), str(colour), fill=_AGENT)
     draw.ellipse(box(cell, cell_pixels // 4), fill=_AGENT, outline=_BACKGROUND, width=2)
     return np.asarray(canvas)

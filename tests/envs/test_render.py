@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from internal_rl.colours import fill_colour
 from internal_rl.envs import render
 
 OBJECTS, WALLS = np.array([0, 5]), np.array([2])
@@ -19,7 +20,7 @@ def test_image_paints_every_thing_in_its_cell():
     assert picture.shape == (121, 121, 3) and picture.dtype == np.uint8
     # A point near the lower right corner of a cell, away from number and agent.
     corner = {cell: tuple(picture[cell // 3 * 40 + 36, cell % 3 * 40 + 36]) for cell in range(9)}
-    assert corner[0] == render.colour_of(0, 2) and corner[5] == render.colour_of(1, 2)
+    assert corner[0] == fill_colour(0, 2) and corner[5] == fill_colour(1, 2)
     assert len({corner[cell] for cell in (1, 3, 4, 6, 7, 8)}) == 1
     assert len({corner[0], corner[5], corner[2], corner[1]}) == 4
     assert tuple(picture[60, 60]) != tuple(picture[60, 20])
