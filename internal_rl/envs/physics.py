@@ -6,7 +6,9 @@ step starts the constraint solver afresh, so that positions and velocities are t
 run that was cut off goes on with the same bits.
 """
 
+import contextlib
 import functools
+import io
 import os
 import threading
 from collections.abc import Callable
@@ -66,6 +68,13 @@ def make_physics(kind: str, frame_skip: int) -> Physics:
         return makers[second](frame_skip)
 
 
+@contextlib.contextmanager
+def quiet_import():
+    """Keeps from the standard output that MJX lacks Warp, which nothing here needs."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
 def mjx_physics(frame_skip: int) -> Physics:
     """Physics by MJX, compiled into the program that calls it.
 
@@ -73,7 +82,8 @@ def mjx_physics(frame_skip: int) -> Physics:
       ConfigError: if MJX is not installed.
     """
     try:
-        from mujoco import mjx
+        with quiet_import():
+            from mujoco import mjx
     except ImportError:
         raise ConfigError(
             "physics 'mjx' needs mujoco-mjx, which is not installed: pip install mujoco-mjx, or "

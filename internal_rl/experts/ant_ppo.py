@@ -8,22 +8,17 @@ import contextlib
 import functools
 from collections.abc import Callable
 
-import brax.envs.base
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from brax.training.acme import running_statistics
-from brax.training.agents.ppo import networks
-from brax.training.agents.ppo import train as ppo
-from brax.training.types import UInt64
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from internal_rl.envs.ant import AntState, AntWorld
 from internal_rl.envs.slots import Slots, choose_num_slots, run_episodes
 from internal_rl.envs.tasks import followers
-from internal_rl.experts import shortest_path
+from internal_rl.experts import brax_ppo, shortest_path
 from internal_rl.experts.ant_expert import AntExpertConfig
 
 # Up, down, left, right in the axes of the plane.
@@ -90,7 +85,7 @@ def guided_observation(state: GuidedState, observation: chex.Array) -> chex.Arra
     return jnp.concatenate([observation, jax.nn.one_hot(way, 4).reshape(-1), *egocentric])
 
 
-class GuidedAnt(brax.envs.base.Env):
+class GuidedAnt(brax_ppo.Env):
     """brax's view of the ant world, with the way shown and rewarded.
 
     Every reset draws one of `tasks` and a layout.
@@ -102,7 +97,7 @@ class GuidedAnt(brax.envs.base.Env):
         self._config = config
         self._tasks = tasks
 
-    def reset(self, rng: chex.PRNGKey) -> brax.envs.base.State:
+    def reset(self, rng: chex.PRNGKey) -> brax_ppo.State:
         """Starts an episode."""
         task_key, reset_key = jax.random.split(rng)
         task = jnp.asarray(self._tasks)[jax.random.randint(task_key, (), 0, len(self._tasks))]
@@ -110,7 +105,7 @@ class GuidedAnt(brax.envs.base.Env):
         state = solve(self._world, ant, self._config.ties)
         zero = jnp.float32(0.0)
         metrics = dict.fromkeys(("success", "colours", "speed", "diverged"), zero)
-        return brax.envs.base.State(
+        return brax_ppo.State(
             pipeline_state=state,
             obs=guided_observation(state, timestep.observation),
             reward=zero,
@@ -118,7 +113,7 @@ class GuidedAnt(brax.envs.base.Env):
             metrics=metrics,
         )
 
-    def step(self, state: brax.envs.base.State, action: chex.Array) -> brax.envs.base.State:
+    def step(self, state: brax_ppo.State, action: chex.Array) -> brax_ppo.State:
         """One control step."""
         guided = state.pipeline_state
         before = guided.ant
@@ -164,7 +159,7 @@ class GuidedAnt(brax.envs.base.Env):
 
 def make_networks(config: AntExpertConfig, observation_size: int, action_size: int, **keywords):
     """brax's networks: a tanh-squashed Gaussian policy and a value function."""
-    return networks.make_ppo_networks(
+    return brax_ppo.networks.make_ppo_networks(
         observation_size,
         action_size,
         policy_hidden_layer_sizes=config.hidden_sizes,
@@ -231,7 +226,7 @@ def train_round(
 
     environment = GuidedAnt(world, config, world.pretraining_tasks)
     train = functools.partial(
-        ppo.train,
+        brax_ppo.train,
         environment,
         num_timesteps=config.steps_per_round,
         episode_length=world.time_limit,
@@ -276,11 +271,11 @@ def as_tree(params: tuple) -> dict:
 def as_params(tree: dict) -> tuple:
     """The reverse of `as_tree`."""
     fields = tree["normalisation"]
-    normalisation = running_statistics.RunningStatisticsState(
+    normalisation = brax_ppo.running_statistics.RunningStatisticsState(
         mean=fields["mean"],
         std=fields["std"],
         summed_variance=fields["summed_variance"],
-        count=UInt64(hi=fields["count_high"], lo=fields["count_low"]),
+        count=brax_ppo.UInt64(hi=fields["count_high"], lo=fields["count_low"]),
     )
     return normalisation, tree["policy"], tree["value"]
 
@@ -376,9 +371,9 @@ def make_policy(
         config,
         size,
         world.action_size,
-        preprocess_observations_fn=running_statistics.normalize,
+        preprocess_observations_fn=brax_ppo.running_statistics.normalize,
     )
-    make = networks.make_inference_fn(nets)
+    make = brax_ppo.networks.make_inference_fn(nets)
 
     def policy(params, observation, key):
         return make(params, deterministic)(observation, key)[0]

@@ -177,3 +177,10 @@ def test_stage_resumes_after_a_round(tmp_path):
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").open()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(0 <= line["pretraining/success"] <= 1 for line in lines)
+
+
+def test_imports_print_nothing():
+    code = "import internal_rl.experts.ant_ppo, internal_rl.envs.physics as p; p.mjx_physics(1)"
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout == ""
