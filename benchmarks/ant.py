@@ -15,7 +15,6 @@ from mujoco import rollout as mujoco_rollout
 
 from benchmarks.timing import Stopwatch
 from internal_rl.envs.ant import AntWorld, AntWorldConfig
-from internal_rl.envs.physics import quiet_import
 
 NATIVE = (1024, 16)
 # Worlds and control steps: MJX runs a few thousand physics steps per second on a CPU.
@@ -67,8 +66,7 @@ def bare_native_program(world: AntWorld, num_worlds: int, num_steps: int):
 
 def bare_mjx_program(world: AntWorld, num_worlds: int, num_steps: int):
     """`mjx.step` over a batch, with nothing around it."""
-    with quiet_import():
-        from mujoco import mjx
+    from mujoco import mjx
 
     model = mjx.put_model(world.model)
     keys = jax.random.split(jax.random.key(0), num_worlds)

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes.util
+import importlib
 import os
 import sys
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from internal_rl.envs import ant_body
 from internal_rl.envs.ant import AntWorld
-from internal_rl.envs.render import check_log, code_panel
+from internal_rl.envs.render import add_panels, check_log
 from internal_rl.errors import UserError
 
 FRAME_SIZE = (480, 360)
@@ -27,14 +28,10 @@ def _gl_context(width: int, height: int):
     """MuJoCo's choice, or what draws without a display where there is none."""
     chosen = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
     if sys.platform == "linux" and not any(os.environ.get(name) for name in chosen):
-        if ctypes.util.find_library("EGL"):
-            from mujoco.egl import GLContext
-
-            return GLContext(width, height)
-        if ctypes.util.find_library("OSMesa"):
-            from mujoco.osmesa import GLContext
-
-            return GLContext(width, height)
+        for library in ("EGL", "OSMesa"):
+            if ctypes.util.find_library(library):
+                module = importlib.import_module(f"mujoco.{library.lower()}")
+                return module.GLContext(width, height)
     return mujoco.GLContext(width, height)
 
 
@@ -103,28 +100,29 @@ def render_frames(
     camera.lookat[:] = 0.0, -0.08 * world.half_side, 0.0
     camera.distance, camera.elevation, camera.azimuth = 2.75 * world.half_side, -70.0, 90.0
     data, option = mujoco.MjData(model), mujoco.MjvOption()
-    scene = mujoco.MjvScene(model, MAX_GEOMS)
+    scene, everything = mujoco.MjvScene(model, MAX_GEOMS), mujoco.mjtCatBit.mjCAT_ALL
+    # In the upper left corner of their cells, above the lines.
+    labels = [np.array([x - 0.32 * size, y + 0.32 * size, 0.02]) for x, y in centres[0]]
     frames = []
     with _renderer(model, width, height) as draw:
         for positions in qpos:
             data.qpos[:] = positions
             mujoco.mj_forward(model, data)
-            everything = mujoco.mjtCatBit.mjCAT_ALL
             mujoco.mjv_updateScene(model, data, option, None, camera, everything, scene)
-            for number, centre in enumerate(centres[0]):
-                _add_label(scene, str(number), (*(centre + 0.32 * size * np.array([-1, 1])), 0.02))
+            for number, place in enumerate(labels):
+                _add_label(scene, str(number), place)
             frames.append(draw(scene))
     return frames
 
 
-def _add_label(scene: mujoco.MjvScene, label: str, place: tuple[float, float, float]) -> None:
-    """Writes at `place`, in metres."""
+def _add_label(scene: mujoco.MjvScene, label: str, place: np.ndarray) -> None:
+    """Writes at `place (3,)`, in metres."""
     geom = scene.geoms[scene.ngeom]
     mujoco.mjv_initGeom(
         geom,
         mujoco.mjtGeom.mjGEOM_LABEL,
         np.zeros(3),
-        np.asarray(place, np.float64),
+        place,
         np.eye(3).ravel(),
         np.array([0.1, 0.1, 0.1, 1.0], np.float32),
     )
@@ -160,8 +158,4 @@ def frames_of_observations(
     )
     postures = np.asarray(world.posture(observations[::every]))
     frames = render_frames(world, objects, walls, postures)
-    if beta is None:
-        return frames
-    times = [min(every * i, len(beta) - 1) for i in range(len(frames))]
-    panels = [code_panel(beta, code, time, FRAME_SIZE[1]) for time in times]
-    return [np.concatenate(pair, axis=1) for pair in zip(frames, panels, strict=True)]
+    return add_panels(frames, beta, code, every)

@@ -68,11 +68,9 @@ def make_physics(kind: str, frame_skip: int) -> Physics:
         return makers[second](frame_skip)
 
 
-@contextlib.contextmanager
-def quiet_import():
+def quiet_import() -> contextlib.redirect_stdout:
     """Keeps from the standard output that MJX lacks Warp, which nothing here needs."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def mjx_physics(frame_skip: int) -> Physics:

@@ -126,6 +126,26 @@ def check_log(num_frames: int, beta: np.ndarray | None, code: np.ndarray | None)
         )
 
 
+def add_panels(
+    frames: list[np.ndarray], beta: np.ndarray | None, code: np.ndarray | None, every: int = 1
+) -> list[np.ndarray]:
+    """Puts gate and code beside each frame of an episode; without them frames stay as they are.
+
+    Args:
+      frames: `(H, W, 3)` uint8 images, `every` steps apart.
+      beta: `(T,)` switching gate, see `check_log`.
+      code: `(T, n_z)` active code.
+      every: steps from frame to frame.
+    """
+    if beta is None:
+        return frames
+    times = [min(every * i, len(beta) - 1) for i in range(len(frames))]
+    return [
+        np.concatenate([frame, code_panel(beta, code, time, frame.shape[0])], axis=1)
+        for frame, time in zip(frames, times, strict=True)
+    ]
+
+
 def episode_frames(
     objects: np.ndarray,
     walls: np.ndarray,
@@ -153,14 +173,8 @@ def episode_frames(
       ValueError: if only one of beta and code is given or their lengths do not fit.
     """
     check_log(len(cells), beta, code)
-    frames = []
-    for time, cell in enumerate(cells):
-        frame = image(objects, walls, cell, grid_size, cell_pixels)
-        if beta is not None:
-            panel = code_panel(beta, code, min(time, len(beta) - 1), frame.shape[0])
-            frame = np.concatenate([frame, panel], axis=1)
-        frames.append(frame)
-    return frames
+    frames = [image(objects, walls, cell, grid_size, cell_pixels) for cell in cells]
+    return add_panels(frames, beta, code)
 
 
 def frames_of_observations(
