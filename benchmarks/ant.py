@@ -28,7 +28,9 @@ def world_program(world: AntWorld, num_worlds: int, num_steps: int):
 
     def run(first, key):
         def step(state, key):
-            action = jax.random.uniform(key, (num_worlds, world.action_size), minval=-1, maxval=1)
+            action = jax.random.uniform(
+                key, (num_worlds, world.action_spec.size), minval=-1, maxval=1
+            )
             state, timestep = jax.vmap(world.step)(state, action)
             done = timestep.done
 

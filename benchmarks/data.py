@@ -2,18 +2,19 @@
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from benchmarks.timing import Stopwatch
-from experiments import build
+from internal_rl.stages.build import make_source
+from internal_rl.stages.places import Places
+from internal_rl.stages.settings import Settings
 
 
-def benchmark(config: ConfigDict, stopwatch: Stopwatch, rows: int) -> dict:
+def benchmark(settings: Settings, stopwatch: Stopwatch, rows: int) -> dict:
     """Data of pretraining, `rows` rows per call, with all one-hot observations written out.
 
     The bound is the memory bandwidth: the bytes of a batch, written once.
     """
-    stream = build.make_expert_stream(config, build.make_world(config))
+    stream = make_source(settings, Places(""), "pretraining")
     next_rows = jax.jit(stream.next)
     state = stream.init(jax.random.key(0), rows)
     state, batch = next_rows(state)

@@ -55,7 +55,7 @@ def pinpad_rules(world: GridWorld) -> Rules:
         reset=lambda key: world.reset(key, world.post_training_task)[0],
         step=step,
         observe=world.observe,
-        num_actions=world.action_size,
+        num_actions=world.action_spec.size,
     )
 
 
@@ -172,7 +172,7 @@ def benchmark(
     result = {
         "worlds": num_worlds,
         "steps_per_world": num_steps,
-        "observation_size": world.observation_size,
+        "observation_size": world.observation_spec.size,
         "xland_world": XLAND_WORLD,
     }
     if candidates["xland"] is None:
@@ -183,7 +183,7 @@ def benchmark(
         timing = timings[case, "pinpad"]
         result[case] = {
             "steps_per_second": timing.rate(count),
-            "share_of_copy_rate": timing.share_of_copy(count * world.observation_size),
+            "share_of_copy_rate": timing.share_of_copy(count * world.observation_spec.size),
         }
         if (case, "xland") in timings:
             xland = timings[case, "xland"]

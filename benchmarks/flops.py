@@ -11,14 +11,14 @@ out where the input needs no gradient.
 import dataclasses
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from internal_rl.models.hawk import CONVOLUTION_WIDTH
+from internal_rl.stages.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
 class BaseModelShape:
-    """What the cost of the base model depends on; names as in `models.base_model.BaseModel`."""
+    """What the cost of the base model depends on; names as in `models.base_model.BaseConfig`."""
 
     observation_size: int
     num_actions: int
@@ -30,11 +30,12 @@ class BaseModelShape:
     mlp_size: int
 
     @classmethod
-    def of(cls, config: ConfigDict, observation_size: int, num_actions: int):
-        """Shape of the base model of a config."""
+    def of(cls, settings: Settings):
+        """Shape of the base model of a settings."""
         names = ("block", "width", "depth", "num_heads", "head_size", "mlp_size")
-        base = {name: config.base[name] for name in names}
-        return cls(observation_size=observation_size, num_actions=num_actions, **base)
+        base = {name: getattr(settings.base, name) for name in names}
+        world = settings.world
+        return cls(world.observation_spec.size, world.action_spec.size, **base)
 
     @property
     def attention_size(self) -> int:
@@ -97,9 +98,9 @@ def base_training(
     return 3 * forward - tokens * embedding(shape)
 
 
-def steering_step(config: ConfigDict) -> float:
+def steering_step(settings: Settings) -> float:
     """One raw step of switch, history, decoder and controller."""
-    meta, width = config.metacontroller, config.base.width
+    meta, width = settings.metacontroller, settings.base.width
     switch = dense(width + meta.history_size, meta.switch_size)
     switch += dense(meta.code_size, meta.switch_size) + dense(meta.switch_size, 1)
     history = 3 * dense(width + meta.history_size, meta.history_size)
@@ -108,16 +109,16 @@ def steering_step(config: ConfigDict) -> float:
     return switch + history + decoder + 2.0 * numbers
 
 
-def policy_forward(config: ConfigDict, num_heads: int = 8) -> float:
+def policy_forward(settings: Settings, num_heads: int = 8) -> float:
     """One decision of the policy over codes, input projection included."""
-    width = config.internal_rl.policy_width
-    output = dense(width, 2 * config.metacontroller.code_size)
-    return policy_input(config) + hawk_block(width, num_heads, 2 * width) + output
+    width = settings.internal_rl.policy_width
+    output = dense(width, 2 * settings.metacontroller.code_size)
+    return policy_input(settings) + hawk_block(width, num_heads, 2 * width) + output
 
 
-def policy_input(config: ConfigDict) -> float:
+def policy_input(settings: Settings) -> float:
     """The input projection alone, whose input needs no gradient."""
-    return dense(config.base.width, config.internal_rl.policy_width)
+    return dense(settings.base.width, settings.internal_rl.policy_width)
 
 
 def causal_pairs(lengths: np.ndarray) -> float:

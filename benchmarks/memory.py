@@ -6,30 +6,28 @@ temporary arrays, what outputs share with arguments, the dataset where there is 
 program is compiled on a tiny one), and the sum that the device must hold.
 """
 
+import dataclasses
 import json
 import sys
-import tempfile
+from typing import Any
 
 import jax
+import numpy as np
 from absl import app, flags
-from ml_collections import ConfigDict
 
-from benchmarks import random_inputs
+from benchmarks.random_inputs import METHODS, dataset_bytes, random_method
 from configs import ant, gridworld
-from experiments import internal_rl, launch, metacontroller, pretrain, probe, raw_rl, steer
 from internal_rl.errors import ConfigError, UserError
+from internal_rl.models.steered_model import SteeredModel
+from internal_rl.stages.build import stage_of
+from internal_rl.stages.catalogue import stage_spec
+from internal_rl.stages.settings import Settings
 from internal_rl.training.program import Program
 from internal_rl.training.stage import Stage
 
-STAGES = {
-    "pretrain": pretrain.make_stage,
-    "probe": probe.make_stage,
-    "steer": steer.make_stage,
-    "metacontroller": metacontroller.make_stage,
-    "internal_rl": internal_rl.make_stage,
-    "raw_rl": raw_rl.make_stage,
-}
-# Stages that hold a dataset, where the world needs one.
+# Exit code of faults that the user can mend.
+EXIT_USER_ERROR = 2
+# Methods that hold a dataset, where the world needs one.
 READS_DATASET = ("pretrain", "probe", "steer", "metacontroller")
 WORLDS = {"gridworld": (gridworld, 16 * 2**30), "ant": (ant, 32 * 2**30)}
 PARTS = ("argument", "output", "temp", "alias")
@@ -40,7 +38,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
     flags.DEFINE_enum("world", "gridworld", list(WORLDS), "Which file of configs.")
     flags.DEFINE_string("preset", "paper", "Preset of that file.")
-    flags.DEFINE_list("only", list(STAGES), "Stages to compile.")
+    flags.DEFINE_list("only", list(METHODS), "Stages to compile.")
     flags.DEFINE_integer(
         "num_seeds", 0, "Seeds of every stage in one program; 0 for those of the preset."
     )
@@ -55,22 +53,44 @@ def update_memory(stage: Stage) -> dict[str, int]:
     return {**parts, "total": total}
 
 
-def measure(config: ConfigDict, stages: list[str]) -> dict[str, dict[str, int]]:
+def _over_seeds(frozen: Any, num_seeds: int) -> tuple[Any, SteeredModel | None]:
+    """Models of `frozen` with one copy for each seed, and the axes of their parameters."""
+    if num_seeds == 1:
+        return frozen, None
+    axes = None
+
+    def stack(part):
+        nonlocal axes
+        if not isinstance(part, SteeredModel):
+            return part
+        axes = part.replace(base_params=0, metacontroller_params=0)
+        return jax.tree.map(lambda x: np.stack([x] * num_seeds), part)
+
+    if isinstance(frozen, dict):
+        return {name: stack(part) for name, part in frozen.items()}, axes
+    return stack(frozen), axes
+
+
+def make_stage(name: str, settings: Settings) -> Stage:
+    """A stage on random models, each seed with a model of its own."""
+    method = random_method(name, settings)
+    frozen, axes = _over_seeds(method.frozen, len(settings.seeds_of(name)))
+    stage = stage_of(name, settings, method, source=getattr(method, "source", None), axes=axes)
+    return dataclasses.replace(stage, frozen=frozen)
+
+
+def measure(settings: Settings, stages: list[str]) -> dict[str, dict[str, int]]:
     """`update_memory` of each of `stages`, its `dataset`, and the seeds in its program."""
-    result, dataset = {}, 0
-    with tempfile.TemporaryDirectory() as workdir:
-        if "collect" in config:
-            dataset = random_inputs.dataset_bytes(config)
-            random_inputs.publish_random_datasets(config, workdir)
-        random_inputs.publish_random_parameters(config, workdir)
-        for name in stages:
-            stage = STAGES[name](config, workdir)
-            held = dataset if name in READS_DATASET else 0
-            sizes = update_memory(stage)
-            sizes |= {"dataset": held, "total": sizes["total"] + held}
-            result[name] = {"seeds": len(stage.seeds), **sizes}
-            print(f"{name}: {result[name]['total'] / 2**30:.2f} GiB", file=sys.stderr)
-            jax.clear_caches()
+    result = {}
+    for name in stages:
+        stage_spec(settings, name)
+        stage = make_stage(name, settings)
+        held = dataset_bytes(settings) if name in READS_DATASET else 0
+        sizes = update_memory(stage)
+        sizes |= {"dataset": held, "total": sizes["total"] + held}
+        result[name] = {"seeds": len(stage.seeds), **sizes}
+        print(f"{name}: {result[name]['total'] / 2**30:.2f} GiB", file=sys.stderr)
+        jax.clear_caches()
     return result
 
 
@@ -91,20 +111,20 @@ def main(arguments: list[str]) -> None:
     del arguments
     try:
         for name in flags.FLAGS.only:
-            if name not in STAGES:
-                raise ConfigError(f"--only: '{name}' given, allowed is {', '.join(STAGES)}")
+            if name not in METHODS:
+                raise ConfigError(f"--only: '{name}' given, allowed is {', '.join(METHODS)}")
         module, limit_bytes = WORLDS[flags.FLAGS.world]
         try:
-            config = module.get_config(flags.FLAGS.preset)
+            settings = Settings.read(module.get_config(flags.FLAGS.preset))
         except ValueError as error:
             raise ConfigError(f"--preset: {error}") from None
         if flags.FLAGS.num_seeds:
-            for section in STAGES:
-                config[section].num_seeds = flags.FLAGS.num_seeds
-        figures = measure(config, flags.FLAGS.only)
+            for section in METHODS:
+                settings = settings.updated(section, num_seeds=flags.FLAGS.num_seeds)
+        figures = measure(settings, flags.FLAGS.only)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(launch.EXIT_USER_ERROR)
+        sys.exit(EXIT_USER_ERROR)
     print(json.dumps(figures, indent=2) if flags.FLAGS.json else table(figures, limit_bytes))
 
 

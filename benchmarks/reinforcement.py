@@ -11,14 +11,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from benchmarks import flops
 from benchmarks.contrast import with_contrast
-from benchmarks.random_inputs import random_parameters
+from benchmarks.random_inputs import random_method
 from benchmarks.timing import Stopwatch, Timing
-from experiments import build, internal_rl, raw_rl
+from internal_rl.acting.decisions import num_decisions
 from internal_rl.envs.gridworld import GridWorld
+from internal_rl.methods.reinforcement.trainer import PolicyTrainer
+from internal_rl.stages.settings import Settings
 
 
 class FullLengthWorld(GridWorld):
@@ -33,29 +34,25 @@ class FullLengthWorld(GridWorld):
         return new, timestep.replace(done=done, reward=jnp.zeros_like(timestep.reward))
 
 
-def _base_shape(config: ConfigDict) -> flops.BaseModelShape:
-    world = build.make_world(config)
-    return flops.BaseModelShape.of(config, world.observation_size, world.action_size)
-
-
-def _acting_flops(config: ConfigDict, lengths: np.ndarray) -> float:
+def _acting_flops(settings: Settings, lengths: np.ndarray) -> float:
     """The base model on its own; its observation head is not needed for acting."""
     pairs = flops.causal_pairs(lengths)
-    return flops.base_forward(_base_shape(config), float(lengths.sum()), pairs, False)
+    shape = flops.BaseModelShape.of(settings)
+    return flops.base_forward(shape, float(lengths.sum()), pairs, False)
 
 
 def _rollout_entry(
-    config: ConfigDict, timing: Timing, operations: float, lengths: np.ndarray
+    settings: Settings, timing: Timing, operations: float, lengths: np.ndarray
 ) -> dict:
     """Rates of a rollout beside both bounds.
 
     Args:
-      config: the settings.
+      settings: of the run.
       timing: of the rollout.
       operations: floating-point operations needed.
       lengths: `(B,)` raw steps of each episode.
     """
-    traffic = flops.cache_bytes(_base_shape(config), lengths)
+    traffic = flops.cache_bytes(flops.BaseModelShape.of(settings), lengths)
     return {
         "episodes_per_second": timing.rate(len(lengths)),
         "steps_per_second": timing.rate(lengths.sum()),
@@ -79,67 +76,61 @@ def _update_entry(timing: Timing, operations: float, num_episodes: int) -> dict:
     }
 
 
-def benchmark_internal(config: ConfigDict, stopwatch: Stopwatch) -> dict:
-    """Internal RL: rollouts in both worlds, and the whole update in the world as it is."""
-    trainer = internal_rl.make_trainer(config)
-    longest = FullLengthWorld(trainer.env.world.config)
-    frozen, key = random_parameters(config), jax.random.key(1)
-    state = jax.jit(trainer.init)(key)
+def _programs(method: PolicyTrainer) -> dict:
+    """Rollouts in the world as it is and in that of full-length episodes, and the update."""
+    key, world, num_episodes = jax.random.key(1), method.world, method.config.episodes_per_update
+    state = jax.jit(method.init)(key, method.frozen)
 
-    def rollout_of(env):
-        run = jax.jit(lambda params: env.rollout(params, key, trainer.task, trainer.num_episodes))
-        return lambda: run({**frozen, "policy": state.params})
+    def rollout_in(world):
+        moved = dataclasses.replace(method, world=world)
+        run = jax.jit(
+            lambda params, frozen: moved.rollout(
+                params, frozen, key, num_episodes, keep=method.KEPT
+            )
+        )
+        return lambda: run(state.params, method.frozen)
 
-    rewarded = dataclasses.replace(trainer.env, world=with_contrast(trainer.env.world))
-    update = jax.jit(dataclasses.replace(trainer, env=rewarded).update)
-    programs = {
-        "rollout": rollout_of(trainer.env),
-        "full_length_rollout": rollout_of(dataclasses.replace(trainer.env, world=longest)),
-        "update": lambda: update(state, frozen),
+    update = jax.jit(dataclasses.replace(method, world=with_contrast(world)).update)
+    return {
+        "rollout": rollout_in(world),
+        "full_length_rollout": rollout_in(FullLengthWorld(world.config)),
+        "update": lambda: update(state, method.frozen),
     }
+
+
+def benchmark_internal(settings: Settings, stopwatch: Stopwatch) -> dict:
+    """Internal RL: rollouts in both worlds, and the whole update in the world as it is."""
+    method = random_method("internal_rl", settings)
+    programs = _programs(method)
     timings = stopwatch.measure(programs, "internal RL")
-    policy, result = flops.policy_forward(config), {}
+    policy, result = flops.policy_forward(settings), {}
     for name in ("rollout", "full_length_rollout"):
-        rollout = programs[name]()
-        lengths, switches = np.asarray(rollout.length), np.asarray(rollout.switches)
-        operations = _acting_flops(config, lengths) + switches.sum() * policy
-        operations += lengths.sum() * flops.steering_step(config)
-        result[name] = _rollout_entry(config, timings[name], operations, lengths)
+        episodes = programs[name]()
+        lengths, switches = np.asarray(episodes.length), np.asarray(num_decisions(episodes))
+        operations = _acting_flops(settings, lengths) + switches.sum() * policy
+        operations += lengths.sum() * flops.steering_step(settings)
+        result[name] = _rollout_entry(settings, timings[name], operations, lengths)
         result[name]["mean_switches"] = float(switches.mean())
         if name == "rollout":
-            training = 3 * policy - flops.policy_input(config)
-            training *= config.internal_rl.num_epochs * switches.sum()
+            training = 3 * policy - flops.policy_input(settings)
+            training *= settings.internal_rl.num_epochs * switches.sum()
             result["update"] = _update_entry(timings["update"], operations + training, len(lengths))
-    return {"episodes": trainer.num_episodes, **result}
+    return {"episodes": method.config.episodes_per_update, **result}
 
 
-def benchmark_raw(config: ConfigDict, stopwatch: Stopwatch) -> dict:
+def benchmark_raw(settings: Settings, stopwatch: Stopwatch) -> dict:
     """Raw-action RL: rollouts in both worlds, and the whole update in the world as it is."""
-    trainer = raw_rl.make_trainer(config)
-    longest = dataclasses.replace(trainer, world=FullLengthWorld(trainer.world.config))
-    key = jax.random.key(1)
-    state = jax.jit(trainer.init)(key, random_parameters(config)["base"])
-
-    def rollout_of(trainer):
-        run = jax.jit(lambda params: trainer.rollout(params, key, trainer.num_episodes))
-        return lambda: run(state.params)
-
-    update = jax.jit(dataclasses.replace(trainer, world=with_contrast(trainer.world)).update)
-    programs = {
-        "rollout": rollout_of(trainer),
-        "full_length_rollout": rollout_of(longest),
-        "update": lambda: update(state),
-    }
+    method = random_method("raw_rl", settings)
+    programs = _programs(method)
     timings = stopwatch.measure(programs, "raw-action RL")
     result = {}
     for name in ("rollout", "full_length_rollout"):
-        rollout = programs[name]()
-        lengths = np.asarray(rollout.length)
-        operations = _acting_flops(config, lengths)
-        result[name] = _rollout_entry(config, timings[name], operations, lengths)
+        lengths = np.asarray(programs[name]().length)
+        operations = _acting_flops(settings, lengths)
+        result[name] = _rollout_entry(settings, timings[name], operations, lengths)
         if name == "rollout":
-            shape, tokens = _base_shape(config), float(lengths.sum())
+            shape, tokens = flops.BaseModelShape.of(settings), float(lengths.sum())
             training = flops.base_training(shape, tokens, flops.causal_pairs(lengths), False)
-            training *= config.raw_rl.num_epochs
+            training *= settings.raw_rl.num_epochs
             result["update"] = _update_entry(timings["update"], operations + training, len(lengths))
-    return {"episodes": trainer.num_episodes, **result}
+    return {"episodes": method.config.episodes_per_update, **result}

@@ -10,17 +10,17 @@ import sys
 
 import jax
 from absl import app, flags
-from ml_collections import ConfigDict
 
 import internal_rl
 from benchmarks import ant, ant_models, data, environment, reinforcement, training
 from benchmarks.timing import CLOCKS, Stopwatch
 from configs import ant as ant_config
 from configs import gridworld
-from configs.presets import PRESETS
-from experiments import build, launch
 from internal_rl.errors import ConfigError, UserError
+from internal_rl.stages.settings import PRESETS, Settings
 
+# Exit code of faults that the user can mend.
+EXIT_USER_ERROR = 2
 SECTIONS = ("environment", "data", "training", "internal_rl", "raw_rl")
 # Measured once, not for every preset.
 WORLDS = ("ant", "ant_models")
@@ -44,10 +44,10 @@ def define_flags() -> None:
     )
 
 
-def matmul_shapes(config: ConfigDict, rows: int) -> tuple[tuple[int, int, int], ...]:
+def matmul_shapes(settings: Settings, rows: int) -> tuple[tuple[int, int, int], ...]:
     """`(M, K, N)` of products as in the base model on `rows` rows of tokens, and square ones."""
-    base = config.base
-    tokens = rows * config.data.sequence_length
+    base = settings.base
+    tokens = rows * settings.data.sequence_length
     attention = base.num_heads * base.head_size
     return (
         (tokens, base.width, 3 * attention),
@@ -58,19 +58,21 @@ def matmul_shapes(config: ConfigDict, rows: int) -> tuple[tuple[int, int, int], 
     )
 
 
-def ant_matmul_shapes(config: ConfigDict) -> tuple[tuple[int, int, int], ...]:
+def ant_matmul_shapes(settings: Settings) -> tuple[tuple[int, int, int], ...]:
     """The same for the ant's base model, whose blocks have no attention."""
-    base, tokens = config.base, ant_models.CPU_TOKENS
+    base, tokens = settings.base, ant_models.CPU_TOKENS
     square, hidden = (tokens, base.width, base.width), (tokens, base.width, base.mlp_size)
     return (square, hidden, (1024, 1024, 1024))
 
 
-def training_rows(config: ConfigDict) -> int:
+def training_rows(settings: Settings) -> int:
     """Rows of a training update; fewer than the config's on a CPU, see `CPU_TOKENS`."""
-    rows = launch.rows_of(config, "pretrain")
+    pretrain, per_row = settings.pretrain, settings.data.trajectories_per_row
+    rows = max(round(pretrain.batch_size / per_row), 1)
+    rows = -(-rows // pretrain.num_parts) * pretrain.num_parts
     if jax.default_backend() != "cpu":
         return rows
-    return max(min(rows, CPU_TOKENS // config.data.sequence_length), 1)
+    return max(min(rows, CPU_TOKENS // settings.data.sequence_length), 1)
 
 
 def machine() -> dict:
@@ -87,11 +89,11 @@ def machine() -> dict:
     }
 
 
-def benchmark(config: ConfigDict, only: tuple[str, ...], clock: str, repeats: int) -> dict:
+def benchmark(settings: Settings, only: tuple[str, ...], clock: str, repeats: int) -> dict:
     """All chosen figures of one preset.
 
     Args:
-      config: as `configs/gridworld.py` makes it.
+      settings: as `configs/gridworld.py` makes them.
       only: sections to measure, see `SECTIONS`.
       clock: see `timing.make_clock`.
       repeats: repetitions of every program.
@@ -99,14 +101,14 @@ def benchmark(config: ConfigDict, only: tuple[str, ...], clock: str, repeats: in
     Returns:
       Nested dictionaries of numbers and strings: one entry per section, and `bounds`.
     """
-    rows = training_rows(config)
-    stopwatch = Stopwatch(clock, repeats, matmul_shapes(config, rows))
+    rows = training_rows(settings)
+    stopwatch = Stopwatch(clock, repeats, matmul_shapes(settings, rows))
     sections = {
-        "environment": lambda: environment.benchmark(build.make_world(config), stopwatch),
-        "data": lambda: data.benchmark(config, stopwatch, rows),
-        "training": lambda: training.benchmark(config, stopwatch, rows),
-        "internal_rl": lambda: reinforcement.benchmark_internal(config, stopwatch),
-        "raw_rl": lambda: reinforcement.benchmark_raw(config, stopwatch),
+        "environment": lambda: environment.benchmark(settings.world, stopwatch),
+        "data": lambda: data.benchmark(settings, stopwatch, rows),
+        "training": lambda: training.benchmark(settings, stopwatch, rows),
+        "internal_rl": lambda: reinforcement.benchmark_internal(settings, stopwatch),
+        "raw_rl": lambda: reinforcement.benchmark_raw(settings, stopwatch),
     }
     result = {name: sections[name]() for name in SECTIONS if name in only}
     bounds = {
@@ -146,7 +148,10 @@ def main(arguments: list[str]) -> None:
         figures = {"machine": machine(), "clock": flags.FLAGS.clock, "repeats": flags.FLAGS.repeats}
         figures["presets"] = {
             preset: benchmark(
-                gridworld.get_config(preset), only, flags.FLAGS.clock, flags.FLAGS.repeats
+                Settings.read(gridworld.get_config(preset)),
+                only,
+                flags.FLAGS.clock,
+                flags.FLAGS.repeats,
             )
             for preset in presets
             if set(only) & set(SECTIONS)
@@ -158,13 +163,13 @@ def main(arguments: list[str]) -> None:
         if "ant_models" in only:
             figures["ant_models"] = {}
             for preset in presets:
-                config = ant_config.get_config(preset)
-                shapes = ant_matmul_shapes(config)
+                settings = Settings.read(ant_config.get_config(preset))
+                shapes = ant_matmul_shapes(settings)
                 stopwatch = Stopwatch(flags.FLAGS.clock, flags.FLAGS.repeats, shapes)
-                figures["ant_models"][preset] = ant_models.benchmark(config, stopwatch)
+                figures["ant_models"][preset] = ant_models.benchmark(settings, stopwatch)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(launch.EXIT_USER_ERROR)
+        sys.exit(EXIT_USER_ERROR)
     print(json.dumps(figures, indent=2) if flags.FLAGS.json else table(figures))
 
 

@@ -2,15 +2,16 @@
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from benchmarks import flops
+from benchmarks.random_inputs import random_method
 from benchmarks.timing import Stopwatch
-from experiments import build, launch, pretrain
 from internal_rl.models.reach import reaches_further
 from internal_rl.models.transformer import query_blocks
+from internal_rl.stages.build import make_base, stage_of
+from internal_rl.stages.settings import Settings
 from internal_rl.training.program import Program
-from internal_rl.types import Trajectory
+from internal_rl.types import Trajectory, num_rows
 
 UPDATES_PER_CALL = 4
 
@@ -25,19 +26,18 @@ def segment_lengths(segment: np.ndarray) -> np.ndarray:
     return counts[counts > 0]
 
 
-def training_flops(config: ConfigDict, batch: Trajectory) -> dict[str, float]:
+def training_flops(settings: Settings, batch: Trajectory) -> dict[str, float]:
     """Operations of one update: those that it needs, and those that it computes.
 
     The program computes scores within blocks of queries and keys and masks those across
     trajectories and to the future; the need counts neither these nor padding.
     """
-    world = build.make_world(config)
-    shape = flops.BaseModelShape.of(config, world.observation_size, world.action_size)
-    observation_head = config.base.observation_loss > 0
+    shape = flops.BaseModelShape.of(settings)
+    observation_head = settings.base.observation_loss > 0
     rows, length = batch.segment.shape
     lengths = segment_lengths(batch.segment)
     needed = float(lengths.sum()), flops.causal_pairs(lengths)
-    base = build.make_base_model(config, world)
+    base = make_base(settings)
     short = base.short_reach
     needs_all = short is None or bool(reaches_further(batch.segment, short))
     blocks = query_blocks(length, base.max_length if needs_all else short)
@@ -49,23 +49,30 @@ def training_flops(config: ConfigDict, batch: Trajectory) -> dict[str, float]:
     }
 
 
-def benchmark(config: ConfigDict, stopwatch: Stopwatch, rows: int, workdir: str = "") -> dict:
-    """Whole updates of the pretraining stage: data, gradient and optimiser, one seed.
+def with_rows(settings: Settings, rows: int) -> Settings:
+    """One seed and `rows` rows per update of `pretrain`; each part of a batch keeps its size."""
+    section, per_row = settings.pretrain, settings.data.trajectories_per_row
+    share = rows / max(round(section.batch_size / per_row), 1)
+    return settings.updated(
+        "pretrain",
+        num_seeds=1,
+        num_parts=max(round(share * section.num_parts), 1),
+        batch_size=max(round(rows * per_row), 1),
+    )
 
-    Runs `UPDATES_PER_CALL` updates in one compiled call, as the training loop does. Worlds that
-    need datasets find them in `workdir`.
+
+def benchmark(settings: Settings, stopwatch: Stopwatch, rows: int) -> dict:
+    """Whole updates of pretraining: data, gradient and optimiser, one seed.
+
+    Runs `UPDATES_PER_CALL` updates in one compiled call, as the training loop does.
     """
-    config = config.copy_and_resolve_references()
-    # Fewer rows in fewer parts: each part keeps its size.
-    share = rows / launch.rows_of(config, "pretrain")
-    config.pretrain.num_parts = max(round(share * config.pretrain.num_parts), 1)
-    config.pretrain.batch_size = max(round(rows * config.data.trajectories_per_row), 1)
-    config.pretrain.num_seeds = 1
-    program = Program(pretrain.make_stage(config, workdir))
+    settings = with_rows(settings, rows)
+    method = random_method("pretrain", settings)
+    program = Program(stage_of("pretrain", settings, method, source=method.source))
     # The program reuses the memory of the state that it is given.
     held = [program.initial_state()]
-    stream = build.make_stream(config, build.make_world(config), workdir)
-    batch = jax.device_get(jax.jit(stream.next)(held[0].stream, stream.source)[1])
+    source = method.source
+    batch = jax.device_get(jax.jit(source.next)(held[0].stream, source.arrays)[1])
 
     def update():
         held[0], metrics = program.advance(held[0], UPDATES_PER_CALL)
@@ -73,10 +80,10 @@ def benchmark(config: ConfigDict, stopwatch: Stopwatch, rows: int, workdir: str 
 
     timing = stopwatch.measure({"update": update}, "training")["update"]
     tokens = float(batch.mask.sum())
-    operations = training_flops(config, batch)
+    operations = training_flops(settings, batch)
     needed, computed = (UPDATES_PER_CALL * operations[kind] for kind in ("needed", "computed"))
     return {
-        "rows": int(batch.segment.shape[0]),
+        "rows": num_rows(source, settings.pretrain.batch_size, settings.pretrain.num_parts),
         "tokens_per_update": tokens,
         "tokens_per_second": timing.rate(UPDATES_PER_CALL * tokens),
         "flops_per_token": operations["needed"] / tokens,

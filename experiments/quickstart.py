@@ -6,32 +6,30 @@ Loads the small pretrained base model and metacontroller that the package ships,
 
 import time
 
-from absl import flags, logging
-from ml_collections import ConfigDict
+from absl import flags
 
-from experiments import internal_rl, launch, raw_rl
-from experiments.reproduce import main as run_all_stages
 from internal_rl import pretrained
-from internal_rl.analysis.report import write_report
+from internal_rl.stages import launch, running
+from internal_rl.stages.places import Places
+from internal_rl.stages.settings import QUICKSTART_SECTIONS, Settings
 
 DEFAULT_WORKDIR = "runs/quickstart"
 
 _FROM_SCRATCH = flags.DEFINE_bool("from_scratch", False, "Train every stage instead of loading.")
 
 
-def main(config: ConfigDict, workdir: str) -> None:
+def main(settings: Settings, places: Places) -> None:
     """Runs the main job and prints one line that compares both ways of learning."""
     started = time.monotonic()
     if _FROM_SCRATCH.value:
-        run_all_stages(config, workdir)
+        running.run_all(settings, places)
     else:
-        for section in ("internal_rl", "raw_rl"):
-            config[section].update(config.quickstart[section])
-        pretrained.install(config.environment.name, config.preset, workdir)
-        internal_rl.main(config, workdir)
-        raw_rl.main(config, workdir)
-    summary = write_report(workdir, time.monotonic() - started)
-    logging.info("figures and tables are in %s/report", workdir)
+        for stage in QUICKSTART_SECTIONS:
+            settings = settings.updated(stage, **settings.quickstart[stage])
+        pretrained.install(settings.environment["name"], settings.preset, places.workdir)
+        for stage in QUICKSTART_SECTIONS:
+            running.run(settings, stage, places)
+    summary = running.report(places, time.monotonic() - started)
     print(
         f"internal RL solves {summary['internal_rl_success']:.1%} of the held-out task's episodes,"
         f" raw-action RL {summary['raw_rl_success']:.1%},"

@@ -4,8 +4,15 @@ import colorsys
 
 # After Okabe and Ito, as red, green, blue in hexadecimal.
 OKABE_ITO = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000",
-)  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#F0E442",
+    "#000000",
+)
 # Share of white in what fills an area.
 _WHITE = 0.4
 

@@ -26,3 +26,7 @@ class StorageError(UserError):
 
 class DivergenceError(UserError):
     """The loss or the parameters stopped being finite."""
+
+
+class ContractError(UserError):
+    """A world or a block breaks its contract; one line per fault."""

@@ -1,24 +1,36 @@
 """Shipped stages: which there are, and how they come into a work directory."""
 
+import dataclasses
+import functools
+import importlib
 import pathlib
 
 import pytest
 
-from experiments import launch
 from internal_rl import pretrained
-from internal_rl.errors import StageMissingError
+from internal_rl.errors import StageConflictError, StageMissingError
+from internal_rl.stages.places import Places
+from internal_rl.stages.running import run
+from internal_rl.stages.settings import Settings
+from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.stage_directory import StageDirectory
 
 GRID = "gridworld-pinpad"
 SHIPPED = sorted(pathlib.Path(pretrained.__file__).parent.glob("*/*/*/seed_*"))
 
 
+@functools.cache
+def _settings(specification):
+    file, preset = specification.split(":")
+    return Settings.read(importlib.import_module(f"configs.{file}").get_config(preset))
+
+
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: "/".join(path.parts[-4:]))
 def test_shipped_stages_have_the_settings_of_their_preset(folder):
     world, preset, stage, seed = folder.parts[-4:]
     file = {GRID: "gridworld", "ant-pinpad": "ant"}[world]
-    config = launch.load_config(f"configs/{file}.py:{preset}")
-    wanted = launch.stage_config(config, stage)
+    settings = _settings(f"{file}:{preset}")
+    wanted = settings.stage_config(stage)
     assert pretrained.offers(world, preset, stage, int(seed.removeprefix("seed_")), wanted)
 
 
@@ -28,6 +40,33 @@ def test_install_copies_finished_stages_and_leaves_others_alone(tmp_path):
     pretrained.install(GRID, "small", tmp_path)
     assert list(mine.iterdir()) == []
     assert StageDirectory(tmp_path, "metacontroller", 0).finished
+
+
+def test_a_shipped_stage_survives_a_new_field_but_no_other_value():
+    wanted = _settings("gridworld:small").stage_config("pretrain")
+    for value, offered in ((0, True), (1, False)):
+        values = wanted.values | {"base": wanted.values["base"] | {"new": value}}
+        historical = wanted.historical | {"base": wanted.historical["base"] | {"new": 0}}
+        config = dataclasses.replace(wanted, values=values, historical=historical)
+        assert pretrained.offers(GRID, "small", "pretrain", 0, config) is offered
+
+
+def test_a_shipped_stage_cannot_be_trained_further_and_says_so(tmp_path):
+    settings = _settings("gridworld:small").updated("pretrain", steps=7_000)
+    wanted = settings.stage_config("pretrain")
+    assert not pretrained.offers(GRID, "small", "pretrain", 0, wanted)
+    pretrained.install(GRID, "small", tmp_path, "pretrain")
+    message = "pretrain.steps: 7000 asked for, .* keeps no checkpoint .*shipped stages have none"
+    with pytest.raises(StageConflictError, match=message):
+        run(settings, "pretrain", Places(tmp_path))
+
+
+def test_what_can_be_loaded_by_name_has_a_folder_laid_out_as_a_work_directory():
+    assert pretrained.names() == ["ant-pinpad/small", "gridworld-pinpad/small"]
+    for name in pretrained.names():
+        assert StageDirectory(pretrained.folder_of(name), "metacontroller", 0).finished
+    assert pretrained.folder_of("gridworld-pinpad/paper") is None
+    assert pretrained.folder_of("runs/mine") is None
 
 
 def test_one_stage_can_be_installed_alone(tmp_path):
@@ -40,4 +79,4 @@ def test_what_is_not_shipped_is_refused_with_what_is(tmp_path, world, preset):
     allowed = "small" if world == GRID else "none"
     with pytest.raises(StageMissingError, match=f"'{preset}' of {world}, allowed are {allowed}"):
         pretrained.install(world, preset, tmp_path)
-    assert not pretrained.offers(world, preset, "pretrain", 0, {})
+    assert not pretrained.offers(world, preset, "pretrain", 0, StageConfig({}))

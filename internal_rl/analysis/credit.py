@@ -12,15 +12,28 @@ of the policy's mean (`z_k = mean_k + b + std_k * noise_k` at decision k), from 
 `A` is the trajectory's advantage. The first sum has a term per switch, the second one per raw step.
 """
 
+from collections.abc import Mapping, Sequence
+
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from internal_rl.acting.code_policy import CodePolicyControl
+from internal_rl.acting.decisions import decision_steps, num_decisions
+from internal_rl.acting.episodes import Episodes
+from internal_rl.analysis.drawing import legend, palette, panels
+from internal_rl.analysis.results import RunResults, with_artifact
+from internal_rl.analysis.study import Study, StudyContext, as_arrays
+from internal_rl.methods.reinforcement.objective import trajectory_advantage
 from internal_rl.models.heads import action_log_prob
-from internal_rl.rl.internal_env import InternalEnv, Rollout, decision_steps
-from internal_rl.rl.objective import trajectory_advantage
+from internal_rl.models.steered_model import SteeredModel
 
+# Episodes from which the variance of the gradient is estimated.
+EXAMINED_EPISODES = 256
 # Episodes whose scores are computed at a time: full-rank controllers are matrices of every step.
 _EPISODES_AT_A_TIME = 16
 
@@ -47,38 +60,48 @@ class GradientVariance:
     episodes: chex.Array
 
 
-def code_scores(env: InternalEnv, params: dict, rollout: Rollout) -> chex.Array:
-    """`d ln pi(z_k) / db` at the raw steps that made decision k, zero elsewhere, `(B, T, n_z)`."""
-    steps = decision_steps(rollout.ask)
+def code_scores(control: CodePolicyControl, episodes: Episodes) -> chex.Array:
+    """`d ln pi(z_k) / db` at the raw steps that made decision k, zero elsewhere, `(B, T, n_z)`.
+
+    Args:
+      control: the policy that acted.
+      episodes: what it recorded.
+    """
+    record = episodes.record
+    ask, residual = record["ask"], record["residual"]
+    steps = decision_steps(ask)
     episode = jnp.arange(steps.shape[0])[:, None]
-    mask = jnp.arange(steps.shape[1]) < rollout.switches[:, None]
-    mean, log_std = env.policy.apply(params["policy"], rollout.residual[episode, steps], mask)
-    decision = jnp.maximum(jnp.cumsum(rollout.ask, axis=1) - 1, 0)
+    mask = jnp.arange(steps.shape[1]) < num_decisions(episodes)[:, None]
+    mean, log_std = control.policy.apply(control.params, residual[episode, steps], mask)
+    decision = jnp.maximum(jnp.cumsum(ask, axis=1) - 1, 0)
     mean, log_std = mean[episode, decision], log_std[episode, decision]
-    score = (rollout.code - mean) * jnp.exp(-2 * log_std)
-    return jnp.where(rollout.ask[..., None], score, 0.0)
+    score = (record["code"] - mean) * jnp.exp(-2 * log_std)
+    return jnp.where(ask[..., None], score, 0.0)
 
 
-def raw_scores(env: InternalEnv, params: dict, rollout: Rollout) -> chex.Array:
+def raw_scores(model: SteeredModel, episodes: Episodes) -> chex.Array:
     """`d ln p(a_t | o_{1:t}, z_{1:t}) / db` of every raw step, zero after the end, `(B, T, n_z)`.
 
     Forward-mode derivatives, one per code dimension, give all steps at once. The switches of the
-    rollout are kept: they are events, not functions of `b`.
+    episodes are kept: they are events, not functions of `b`.
+
+    Args:
+      model: base model and metacontroller.
+      episodes: what a code policy recorded.
     """
-    segment = jnp.where(rollout.active, 0, -1)
+    residual, code = episodes.record["residual"], episodes.record["code"]
+    segment = jnp.where(episodes.active, 0, -1)
 
     def log_probs(bias):
-        controlled = env.metacontroller.apply(
-            params["metacontroller"], rollout.residual, rollout.code + bias, method="control"
-        )
-        output = env.base.apply(params["base"], controlled, segment, env.layer, method="upper")
-        return action_log_prob(env.base.action_head, output.action, rollout.action)
+        output = model.upper(model.control(residual, code + bias), segment)
+        return action_log_prob(model.base.action_spec, output.action, episodes.action)
 
-    bias = jnp.zeros(rollout.code.shape[-1])
+    bias = jnp.zeros(code.shape[-1], code.dtype)
     tangents = jax.lax.map(
-        lambda direction: jax.jvp(log_probs, (bias,), (direction,))[1], jnp.eye(len(bias))
+        lambda direction: jax.jvp(log_probs, (bias,), (direction,))[1],
+        jnp.eye(len(bias), dtype=bias.dtype),
     )
-    return jnp.where(rollout.active[..., None], jnp.moveaxis(tangents, 0, -1), 0.0)
+    return jnp.where(episodes.active[..., None], jnp.moveaxis(tangents, 0, -1), 0.0)
 
 
 def _total_variance(gradient: chex.Array, chosen: chex.Array) -> chex.Array:
@@ -90,29 +113,79 @@ def _total_variance(gradient: chex.Array, chosen: chex.Array) -> chex.Array:
     return jnp.where(count >= 2, variance, jnp.nan)
 
 
-def gradient_variance(env: InternalEnv, params: dict, rollout: Rollout) -> GradientVariance:
+def gradient_variance(
+    model: SteeredModel, control: CodePolicyControl, episodes: Episodes
+) -> GradientVariance:
     """Variance of both estimates as a function of the number of raw steps.
 
     Args:
-      env: what the episodes were run in.
-      params: `{"base": ..., "metacontroller": ..., "policy": ...}`.
-      rollout: `B` episodes of this policy with sampled codes and actions. If all returns are equal
-        the advantage is zero and only the two `_score` curves say anything.
+      model: base model and metacontroller.
+      control: the policy that acted.
+      episodes: `B` of its episodes with sampled codes and actions. If all returns are equal the
+        advantage is zero and only the two `_score` curves say anything.
     """
-    advantage = trajectory_advantage(rollout.returns)[:, None, None]
+    advantage = trajectory_advantage(episodes.returns)[:, None, None]
 
     def scores(episode):
         alone = jax.tree.map(lambda leaf: leaf[None], episode)
-        return code_scores(env, params, alone)[0], raw_scores(env, params, alone)[0]
+        return code_scores(control, alone)[0], raw_scores(model, alone)[0]
 
     code, raw = (
         jnp.cumsum(score, axis=1)
-        for score in jax.lax.map(scores, rollout, batch_size=_EPISODES_AT_A_TIME)
+        for score in jax.lax.map(scores, episodes, batch_size=_EPISODES_AT_A_TIME)
     )
     return GradientVariance(
-        code=_total_variance(advantage * code, rollout.active),
-        raw=_total_variance(advantage * raw, rollout.active),
-        code_score=_total_variance(code, rollout.active),
-        raw_score=_total_variance(raw, rollout.active),
-        episodes=jnp.sum(rollout.active, axis=0),
+        code=_total_variance(advantage * code, episodes.active),
+        raw=_total_variance(advantage * raw, episodes.active),
+        code_score=_total_variance(code, episodes.active),
+        raw_score=_total_variance(raw, episodes.active),
+        episodes=jnp.sum(episodes.active, axis=0),
     )
+
+
+def measure(context: StudyContext) -> dict[str, chex.Array]:
+    """`GradientVariance` as `gradient_<field>`."""
+    model, control = context.method.actor(context.params, context.frozen)
+    some = jax.tree.map(lambda leaf: leaf[:EXAMINED_EPISODES], context.episodes)
+    return as_arrays(jax.jit(gradient_variance)(model, control, some), "gradient_")
+
+
+def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+    """Variance against the number of raw steps, of the first seed."""
+    seeds = with_artifact(runs[0], "internal_rl", "gradient_code_score")
+    if not seeds:
+        return {}
+    artifacts = seeds[0].artifacts
+    # Without a single success the advantage is zero and so are both estimates.
+    suffix, note = ("", "") if np.nanmax(artifacts["gradient_code"]) > 0 else ("_score", ", A = 1")
+    curves = {
+        f"code actions{note}": artifacts[f"gradient_code{suffix}"],
+        f"raw actions{note}": artifacts[f"gradient_raw{suffix}"],
+    }
+    return {"gradient_variance": draw_variance(curves)}
+
+
+def draw_variance(curves: Mapping[str, np.ndarray]) -> Figure:
+    """Variance of the policy gradient against the number of raw steps, and how much it grows.
+
+    Levels depend on the width of the policy: the score of a code is divided by its variance. The
+    growth with the number of raw steps, right, is what code actions save (method §6).
+
+    Args:
+      curves: `(T,)` total variance by label, NaN where unknown; entry `n - 1` uses `n` raw steps.
+    """
+    figure, axes = panels(1, 2, (7.2, 3.4))
+    for (label, values), colour in zip(curves.items(), palette(len(curves)), strict=True):
+        steps = np.arange(1, len(values) + 1)
+        axes[0, 0].plot(steps, values, color=colour, label=label)
+        growth = values / values[0] if values[0] > 0 else np.full_like(values, np.nan)
+        axes[0, 1].plot(steps, growth, color=colour, label=label)
+    for panel, of in zip(axes[0], ("variance", "variance, as multiple of one step's"), strict=True):
+        panel.set(xlabel="raw steps", ylabel=of, yscale="log")
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        legend(panel)
+    figure.suptitle("Variance of the policy gradient of one episode", fontsize=11)
+    return figure
+
+
+STUDY = Study(name="credit", stages=("internal_rl",), measure=measure, figures=figures)

@@ -5,13 +5,35 @@ single actions is a question of price. All figures here are nats per step.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
+from matplotlib.figure import Figure
 
-from internal_rl.analysis.switching import subgoal_changes
+from internal_rl.analysis.codes import goal_places
+from internal_rl.analysis.drawing import draw_references, legend, palette, panels
+from internal_rl.analysis.results import RunResults, SeedResults
+from internal_rl.analysis.study import LABELS, Study, StudyContext, as_arrays
+from internal_rl.analysis.table import (
+    Row,
+    format_number,
+    make_row,
+    variant_of,
+    variant_prefixes,
+    variant_rows,
+)
+from internal_rl.types import Trajectory
+
+ROW_LABELS = {
+    "action_nll": "NLL of the actions (nats per step)",
+    "kl": "KL of the codes (nats per step)",
+    "loss": "loss (nats per step)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,62 +132,160 @@ def _group(solutions: Sequence[Solution], key) -> list[list[Solution]]:
     return sorted(groups.values(), key=lambda group: (group[0].name, group[0].alpha))
 
 
-def _places(subgoal: chex.Array, segment: chex.Array, mask: chex.Array) -> dict[str, chex.Array]:
-    """First steps of trajectories, changes of subgoal and the rest, each `(B, S)` bool."""
-    continues = jnp.pad(segment[:, 1:] == segment[:, :-1], ((0, 0), (1, 0)))
-    change = subgoal_changes(subgoal, segment, mask)
-    return {
-        "first": mask & ~continues,
-        "changes": change,
-        "elsewhere": mask & continues & ~change,
-    }
-
-
-def kl_by_place(
-    kl: chex.Array, subgoal: chex.Array, segment: chex.Array, mask: chex.Array
-) -> Mapping[str, chex.Array]:
+@struct.dataclass
+class KLByPlace:
     """Where the code's information is paid: a goal code pays where goals change.
+
+    Attributes:
+      kl_first: mean nats per step at the first steps of trajectories.
+      kl_changes: where the subgoal changes.
+      kl_elsewhere: at all other steps.
+    """
+
+    kl_first: chex.Array
+    kl_changes: chex.Array
+    kl_elsewhere: chex.Array
+
+
+@jax.jit
+def kl_by_place(kl: chex.Array, rows: Trajectory) -> KLByPlace:
+    """Mean KL of the code by place.
 
     Args:
       kl: `(B, S)` KL of the code at every step, nats.
-      subgoal: `(B, S)` int32.
-      segment: `(B, S)` int32.
-      mask: `(B, S)` bool, steps to count.
+      rows: `(B, S)` packed rows with labels.
+    """
+    places = goal_places(rows.subgoal, rows.segment, rows.mask)
+    return KLByPlace(
+        **{
+            f"kl_{name}": jnp.sum(kl * place) / jnp.maximum(jnp.sum(place), 1)
+            for name, place in places.items()
+        }
+    )
+
+
+def measure(context: StudyContext) -> dict[str, chex.Array]:
+    """`KLByPlace`."""
+    return as_arrays(kl_by_place(context.discovery.kl, context.rows))
+
+
+def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
+    """Both terms of the loss, and the NLL above what is possible with the goal known."""
+    key_prefix, label_prefix = variant_prefixes(stage)
+    above = make_row(
+        f"{key_prefix}losses_nll_above_goal_given",
+        f"{label_prefix}NLL above the goal-given floor (nats per step)",
+        seeds,
+        lambda s: s.scalar("action_nll") - s.last("reference/goal_given"),
+    )
+    return [*variant_rows(stage, seeds, "losses", ROW_LABELS), above]
+
+
+def solutions_of(run: RunResults) -> list[Solution]:
+    """Every trained metacontroller of a run as a point of rate and distortion."""
+    return [
+        Solution(
+            name=variant_of(stage),
+            alpha=float(results.config["metacontroller"]["alpha"]),
+            nll=results.scalar("action_nll"),
+            kl=results.scalar("kl"),
+            f1=results.scalar("f1"),
+            seed=results.seed,
+        )
+        for stage, seeds in run.items()
+        if STUDY.looks_at(stage)
+        for results in seeds
+        if not math.isnan(results.scalar("kl"))
+    ]
+
+
+def _references(run: RunResults) -> dict[str, float]:
+    """Exact NLLs that are known, in nats per action."""
+    first = run.get("metacontroller", ())[:1]
+    values = {name: s.last(f"reference/{name}") for s in first for name in ("bayes", "goal_given")}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def loss_accounting(run: RunResults) -> list[dict[str, float | str]]:
+    """Losses of all trained and ideal solutions at the alpha of the discovered one.
 
     Returns:
-      Mean nats per step `kl_first` at the first steps of trajectories, `kl_changes` where the
-      subgoal changes, `kl_elsewhere`.
+      Rows of `compare_losses`; none without a discovered solution.
     """
-    return {
-        f"kl_{name}": jnp.sum(kl * place) / jnp.maximum(jnp.sum(place), 1)
-        for name, place in _places(subgoal, segment, mask).items()
-    }
+    solutions = solutions_of(run)
+    discovered = [solution for solution in solutions if solution.name == "discovered"]
+    if not discovered:
+        return []
+    references = _references(run)
+    if len(references) == 2:
+        solutions += ideal_solutions(**references)
+    return compare_losses(solutions, discovered[0].alpha)
 
 
-# A latent dimension with less variance of its posterior mean carries nothing.
-ACTIVE_VARIANCE = 0.01
+def text(run: RunResults) -> str:
+    """The loss accounting as a table in Markdown."""
+    accounting = loss_accounting(run)
+    if not accounting:
+        return ""
+    lines = ["Loss accounting, cheapest first (nats per step):", ""]
+    lines += ["| solution | NLL | KL | loss | F1 |", "|---|---:|---:|---:|---:|"]
+    for entry in accounting:
+        values = " | ".join(format_number(entry[name]) for name in ("nll", "kl", "loss", "f1"))
+        lines.append(f"| {entry['name']} | {values} |")
+    return "\n".join(lines) + "\n"
 
 
-def active_units(
-    mean: chex.Array, subgoal: chex.Array, segment: chex.Array, mask: chex.Array
-) -> Mapping[str, chex.Array]:
-    """Dimensions of the code that tell one goal from another (Burda et al. 2016, section 5.2).
+def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+    """Rate against distortion, where there are solutions at several alphas."""
+    summary = summarise_sweep([solution for run in runs for solution in solutions_of(run)])
+    if len({row["alpha"] for row in summary}) < 2:
+        return {}
+    return {"rate_distortion": rate_distortion(summary, _references(runs[0]))}
 
-    A collapsed posterior squeezes several goals into few dimensions, where neighbours are confused.
+
+def rate_distortion(rows: Sequence[Mapping], references: Mapping[str, float]) -> Figure:
+    """Rate against distortion over alpha, and the alignment of the switches.
 
     Args:
-      mean: `(B, S, n_z)` posterior means.
-      subgoal: `(B, S)` int32.
-      segment: `(B, S)` int32.
-      mask: `(B, S)` bool, steps to count.
-
-    Returns:
-      `code_variance` `(n_z,)`, variance of the posterior mean over the steps at which a goal
-      begins, and `active_units` `()`, how many dimensions exceed `ACTIVE_VARIANCE`.
+      rows: from `summarise_sweep`.
+      references: NLL of references by name, nats per action.
     """
-    places = _places(subgoal, segment, mask)
-    begins = (places["first"] | places["changes"])[..., None]
-    count = jnp.maximum(jnp.sum(begins), 1)
-    centre = jnp.sum(mean * begins, axis=(0, 1)) / count
-    variance = jnp.sum(jnp.square(mean - centre) * begins, axis=(0, 1)) / count
-    return {"code_variance": variance, "active_units": jnp.sum(variance > ACTIVE_VARIANCE)}
+    figure, axes = panels(1, 2, (9.0, 3.8))
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    for name, colour in zip(names, palette(len(names)), strict=True):
+        chosen = [row for row in rows if row["name"] == name]
+        alpha, nll, kl, f1 = ([row[key] for row in chosen] for key in ("alpha", "nll", "kl", "f1"))
+        axes[0, 0].plot(nll, kl, "o-", color=colour, label=name)
+        for row in chosen:
+            axes[0, 0].annotate(
+                rf"$\alpha$={row['alpha']:g}",
+                (row["nll"], row["kl"]),
+                xytext=(5, 4),
+                textcoords="offset points",
+                fontsize=7.5,
+                color=colour,
+            )
+        axes[0, 1].plot(alpha, f1, "o-", color=colour, label=name)
+        low, high = ([row[f"f1_{end}"] for row in chosen] for end in ("low", "high"))
+        axes[0, 1].fill_between(alpha, low, high, color=colour, alpha=0.2, linewidth=0)
+    draw_references(axes[0, 0], references, across="x")
+    axes[0, 0].set(
+        xlabel="distortion: action NLL (nats per step)", ylabel="rate: KL (nats per step)"
+    )
+    axes[0, 1].set(xlabel=r"$\alpha$", ylabel="F1 of the switches", ylim=(0, 1.02))
+    legend(axes[0, 0])
+    legend(axes[0, 1])
+    figure.suptitle("Rate and distortion", fontsize=11)
+    return figure
+
+
+STUDY = Study(
+    name="rate_distortion",
+    stages=("metacontroller",),
+    needs=frozenset({LABELS}),
+    measure=measure,
+    rows=rows,
+    figures=figures,
+    text=text,
+    order=40,
+)

@@ -5,12 +5,14 @@ import dataclasses
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from internal_rl.envs import ant_body, pinpad
 from internal_rl.envs.layout_pool import LayoutPoolConfig
 from internal_rl.envs.physics import KINDS, Physics, PhysicsState, make_physics
-from internal_rl.types import Timestep
+from internal_rl.envs.world import check_action, on_any_mesh, register_world
+from internal_rl.types import ActionSpec, ObservationSpec, Scene, Timestep
 
 # The plane is in metres, x to the right and y upwards; row 0 of the grid lies at the largest y.
 HEIGHT_LIMITS = (0.2, 1.0)
@@ -18,6 +20,8 @@ RESET_NOISE = 0.1
 # Speeds, in metres or radians per second, beyond which the simulation counts as diverged.
 MAX_SPEED = 200.0
 BORDERS = ("open", "terminal")
+# Control steps from picture to picture of an animation.
+STEPS_PER_FRAME = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +111,14 @@ class AntWorld(pinpad.PinpadWorld):
       max_task_length: `K`, colours in the longest task of the set.
       post_training_task: `(K,)` int32.
       pretraining_tasks: `(N, K)` int32, padded with -1.
-      observation_size: `d`, see `observation_fields`.
-      action_size: 8 torques.
+      observation_spec: `d` real numbers, see `observation_fields`.
+      action_spec: 8 torques.
     """
 
-    action_size = ant_body.NUM_TORQUES
-    action_head = "gaussian"
+    action_spec = ActionSpec("gaussian", ant_body.NUM_TORQUES)
     # A quarter of a second.
     switch_tolerance = 5
+    seconds_per_frame = 0.25
 
     def __init__(self, config: AntWorldConfig, physics: Physics | None = None):
         """Builds the world.
@@ -129,8 +133,14 @@ class AntWorld(pinpad.PinpadWorld):
         """
         super().__init__(config)
         self.model = ant_body.ant_model()
+        self._given_physics = physics
         self._physics = physics or make_physics(config.physics, config.frame_skip)
-        self.observation_size = sum(size for _, size in self._field_sizes())
+        size = sum(size for _, size in self._field_sizes())
+        self.observation_spec = ObservationSpec("gaussian", size, np.float32)
+
+    def __reduce__(self):
+        # The MuJoCo model and the functions around it cannot be pickled, but can be made again.
+        return type(self), (self.config, self._given_physics)
 
     def _field_sizes(self) -> tuple[tuple[str, int], ...]:
         config = self.config
@@ -165,18 +175,24 @@ class AntWorld(pinpad.PinpadWorld):
             start += size
         return fields
 
+    @on_any_mesh
     def reset(self, key: chex.PRNGKey, task: chex.Array) -> tuple[AntState, Timestep]:
-        """Starts an episode of `task (K,)` int32 padded with -1, in a random layout."""
+        """Starts an episode of `task (K,)` int32 padded with -1, in a random layout.
+
+        Raises:
+          ValueError: outside of `jax.jit`, for a task that this world does not know.
+        """
+        task = self.checked_task(task)
         layout_key, body_key = jax.random.split(key)
         objects, walls, _, start_cell = self.sample_start(layout_key, task)
         return self.reset_to(objects, walls, self.sample_body(body_key, start_cell), task)
 
+    @on_any_mesh
     def reset_to(
         self, objects: chex.Array, walls: chex.Array, physics: PhysicsState, task: chex.Array
     ) -> tuple[AntState, Timestep]:
         """Starts an episode in a given layout, objects `(O,)` and walls `(W,)`, and posture."""
-        task = jnp.asarray(task, jnp.int32)
-        chex.assert_shape(task, (None,))
+        task = self.checked_task(task)
         objects, walls = jnp.asarray(objects, jnp.int32), jnp.asarray(walls, jnp.int32)
         physics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), physics)
         cell = self.cell_of(physics.qpos[:2])
@@ -194,36 +210,52 @@ class AntWorld(pinpad.PinpadWorld):
             success=jnp.bool_(False),
             diverged=jnp.bool_(False),
         )
-        return state, Timestep(self.observe(state), jnp.float32(0.0), state.done)
+        timestep = self._timestep(state, jnp.float32(0.0), jnp.int32(pinpad.FREE))
+        return pinpad.with_own_buffers((state, timestep), state.cell, task)
 
     def sample_body(self, key: chex.PRNGKey, cell: chex.Array) -> PhysicsState:
         """Draws a posture: torso anywhere in `cell ()`, any yaw, joints near the standing pose."""
         keys = jax.random.split(key, 4)
-        offset = jax.random.uniform(keys[0], (2,), minval=-0.5, maxval=0.5)
-        place = self.centre_of(cell) + self.config.cell_size * offset
-        half_yaw = jax.random.uniform(keys[1], (), minval=-jnp.pi, maxval=jnp.pi) / 2
-        zero = jnp.float32(0.0)
+
+        def uniform(key, shape, limit):
+            return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
+
+        def constant(value, like):
+            # Where `jax.vmap` spreads what was drawn over devices, this is spread too.
+            return jnp.where(jnp.isfinite(like), jnp.float32(value), jnp.float32(value))
+
+        place = self.centre_of(cell) + self.config.cell_size * uniform(keys[0], (2,), 0.5)
+        half_yaw = uniform(keys[1], (), jnp.pi) / 2
+        zero = constant(0.0, half_yaw)
         quaternion = jnp.stack([jnp.cos(half_yaw), zero, zero, jnp.sin(half_yaw)])
-
-        def noise(key):
-            shape = (ant_body.NUM_TORQUES,)
-            return jax.random.uniform(key, shape, minval=-RESET_NOISE, maxval=RESET_NOISE)
-
-        joints = jnp.asarray(ant_body.STANDING_JOINTS) + noise(keys[2])
-        height = jnp.float32(ant_body.STANDING_HEIGHT)
+        shape = (ant_body.NUM_TORQUES,)
+        joints = jnp.array(ant_body.STANDING_JOINTS) + uniform(keys[2], shape, RESET_NOISE)
+        height = constant(ant_body.STANDING_HEIGHT, place[:1])
         return PhysicsState(
-            qpos=jnp.concatenate([place, height[None], quaternion, joints]),
-            qvel=jnp.concatenate([jnp.zeros(6), noise(keys[3])]),
+            qpos=jnp.concatenate([place, height, quaternion, joints]),
+            qvel=jnp.pad(uniform(keys[3], shape, RESET_NOISE), (6, 0)),
         )
 
+    @on_any_mesh
     def step(self, state: AntState, action: chex.Array) -> tuple[AntState, Timestep]:
         """Applies the torques `action (8,)`, clipped to [-1, 1], for one control step.
 
         A finished episode does not change and pays no reward. A simulation that does not stay
         finite ends the episode as a failure, with the last finite posture.
+
+        Raises:
+          ValueError: if the action has another shape.
         """
-        chex.assert_shape(action, (self.action_size,))
-        control = jnp.clip(action.astype(jnp.float32), -1.0, 1.0)
+        return self._step(state, action, with_task=True)
+
+    @on_any_mesh
+    def step_without_task(self, state: AntState, action: chex.Array) -> tuple[AntState, Timestep]:
+        """A step that no task and no time limit ends; an ant that has fallen does not get up."""
+        return self._step(state, action, with_task=False)
+
+    def _step(self, state: AntState, action: chex.Array, with_task: bool):
+        check_action(self.action_spec, action)
+        control = jnp.clip(jnp.asarray(action, jnp.float32), -1.0, 1.0)
         finite = jnp.all(jnp.isfinite(control))
         # Physics never sees a number that is not finite, nor does it move an ended episode's ant.
         moved = self._physics(self.model, state.physics, jnp.where(finite, control, 0.0))
@@ -232,16 +264,17 @@ class AntWorld(pinpad.PinpadWorld):
         keep = state.done | ~finite
         physics = jax.tree.map(lambda old, new: jnp.where(keep, old, new), state.physics, moved)
         cell = self.cell_of(physics.qpos[:2])
-        content = state.board[cell]
-        progress, completed, wrong = pinpad.visit(
-            content, cell != state.cell, state.task, state.progress
-        )
+        content, moved = state.board[cell], cell != state.cell
+        progress, completed, wrong = pinpad.visit(content, moved, state.task, state.progress)
         lost = self._lost(physics, content)
         # A visit that falls together with a fall or a fault does not count.
         progress = jnp.where(lost | diverged, state.progress, progress)
         completed &= ~(lost | diverged)
         time = state.time + jnp.where(state.done, 0, 1)
         done = state.done | completed | wrong | lost | diverged | (time >= self.time_limit)
+        if not with_task:
+            progress, completed = state.progress, completed & False
+            done = lost | state.diverged | diverged
         state = state.replace(
             physics=physics,
             cell=cell,
@@ -251,7 +284,18 @@ class AntWorld(pinpad.PinpadWorld):
             success=state.success | completed,
             diverged=state.diverged | diverged,
         )
-        return state, Timestep(self.observe(state), completed.astype(jnp.float32), done)
+        reward = completed.astype(jnp.float32)
+        return state, self._timestep(state, reward, pinpad.visited_colour(content, moved))
+
+    def _timestep(self, state: AntState, reward: chex.Array, visit: chex.Array) -> Timestep:
+        return Timestep(
+            observation=self.observe(state),
+            reward=reward,
+            done=state.done,
+            visit=visit,
+            progress=state.progress,
+            subgoal=self.next_subgoal(state.task, state.progress),
+        )
 
     def _lost(self, physics: PhysicsState, content: chex.Array) -> chex.Array:
         """Whether an ant in a cell that holds `content` has fallen, or is where it must not be."""
@@ -261,11 +305,6 @@ class AntWorld(pinpad.PinpadWorld):
             lost |= jnp.any(jnp.abs(physics.qpos[:2]) > self.half_side)
         return lost
 
-    def without_task(self, state: AntState) -> AntState:
-        """See `PinpadWorld.without_task`: an ant that has fallen does not get up."""
-        lost = self._lost(state.physics, state.board[state.cell])
-        return super().without_task(state).replace(done=lost | state.diverged)
-
     def posture(self, observation: chex.Array) -> chex.Array:
         """Positions `(..., 15)` of the physics, read from observations `(..., d)`."""
         fields = self.observation_fields()
@@ -274,7 +313,7 @@ class AntWorld(pinpad.PinpadWorld):
         body = jnp.sign(body) * jnp.expm1(jnp.abs(body))
         return jnp.concatenate([observation[..., fields["position"]] * self.half_side, body], -1)
 
-    def scene(self, observation: chex.Array) -> pinpad.Scene:
+    def scene(self, observation: chex.Array) -> Scene:
         """Reads observations `(..., d)`, see `observation_fields`."""
         fields = self.observation_fields()
         place = observation[..., fields["position"]]
@@ -284,8 +323,35 @@ class AntWorld(pinpad.PinpadWorld):
             return offsets.reshape(*offsets.shape[:-1], -1, 2) + place[..., None, :]
 
         half_side = self.config.grid_size / 2
-        return pinpad.Scene(
+        return Scene(
             place * half_side, centres("colours") * half_side, centres("walls") * half_side
+        )
+
+    def frames(
+        self,
+        observations: np.ndarray,
+        beta: np.ndarray | None = None,
+        code: np.ndarray | None = None,
+    ) -> list[np.ndarray]:
+        """Draws an episode from what was observed, an image for every fourth step.
+
+        Args:
+          observations: `(T, d)` of one episode.
+          beta: `(T,)` switching gate of each step, shown in a panel with the code.
+          code: `(T, n_z)` code that was active in each step.
+
+        Returns:
+          images `(H, W, 3)` uint8.
+
+        Raises:
+          ValueError: if only one of beta and code is given or their lengths do not fit.
+          RenderError: this machine has no library that draws.
+        """
+        # The renderer imports this file, and to step a world needs no renderer.
+        from internal_rl.envs import ant_render
+
+        return ant_render.frames_of_observations(
+            self, observations, every=STEPS_PER_FRAME, beta=beta, code=code
         )
 
     @property
@@ -336,3 +402,11 @@ PRESETS = {
         grid_size=3, num_colours=3, time_limit=30, tasks="walks:3:2:0-1-2", cell_size=0.1
     ),
 }
+
+register_world(
+    "ant-pinpad",
+    AntWorld,
+    config=AntWorldConfig,
+    presets=PRESETS,
+    data="internal_rl.experts.shard_data:make_source",
+)

@@ -47,6 +47,7 @@ def scene_model(
     wall_centres: np.ndarray,
     cell_size: float,
     grid_size: int,
+    *,
     width: int = 640,
     height: int = 480,
 ) -> mujoco.MjModel:

@@ -94,7 +94,7 @@ def render_frames(
     width, height = FRAME_SIZE
     size = world.config.cell_size
     centres = [np.asarray(world.centre_of(np.asarray(cells))) for cells in (objects, walls)]
-    model = ant_body.scene_model(*centres, size, world.config.grid_size, width, height)
+    model = ant_body.scene_model(*centres, size, world.config.grid_size, width=width, height=height)
     camera = mujoco.MjvCamera()
     # A little below the centre, since what is near looks larger.
     camera.lookat[:] = 0.0, -0.08 * world.half_side, 0.0
@@ -133,6 +133,7 @@ def _add_label(scene: mujoco.MjvScene, label: str, place: np.ndarray) -> None:
 def frames_of_observations(
     world: AntWorld,
     observations: np.ndarray,
+    *,
     every: int = 1,
     beta: np.ndarray | None = None,
     code: np.ndarray | None = None,

@@ -4,11 +4,13 @@ import dataclasses
 
 import chex
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
-from internal_rl.envs import pinpad
+from internal_rl.envs import pinpad, render
 from internal_rl.envs.layout_pool import LayoutPoolConfig
-from internal_rl.types import Timestep
+from internal_rl.envs.world import check_action, on_any_mesh, register_world
+from internal_rl.types import ActionSpec, ObservationSpec, Scene, Timestep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +75,12 @@ class GridWorld(pinpad.PinpadWorld):
       max_task_length: `K`, colours in the longest task of the set.
       post_training_task: `(K,)` int32.
       pretraining_tasks: `(N, K)` int32, padded with -1.
-      observation_size: `d = G*G*(O + W + 1)`.
+      observation_spec: `d = G*G*(O + W + 1)` numbers, each 0 or 1.
+      action_spec: 4 actions.
     """
 
-    action_size = 4
-    action_head = "categorical"
+    action_spec = ActionSpec("categorical", 4)
+    seconds_per_frame = 0.25
 
     def __init__(self, config: GridWorldConfig):
         """Builds the world.
@@ -87,12 +90,21 @@ class GridWorld(pinpad.PinpadWorld):
         """
         super().__init__(config)
         self.num_channels = config.num_colours + config.num_walls + 1
-        self.observation_size = config.grid_size**2 * self.num_channels
+        size = config.grid_size**2 * self.num_channels
+        self.observation_spec = ObservationSpec("bernoulli", size, np.uint8)
 
+    @on_any_mesh
     def reset(self, key: chex.PRNGKey, task: chex.Array) -> tuple[GridState, Timestep]:
-        """Starts an episode of `task (K,)` int32 padded with -1, in a random layout."""
-        return self._start(*self.sample_start(key, task), task)
+        """Starts an episode of `task (K,)` int32 padded with -1, in a random layout.
 
+        Raises:
+          ValueError: outside of `jax.jit`, for a task that this world does not know.
+        """
+        task = self.checked_task(task)
+        objects, walls, layout_index, start_cell = self.sample_start(key, task)
+        return self._start((objects, walls), layout_index, start_cell, task)
+
+    @on_any_mesh
     def reset_to(
         self,
         objects: chex.Array,
@@ -101,21 +113,36 @@ class GridWorld(pinpad.PinpadWorld):
         task: chex.Array,
     ) -> tuple[GridState, Timestep]:
         """Starts an episode in a given layout: objects `(O,)`, walls `(W,)`, start cell `()`."""
-        return self._start(objects, walls, jnp.int32(-1), start_cell, task)
+        task = self.checked_task(task)
+        return self._start((objects, walls), jnp.int32(-1), start_cell, task)
 
+    @on_any_mesh
     def step(self, state: GridState, action: chex.Array) -> tuple[GridState, Timestep]:
         """Moves the agent: 0 up, 1 down, 2 left, 3 right; walls and borders stop it.
 
         A finished episode does not change and pays no reward.
+
+        Raises:
+          ValueError: outside of `jax.jit`, for any other action.
         """
+        return self._step(state, action, with_task=True)
+
+    @on_any_mesh
+    def step_without_task(self, state: GridState, action: chex.Array) -> tuple[GridState, Timestep]:
+        """A step that no task and no time limit ends."""
+        return self._step(state, action, with_task=False)
+
+    def _step(self, state: GridState, action: chex.Array, with_task: bool):
+        check_action(self.action_spec, action)
         target = pinpad.move(state.cell, action, self.config.grid_size)
         target = jnp.where(state.board[target] == pinpad.WALL, state.cell, target)
         new_cell = jnp.where(state.done, state.cell, target)
-        progress, completed, wrong = pinpad.visit(
-            state.board[new_cell], new_cell != state.cell, state.task, state.progress
-        )
+        content, moved = state.board[new_cell], new_cell != state.cell
+        progress, completed, wrong = pinpad.visit(content, moved, state.task, state.progress)
         time = state.time + jnp.where(state.done, 0, 1)
         done = state.done | completed | wrong | (time >= self.time_limit)
+        if not with_task:
+            progress, completed, done = state.progress, completed & False, state.done
         state = state.replace(
             cell=new_cell,
             progress=progress,
@@ -123,7 +150,18 @@ class GridWorld(pinpad.PinpadWorld):
             done=done,
             success=state.success | completed,
         )
-        return state, Timestep(self.observe(state), completed.astype(jnp.float32), done)
+        reward = completed.astype(jnp.float32)
+        return state, self._timestep(state, reward, pinpad.visited_colour(content, moved))
+
+    def _timestep(self, state: GridState, reward: chex.Array, visit: chex.Array) -> Timestep:
+        return Timestep(
+            observation=self.observe(state),
+            reward=reward,
+            done=state.done,
+            visit=visit,
+            progress=state.progress,
+            subgoal=self.next_subgoal(state.task, state.progress),
+        )
 
     def observe(self, state: GridState) -> chex.Array:
         """Observation `(d,)` uint8 of a state."""
@@ -143,23 +181,41 @@ class GridWorld(pinpad.PinpadWorld):
         things = jnp.concatenate([objects, walls, cell[None]])
         # A scatter: on a CPU 8 times as fast as comparing every cell with every thing.
         place = things * self.num_channels + jnp.arange(self.num_channels, dtype=things.dtype)
-        empty = jnp.zeros(self.observation_size, jnp.uint8)
+        empty = jnp.zeros(self.observation_spec.size, jnp.uint8)
         return empty.at[place].set(1, mode="drop", unique_indices=True)
 
-    def scene(self, observation: chex.Array) -> pinpad.Scene:
+    def scene(self, observation: chex.Array) -> Scene:
         """Reads observations `(..., d)`, see `encode`."""
         size, colours = self.config.grid_size, self.config.num_colours
         board = observation.reshape(*observation.shape[:-1], size**2, self.num_channels)
         centres = pinpad.centre_of(jnp.argmax(board, axis=-2), size)
-        return pinpad.Scene(
-            centres[..., -1, :], centres[..., :colours, :], centres[..., colours:-1, :]
-        )
+        return Scene(centres[..., -1, :], centres[..., :colours, :], centres[..., colours:-1, :])
 
-    def _start(self, objects, walls, layout_index, start_cell, task):
-        task = jnp.asarray(task, jnp.int32)
-        chex.assert_shape(task, (None,))
+    def frames(
+        self,
+        observations: np.ndarray,
+        beta: np.ndarray | None = None,
+        code: np.ndarray | None = None,
+    ) -> list[np.ndarray]:
+        """Draws an episode from what was observed, an image per step.
+
+        Args:
+          observations: `(T, d)` of one episode.
+          beta: `(T,)` switching gate of each step, shown in a panel with the code.
+          code: `(T, n_z)` code that was active in each step.
+
+        Returns:
+          `T` images `(H, W, 3)` uint8.
+
+        Raises:
+          ValueError: if only one of beta and code is given or their lengths do not fit.
+        """
+        size, colours = self.config.grid_size, self.config.num_colours
+        return render.frames_of_observations(observations, size, colours, beta=beta, code=code)
+
+    def _start(self, layout, layout_index, start_cell, task):
         start_cell = jnp.asarray(start_cell, jnp.int32)
-        objects, walls = jnp.asarray(objects, jnp.int32), jnp.asarray(walls, jnp.int32)
+        objects, walls = (jnp.asarray(cells, jnp.int32) for cells in layout)
         state = GridState(
             objects=objects,
             walls=walls,
@@ -173,7 +229,8 @@ class GridWorld(pinpad.PinpadWorld):
             done=jnp.bool_(False),
             success=jnp.bool_(False),
         )
-        return state, Timestep(self.observe(state), jnp.float32(0.0), state.done)
+        timestep = self._timestep(state, jnp.float32(0.0), jnp.int32(pinpad.FREE))
+        return pinpad.with_own_buffers((state, timestep), state.cell, task)
 
 
 PRESETS = {
@@ -200,3 +257,11 @@ PRESETS = {
         min_colour_distance=2,
     ),
 }
+
+register_world(
+    "gridworld-pinpad",
+    GridWorld,
+    config=GridWorldConfig,
+    presets=PRESETS,
+    data="internal_rl.experts.grid_data:make_source",
+)

@@ -2,13 +2,17 @@
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from internal_rl.envs import tasks
+from internal_rl.envs.layout_rules import (
+    all_connected,
+    departures,
+    rectangles_clear,
+    starts_clear,
+)
 
 _DRAWS_AT_ONCE = 4_096
 _MAX_FRUITLESS_DRAWS = 200_000
@@ -150,86 +154,41 @@ class LayoutPool(NamedTuple):
 @functools.lru_cache(maxsize=2)
 def pool_of(config: LayoutPoolConfig) -> LayoutPool:
     """The pool of a config, see `draw_pool`; large ones take seconds to draw."""
-    return draw_pool(
-        config.num_layouts,
-        config.layout_seed,
-        config.grid_size,
-        config.num_colours,
-        config.num_walls,
-        config.min_colour_distance,
-        config.min_line_distance,
-        config.min_departures,
-        tasks.followers(tasks.task_set(config.tasks), config.num_colours),
-        config.fixed_walls(),
-        config.home_cells(),
-        config.home_radius,
-        config.clear_rectangles,
-        config.clear_starts,
-    )
+    return draw_pool(config)
 
 
-def draw_pool(
-    num_layouts: int,
-    seed: int,
-    grid_size: int,
-    num_colours: int,
-    num_walls: int,
-    min_colour_distance: int = 1,
-    min_line_distance: int = 0,
-    min_departures: int = 0,
-    follows: np.ndarray | None = None,
-    fixed_walls: np.ndarray | None = None,
-    homes: np.ndarray | None = None,
-    home_radius: int = 0,
-    clear_rectangles: bool = False,
-    clear_starts: bool = False,
-) -> LayoutPool:
+def draw_pool(config: LayoutPoolConfig, follows: np.ndarray | None = None) -> LayoutPool:
     """Draws fixed layouts in which every free cell and every colour reaches every colour.
 
     Args:
-      num_layouts: `N`, number of layouts.
-      seed: seed of the pool.
-      grid_size: side `G` of the grid.
-      num_colours: `O`.
-      num_walls: `W`.
-      min_colour_distance: smallest L1 distance between two colours, in cells.
-      min_line_distance: smallest number of rows, and of columns, between two colours.
-      min_departures: smallest number of different first actions of shortest paths from a colour to
-        its followers, or all different where a colour has fewer followers.
-      follows: `(O, O)` bool, followers of each colour; every other colour by default.
-      fixed_walls: `(W,)` cells of the walls, the same in every layout; drawn by default.
-      homes: `(O,)` cells around which the colours lie; anywhere by default.
-      home_radius: most rows, and most columns, between a colour and its home.
-      clear_rectangles: no third colour lies in the rectangle that two colours span.
-      clear_starts: episodes start only where `LayoutPoolConfig.clear_starts` lets them, and every
-        layout has such a cell; in any cell without a colour or a wall by default.
+      config: settings of a world with a pool, see `LayoutPoolConfig`.
+      follows: `(O, O)` bool, followers of each colour, for `min_departures`; by default those of
+        the config's pretraining tasks.
 
     Raises:
       ValueError: if such layouts are too rare to be found.
     """
-    rng = np.random.default_rng(seed)
+    grid_size, num_colours, num_walls = config.grid_size, config.num_colours, config.num_walls
     if follows is None:
-        follows = ~np.eye(num_colours, dtype=bool)
-    wanted = np.minimum(min_departures, follows.sum(axis=1))
-    if homes is None:
-        draw = functools.partial(_draw_anywhere, rng, grid_size, num_colours, fixed_walls)
-    else:
-        draw = functools.partial(_draw_at_home, rng, grid_size, homes, home_radius, fixed_walls)
+        follows = tasks.followers(tasks.task_set(config.tasks), num_colours)
+    wanted = np.minimum(config.min_departures, follows.sum(axis=1))
+    rng = np.random.default_rng(config.layout_seed)
+    draw = _draw_at_home if config.homes else _draw_anywhere
     objects, walls, starts = [], [], []
     draws = last_hit = 0
-    while len(objects) < num_layouts and draws - last_hit < _MAX_FRUITLESS_DRAWS:
+    while len(objects) < config.num_layouts and draws - last_hit < _MAX_FRUITLESS_DRAWS:
         draws += _DRAWS_AT_ONCE
-        drawn = _apart(draw(), grid_size, num_colours, min_colour_distance, min_line_distance)
-        if clear_rectangles:
-            drawn = drawn[_rectangles_clear(drawn[:, :num_colours], grid_size)]
+        drawn = _apart(draw(rng, config), config)
+        if config.clear_rectangles:
+            drawn = drawn[rectangles_clear(drawn[:, :num_colours], grid_size)]
         for cells in drawn:
             colours, things = cells[:num_colours], cells[: num_colours + num_walls]
             rest = np.sort(cells[num_colours + num_walls :])
-            if not _all_connected(colours, rest, grid_size):
+            if not all_connected(colours, rest, grid_size):
                 continue
             allowed = rest
-            if clear_starts:
-                allowed = rest[_starts_clear(rest, things, num_colours, grid_size)]
+            if config.clear_starts:
+                allowed = rest[starts_clear(rest, things, num_colours, grid_size)]
                 if len(allowed) == 0:
                     continue
             if not wanted.any() or np.all(departures(colours, rest, grid_size, follows) >= wanted):
@@ -237,52 +196,55 @@ def draw_pool(
                 objects.append(colours)
                 walls.append(things[num_colours:])
                 starts.append(allowed)
-    if len(objects) < num_layouts:
-        raise ValueError(
-            f"num_layouts={num_layouts} with min_colour_distance={min_colour_distance}, "
-            f"min_line_distance={min_line_distance}, clear_rectangles={clear_rectangles}, "
-            f"clear_starts={clear_starts} and min_departures={min_departures}: only "
-            f"{len(objects)} layouts found, allowed are values that a {grid_size}x{grid_size} grid "
-            f"with {num_colours} colours and {num_walls} walls can hold"
-        )
+    if len(objects) < config.num_layouts:
+        raise ValueError(_too_rare(config, len(objects)))
     num_starts = np.array([len(cells) for cells in starts])
     num_free = grid_size**2 - num_colours - num_walls
     starts = [np.pad(cells, (0, num_free - len(cells)), mode="edge") for cells in starts]
-    stacked = (np.stack(cells) for cells in (objects, walls, starts))
-    return LayoutPool(*(cells[:num_layouts].astype(np.int32) for cells in (*stacked, num_starts)))
+    pool = (*(np.stack(cells) for cells in (objects, walls, starts)), num_starts)
+    return LayoutPool(*(cells[: config.num_layouts].astype(np.int32) for cells in pool))
 
 
-def _draw_anywhere(
-    rng: np.random.Generator, grid_size: int, num_colours: int, fixed_walls: np.ndarray | None
-) -> np.ndarray:
+def _too_rare(config: LayoutPoolConfig, num_found: int) -> str:
+    names = ("min_colour_distance", "min_line_distance", "clear_rectangles", "clear_starts")
+    limits = ", ".join(f"{name}={getattr(config, name)}" for name in names)
+    return (
+        f"num_layouts={config.num_layouts} with {limits} and "
+        f"min_departures={config.min_departures}: only {num_found} layouts found, allowed are "
+        f"values that a {config.grid_size}x{config.grid_size} grid with {config.num_colours} "
+        f"colours and {config.num_walls} walls can hold"
+    )
+
+
+def _draw_anywhere(rng: np.random.Generator, config: LayoutPoolConfig) -> np.ndarray:
     """Random orders of all cells, `(n, G*G)`; fixed walls follow behind the `O` colours."""
-    every = np.arange(grid_size**2)
+    every, fixed_walls = np.arange(config.grid_size**2), config.fixed_walls()
     if fixed_walls is not None:
         every = np.setdiff1d(every, fixed_walls)
     cells = rng.permuted(np.tile(every, (_DRAWS_AT_ONCE, 1)), axis=1)
     if fixed_walls is None:
         return cells
     walls = np.tile(fixed_walls, (_DRAWS_AT_ONCE, 1))
-    return np.concatenate([cells[:, :num_colours], walls, cells[:, num_colours:]], axis=1)
+    colours, rest = np.split(cells, [config.num_colours], axis=1)
+    return np.concatenate([colours, walls, rest], axis=1)
 
 
-def _draw_at_home(
-    rng: np.random.Generator,
-    grid_size: int,
-    homes: np.ndarray,
-    home_radius: int,
-    fixed_walls: np.ndarray | None,
-) -> np.ndarray:
+def _draw_at_home(rng: np.random.Generator, config: LayoutPoolConfig) -> np.ndarray:
     """The same with every colour at most `home_radius` rows and columns away from its home."""
+    grid_size, homes = config.grid_size, config.home_cells()
     rows, columns = np.divmod(np.arange(grid_size**2), grid_size)
+    fixed_walls = config.fixed_walls()
     walls = np.array([], int) if fixed_walls is None else fixed_walls
     colours = []
     for home in homes:
         row, column = divmod(int(home), grid_size)
-        near = np.maximum(np.abs(rows - row), np.abs(columns - column)) <= home_radius
+        near = np.maximum(np.abs(rows - row), np.abs(columns - column)) <= config.home_radius
         cells = np.setdiff1d(np.flatnonzero(near), walls)
         if len(cells) == 0:
-            raise ValueError(f"homes: the floor plan leaves no cell within {home_radius} of {home}")
+            raise ValueError(
+                f"homes: the floor plan leaves no cell within {config.home_radius} of {home}, "
+                "allowed are homes with one"
+            )
         colours.append(rng.choice(cells, _DRAWS_AT_ONCE))
     colours = np.stack(colours, axis=1)
     # Each colour drew for itself; two in one cell leave no order of all cells.
@@ -293,113 +255,11 @@ def _draw_at_home(
     return np.argsort(place, axis=1)
 
 
-def _apart(
-    cells: np.ndarray,
-    grid_size: int,
-    num_colours: int,
-    min_colour_distance: int,
-    min_line_distance: int,
-) -> np.ndarray:
+def _apart(cells: np.ndarray, config: LayoutPoolConfig) -> np.ndarray:
     """The rows of `cells (n, G*G)` whose first `O` cells are different and far enough apart."""
-    rows, columns = np.divmod(cells[:, :num_colours], grid_size)
-    first, second = np.triu_indices(num_colours, 1)
+    rows, columns = np.divmod(cells[:, : config.num_colours], config.grid_size)
+    first, second = np.triu_indices(config.num_colours, 1)
     apart = np.stack([np.abs(x[:, first] - x[:, second]) for x in (rows, columns)])
-    far = apart.sum(axis=0) >= min_colour_distance
-    off_lines = apart.min(axis=0) >= min_line_distance
+    far = apart.sum(axis=0) >= config.min_colour_distance
+    off_lines = apart.min(axis=0) >= config.min_line_distance
     return cells[np.all(far & off_lines, axis=1)]
-
-
-def _rectangles_clear(colours: np.ndarray, grid_size: int) -> np.ndarray:
-    """Whether no colour of `(n, O)` lies in the rectangle of two others of its row: `(n,)` bool."""
-    clear = np.ones(len(colours), bool)
-    for a, b in itertools.combinations(range(colours.shape[1]), 2):
-        inside = _num_inside(colours[:, a], colours[:, b], colours, grid_size)
-        # The two that span the rectangle lie in it.
-        clear &= inside == 2
-    return clear
-
-
-def _starts_clear(
-    cells: np.ndarray, things: np.ndarray, num_colours: int, grid_size: int
-) -> np.ndarray:
-    """Whether the rectangle of each cell `(F,)` and any colour holds no other thing: `(F,)` bool.
-
-    `things (O + W,)` are the colours and behind them the walls.
-    """
-    inside = _num_inside(cells[:, None], things[:num_colours], things, grid_size)
-    # The colour itself lies in it.
-    return np.all(inside == 1, axis=1)
-
-
-def _num_inside(
-    first: np.ndarray, second: np.ndarray, things: np.ndarray, grid_size: int
-) -> np.ndarray:
-    """How many of `things (..., n)` lie in the rectangle that two cells `(...)` span: `(...)`."""
-    inside = True
-    for a, b, thing in zip(
-        *(np.divmod(x, grid_size) for x in (first, second, things)), strict=True
-    ):
-        low, high = np.minimum(a, b)[..., None], np.maximum(a, b)[..., None]
-        inside &= (low <= thing) & (thing <= high)
-    return inside.sum(axis=-1)
-
-
-def departures(
-    colours: np.ndarray, free: np.ndarray, grid_size: int, follows: np.ndarray
-) -> np.ndarray:
-    """Most different first actions of shortest paths from each colour to its followers.
-
-    Args:
-      colours: `(O,)` cells of the colours.
-      free: cells without a colour or a wall.
-      grid_size: side `G` of the grid.
-      follows: `(O, O)` bool, followers of each colour.
-
-    Returns:
-      `(O,)` int; paths enter no colour but their goal.
-    """
-    steps = [_steps_from(int(goal), free, grid_size) for goal in colours]
-    counts = []
-    for here, goals in zip(colours, follows, strict=True):
-        choices = [
-            _first_actions(int(here), steps[goal], grid_size) for goal in np.flatnonzero(goals)
-        ]
-        counts.append(max(len(set(choice)) for choice in itertools.product(*choices)))
-    return np.array(counts)
-
-
-def _first_actions(cell: int, steps: dict[int, int], grid_size: int) -> list[int]:
-    """Actions that lead from `cell` to the fewest remaining steps."""
-    ahead = {action: steps[n] for action, n in _around(cell, grid_size) if n in steps}
-    shortest = min(ahead.values(), default=None)
-    return [action for action, remaining in ahead.items() if remaining == shortest]
-
-
-def _all_connected(colours: np.ndarray, free: np.ndarray, grid_size: int) -> bool:
-    """Whether the free cells are one component and every colour touches it."""
-    if len(_steps_from(int(free[0]), free, grid_size)) < len(free):
-        return False
-    cells = set(free.tolist())
-    return all(
-        any(neighbour in cells for _, neighbour in _around(int(colour), grid_size))
-        for colour in colours
-    )
-
-
-def _steps_from(origin: int, free: np.ndarray, grid_size: int) -> dict[int, int]:
-    """Steps from `origin` to each free cell that it reaches over free cells, by breadth first."""
-    cells, steps, queue = set(free.tolist()), {origin: 0}, [origin]
-    for cell in queue:
-        for _, neighbour in _around(cell, grid_size):
-            if neighbour in cells and neighbour not in steps:
-                steps[neighbour] = steps[cell] + 1
-                queue.append(neighbour)
-    return steps
-
-
-def _around(cell: int, grid_size: int) -> Iterator[tuple[int, int]]:
-    """Actions that stay inside the grid and the cells they lead to."""
-    row, column = divmod(cell, grid_size)
-    for action, (down, right) in enumerate(((-1, 0), (1, 0), (0, -1), (0, 1))):
-        if 0 <= row + down < grid_size and 0 <= column + right < grid_size:
-            yield action, (row + down) * grid_size + column + right

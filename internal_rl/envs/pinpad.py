@@ -9,10 +9,11 @@ import dataclasses
 import chex
 import jax
 import jax.numpy as jnp
-from flax import struct
+import numpy as np
 
 from internal_rl.envs import tasks
 from internal_rl.envs.layout_pool import LayoutPoolConfig, pool_of
+from internal_rl.types import Scene
 
 MAX_GRID_SIZE = 31
 MAX_REDRAWS = 1000
@@ -49,30 +50,33 @@ def check_fields(config: LayoutPoolConfig, **lowest: int) -> None:
     config.check_pool()
 
 
-@struct.dataclass
-class Scene:
-    """What an observation shows of the plane, in cells: x to the right, y up, the centre at 0, 0.
-
-    Attributes:
-      place: `(..., 2)` where the agent is.
-      colours: `(..., O, 2)` centres of the coloured cells.
-      walls: `(..., W, 2)` centres of the walls.
-    """
-
-    place: chex.Array
-    colours: chex.Array
-    walls: chex.Array
-
-
 def centre_of(cell: chex.Array, grid_size: int) -> chex.Array:
     """Centres `(..., 2)` of cells `(...)` in the units of `Scene`."""
     column, row = cell % grid_size, cell // grid_size
     half = (grid_size - 1) / 2
-    return jnp.stack([column - half, half - row], axis=-1)
+    return jnp.stack([column - half, half - row], axis=-1).astype(jnp.float32)
+
+
+def with_own_buffers(start: chex.ArrayTree, cell: chex.Array, task: chex.Array) -> chex.ArrayTree:
+    """The same arrays, none of which shares memory with another or with an argument of `reset`.
+
+    So a state can be donated. Each array is chosen by a condition that always holds and depends on
+    all that an episode starts from; therefore `jax.vmap` spreads all of them over devices alike.
+    Inside a compiled program this costs nothing.
+
+    Args:
+      start: state and timestep of a reset.
+      cell: `()` where the agent starts.
+      task: `(K,)`.
+    """
+    always = (cell >= 0) | (task[0] >= 0)
+    return jax.tree.map(lambda x: jax.lax.select(always, x, x), start)
 
 
 class PinpadWorld:
     """What all worlds share; a world adds `reset`, `step`, `observe` and `scene`.
+
+    A place that can be visited is a colour; see `envs.world.CAPABILITIES`.
 
     Attributes:
       config: the settings.
@@ -82,6 +86,12 @@ class PinpadWorld:
       post_training_task: `(K,)` int32.
       pretraining_tasks: `(N, K)` int32, padded with -1.
       layouts: the pool of layouts, or None.
+      grid_size: side `G` of the grid, in cells.
+      num_places: `O`, colours.
+      num_subgoals: subgoals of the task set.
+      subgoal_places: `(G,)` colour that each subgoal visits first.
+      unseen_transitions: pairs of colours that only the post-training task needs.
+      num_pretraining_visits: visits of the longest pretraining task.
       switch_tolerance: steps by which a switch may miss the change of subgoal and still count as
         close, see `analysis.switching`.
     """
@@ -108,6 +118,36 @@ class PinpadWorld:
             (self.task_set.post_training,), self.max_task_length
         )[0]
         self.layouts = pool_of(config) if config.num_layouts else None
+        self.grid_size = config.grid_size
+        self.num_places = config.num_colours
+        self.num_subgoals = self.task_set.num_subgoals
+        self.subgoal_places = np.array([first for first, *_ in self.task_set.subgoals], np.int32)
+        self.unseen_transitions = tasks.unseen_transitions(self.task_set)
+        self.num_pretraining_visits = max(map(len, self.task_set.pretraining))
+        self._subgoal_table = tasks.subgoal_table(self.task_set, config.num_colours)
+
+    def __reduce__(self):
+        return type(self), (self.config,)
+
+    def checked_task(self, task: chex.Array) -> chex.Array:
+        """The task as int32, its shape and, outside of `jax.jit`, its colours checked.
+
+        Raises:
+          ValueError: it is no row of colours padded with -1.
+        """
+        shape = np.shape(task)
+        if len(shape) != 1 or shape[0] == 0:
+            raise ValueError(f"task has shape {shape}, allowed is (K,), one or more colours")
+        if not isinstance(task, jax.core.Tracer):
+            colours = np.asarray(task)
+            num_visits = int(np.sum(colours >= 0))
+            known = np.isin(colours[:num_visits], np.arange(self.num_places))
+            if num_visits == 0 or not known.all() or not np.all(colours[num_visits:] == -1):
+                raise ValueError(
+                    f"task is {colours.tolist()}, allowed are one or more colours, 0 to "
+                    f"{self.num_places - 1}, and behind the last one only -1"
+                )
+        return jnp.asarray(task, jnp.int32)
 
     def sample_start(
         self, key: chex.PRNGKey, task: chex.Array
@@ -133,9 +173,30 @@ class PinpadWorld:
         """Reads observations `(..., d)`."""
         raise NotImplementedError
 
-    def without_task(self, state):
-        """`state`, running and with nothing visited, unless what ended it was not the task."""
-        return state.replace(done=jnp.bool_(False), success=jnp.bool_(False), progress=jnp.int32(0))
+    def parse_task(self, text: str) -> np.ndarray:
+        """Reads a task such as `"0-1-2"`, `(K,)` int32.
+
+        Raises:
+          ValueError: it names no colours of this world, or no subgoals of its task set.
+        """
+        task = tasks.parse_task(text)
+        tasks.check_task(task, self.num_places)
+        self.task_set.subgoal_ids(task)
+        return tasks.task_array((task,), len(task))[0]
+
+    def next_subgoal(self, task: chex.Array, progress: chex.Array) -> chex.Array:
+        """Subgoal `()` int32 that a task `(K,)` asks for after `progress ()` visits.
+
+        That of the last colour where nothing is left to visit; -1 for none of the task set.
+        """
+        last = jnp.sum(task >= 0) - 1
+        place = jnp.minimum(progress, last)
+        size = self.task_set.subgoal_length
+        first = place // size * size
+        parts = [task[jnp.minimum(first + i, task.shape[0] - 1)] for i in range(size)]
+        known = jnp.all(jnp.stack([(part >= 0) & (part < self.num_places) for part in parts]))
+        found = jnp.asarray(self._subgoal_table)[tuple(parts)]
+        return jnp.where(known, found, jnp.int32(-1))
 
     def layout_fingerprint(self, observation: chex.Array) -> chex.Array:
         """A number that tells layouts apart: `(..., d)` observations to `(...)` uint32.
@@ -240,7 +301,9 @@ def solvable(
         jnp.where(sources // grid_size == row, bits(sources), jnp.uint32(0))
         for row in range(grid_size)
     )
-    rows, _ = jax.lax.while_loop(lambda carry: carry[1], flood, (origin, jnp.bool_(True)))
+    # Where the cells are spread over devices the flag has to be so too from the start.
+    begun = jnp.any(jnp.stack(origin) > 0)
+    rows, _ = jax.lax.while_loop(lambda carry: carry[1], flood, (origin, begun))
     # Colours are not free, so that a flood stops in front of them and one more step enters them.
     entered = jnp.stack(spread(rows))
     source = jnp.concatenate([jnp.zeros(1, task.dtype), task[:-1] + 1])
@@ -275,7 +338,10 @@ def sample_layout(
         return (count < MAX_REDRAWS) & ~solved
 
     key, draw_key = jax.random.split(key)
-    start = (key, jnp.int32(1), *draw(draw_key))
+    layout, solved = draw(draw_key)
+    # All that the loop carries is spread over devices as its condition is; the same numbers.
+    start = (key, jnp.int32(1), layout, solved)
+    start = jax.tree.map(lambda x: jax.lax.select(solved, x, x), start)
     _, _, layout, _ = jax.lax.while_loop(unsolved, redraw, start)
     return layout
 
@@ -285,6 +351,11 @@ def board(objects: chex.Array, walls: chex.Array, grid_size: int) -> chex.Array:
     grid = jnp.full(grid_size**2, FREE, jnp.int8)
     grid = grid.at[objects].set(jnp.arange(objects.shape[0], dtype=jnp.int8), unique_indices=True)
     return grid.at[walls].set(WALL, unique_indices=True)
+
+
+def visited_colour(content: chex.Array, moved: chex.Array) -> chex.Array:
+    """Colour `()` int32 that a step entered, -1 for none; arguments as in `visit`."""
+    return jnp.where(moved & (content >= 0), content, FREE).astype(jnp.int32)
 
 
 def visit(

@@ -151,6 +151,7 @@ def episode_frames(
     walls: np.ndarray,
     cells: Sequence[int],
     grid_size: int,
+    *,
     beta: np.ndarray | None = None,
     code: np.ndarray | None = None,
     cell_pixels: int = 40,
@@ -181,6 +182,7 @@ def frames_of_observations(
     observations: np.ndarray,
     grid_size: int,
     num_colours: int,
+    *,
     beta: np.ndarray | None = None,
     code: np.ndarray | None = None,
 ) -> list[np.ndarray]:
@@ -199,7 +201,7 @@ def frames_of_observations(
     boards = np.asarray(observations).reshape(len(observations), grid_size**2, -1)
     places = boards.argmax(axis=1)
     objects, walls = places[0, :num_colours], places[0, num_colours:-1]
-    return episode_frames(objects, walls, places[:, -1], grid_size, beta, code)
+    return episode_frames(objects, walls, places[:, -1], grid_size, beta=beta, code=code)
 
 
 def save_gif(path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float = 0.25) -> None:

@@ -90,6 +90,7 @@ def run_episodes(
     memory,
     num_slots: int,
     num_steps: int,
+    *,
     num_phases: int | None = None,
 ):
     """Runs every episode to its end, at most `num_steps` steps.
@@ -130,7 +131,7 @@ def run_episodes(
 
 def _start(step, fresh, memory, num_episodes: int, num_slots: int, num_steps: int) -> _Loop:
     """The first `num_slots` episodes in the slots, room for the records."""
-    first = jnp.arange(num_slots)
+    first = jnp.arange(num_slots, dtype=jnp.int32)
     slots = Slots(first, jnp.zeros_like(first), jnp.ones(num_slots, bool))
     state = jax.tree.map(lambda x: x[:num_slots], fresh)
     # While fresh episodes are left every record belongs to an episode; after that every slot makes
@@ -165,7 +166,7 @@ def _advance(step, fresh, loop: _Loop, num_episodes: int, num_steps: int) -> _Lo
     )
     time = slots.time + 1
     vacant = done | ~slots.active | (time >= num_steps)
-    candidate = loop.following + jnp.cumsum(vacant) - 1
+    candidate = loop.following + jnp.cumsum(vacant, dtype=jnp.int32) - 1
     refilled = vacant & (candidate < num_episodes)
     episode = jnp.where(refilled, candidate, slots.episode)
 
@@ -181,7 +182,7 @@ def _advance(step, fresh, loop: _Loop, num_episodes: int, num_steps: int) -> _Lo
         ),
         state=jax.tree.map(renew, state, fresh),
         memory=memory,
-        following=loop.following + jnp.sum(vacant),
+        following=loop.following + jnp.sum(vacant, dtype=jnp.int32),
         place=_write(loop.place, place, loop.cursor),
         records=jax.tree.map(lambda x, new: _write(x, new, loop.cursor), loop.records, record),
         cursor=loop.cursor + len(place),

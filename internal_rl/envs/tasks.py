@@ -224,6 +224,14 @@ def task_set(name: str) -> TaskSet:
     )
 
 
+def subgoal_table(tasks: TaskSet, num_colours: int) -> np.ndarray:
+    """Id of every subgoal by its colours, `(O,)` or `(O, O)` int32; -1 where there is none."""
+    table = np.full((num_colours,) * tasks.subgoal_length, -1, np.int32)
+    for index, subgoal in enumerate(tasks.subgoals):
+        table[subgoal] = index
+    return table
+
+
 def unseen_transitions(tasks: TaskSet) -> set[tuple[int, int]]:
     """Colour transitions `(from, to)` between subgoals that only the post-training task holds.
 

@@ -46,11 +46,11 @@ def make_recorder(
 ) -> Callable[[tuple, chex.PRNGKey], Recording]:
     """`record(params, keys (B,)) -> Recording`: random ones of `tasks` in random layouts."""
     subgoals = tuple(map(world.task_set.subgoal_ids, tasks))
-    subgoals = jnp.asarray(task_array(subgoals, max(map(len, subgoals))))
+    subgoals = task_array(subgoals, max(map(len, subgoals)))
     tasks = task_array(tasks, max(map(len, tasks)))
 
     def record(params, keys):
-        played = ant_ppo.play(world, config, params, tasks, keys, deterministic)
+        played = ant_ppo.play(world, config, params, tasks, keys, deterministic=deterministic)
         last = played.following[jnp.arange(len(keys)), played.length - 1]
         # Behind the end of an episode the last observation repeats, which makes it one step longer.
         longer = jnp.concatenate([played.observation, jnp.zeros_like(last)[:, None]], axis=1)
@@ -58,7 +58,7 @@ def make_recorder(
         return Recording(
             observation=jnp.where(ran[..., None], longer, last[:, None]),
             action=played.action,
-            subgoal=jnp.take_along_axis(subgoals[played.task], played.before, axis=1),
+            subgoal=jnp.take_along_axis(jnp.asarray(subgoals)[played.task], played.before, axis=1),
             length=played.length,
             success=played.success,
         )
@@ -84,6 +84,7 @@ def successful_episodes(
     record: Callable[[tuple, chex.PRNGKey], Recording],
     params: tuple,
     key: chex.PRNGKey,
+    *,
     num_episodes: int,
     batch_size: int,
 ) -> Iterator[Episode]:

@@ -2,11 +2,22 @@
 
 import dataclasses
 
-from internal_rl.experts import shortest_path
+from internal_rl.experts.shortest_path import TIES
+from internal_rl.section import POSITIVE, Rule, Section, at_least, one_of, setting, within
+
+_UNIQUE_TIES = tuple(ties for ties in TIES if ties != "random")
+_SIZES = Rule(
+    lambda sizes: (
+        isinstance(sizes, (tuple, list))
+        and len(sizes) > 0
+        and all(type(size) is int and size > 0 for size in sizes)
+    ),
+    "a tuple of one or more sizes, each 1 or more",
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class AntExpertConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AntExpertConfig(Section):
     """Settings of the expert and of brax's PPO.
 
     Attributes:
@@ -14,7 +25,7 @@ class AntExpertConfig:
         have to be unique.
       control_cost: reward lost per unit of squared torque, summed over the torques; keeps torques
         off their limits, where a Gaussian describes them badly.
-      hop_cost: reward lost per metre of torso height above `ant_ppo.TALL`; a bounding gait ends
+      hop_cost: reward lost per metre of torso height above `ant_guide.TALL`; a bounding gait ends
         most episodes that fail above the highest height that the world allows.
       failure_cost: reward lost where an episode ends as a failure before its time limit.
       success_reward: added on the step that completes the task.
@@ -36,40 +47,51 @@ class AntExpertConfig:
       reward_scaling: factor on rewards before the value function sees them.
     """
 
-    ties: str = "axis"
-    control_cost: float = 0.02
-    hop_cost: float = 10.0
-    failure_cost: float = 20.0
-    success_reward: float = 10.0
-    hidden_sizes: tuple[int, ...] = (128, 128, 128)
-    rounds: int = 20
-    steps_per_round: int = 2_000_000
-    num_worlds: int = 512
-    unroll_length: int = 10
-    batch_size: int = 512
-    num_minibatches: int = 16
-    num_passes: int = 4
-    learning_rate: float = 6e-4
-    final_learning_rate: float = 5.27e-5
-    entropy_cost: float = 3e-4
-    discounting: float = 0.98
-    gae_lambda: float = 0.95
-    clip: float = 0.2
-    reward_scaling: float = 0.1
+    ties: str = setting("axis", one_of(_UNIQUE_TIES))
+    control_cost: float = setting(0.02, at_least(0))
+    hop_cost: float = setting(10.0, at_least(0))
+    failure_cost: float = setting(20.0, at_least(0))
+    success_reward: float = setting(10.0, at_least(0))
+    hidden_sizes: tuple[int, ...] = setting((128, 128, 128), _SIZES)
+    rounds: int = setting(20, at_least(1))
+    steps_per_round: int = setting(2_000_000, at_least(1))
+    num_worlds: int = setting(512, at_least(1))
+    unroll_length: int = setting(10, at_least(1))
+    batch_size: int = setting(512, at_least(1))
+    num_minibatches: int = setting(16, at_least(1))
+    num_passes: int = setting(4, at_least(1))
+    learning_rate: float = setting(6e-4, POSITIVE)
+    final_learning_rate: float = setting(5.27e-5, POSITIVE)
+    entropy_cost: float = setting(3e-4, at_least(0))
+    discounting: float = setting(0.98, within(0, 1))
+    gae_lambda: float = setting(0.95, within(0, 1))
+    clip: float = setting(0.2, POSITIVE)
+    reward_scaling: float = setting(0.1, POSITIVE)
 
-    def __post_init__(self):
-        shortest_path.check_ties(self.ties)
-        if self.ties == "random":
-            raise ValueError("ties is 'random', allowed are those that leave one action per cell")
-        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
-            raise ValueError(f"hidden_sizes is {self.hidden_sizes}, allowed are sizes of 1 or more")
-        if self.batch_size * self.num_minibatches % self.num_worlds:
-            raise ValueError(
-                f"num_worlds is {self.num_worlds}, allowed are divisors of batch_size * "
-                f"num_minibatches, {self.batch_size * self.num_minibatches}"
-            )
+    def check(self) -> None:
+        """Samples are dealt out to whole worlds."""
+        super().check()
+        # JSON knows no tuples.
+        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        samples = self.batch_size * self.num_minibatches
+        allowed = f"a divisor of batch_size * num_minibatches = {samples}"
+        self.require(samples % self.num_worlds == 0, "num_worlds", allowed)
 
     def learning_rate_of(self, index: int) -> float:
         """Learning rate of round `index`."""
         share = index / max(self.rounds - 1, 1)
         return self.learning_rate ** (1 - share) * self.final_learning_rate**share
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpertSection(AntExpertConfig):
+    """Section `expert`: the expert, and what its stage adds.
+
+    Attributes:
+      num_seeds: experts that are trained.
+      evaluation_episodes: episodes on the pretraining tasks and as many on the post-training task,
+        after each round (open).
+    """
+
+    num_seeds: int = setting(1, at_least(1))
+    evaluation_episodes: int = setting(1_000, at_least(1))

@@ -6,6 +6,7 @@ goal_blind sees only the current observation, goal_given is told the colour the 
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import chex
 import jax
@@ -13,20 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from internal_rl.envs import pinpad
-from internal_rl.envs.gridworld import GridWorld
 from internal_rl.experts import shortest_path
-from internal_rl.experts.collect import ExpertStream, ExpertTokens
+from internal_rl.experts.expert_tokens import ExpertTokens
+
+if TYPE_CHECKING:
+    from internal_rl.experts.grid_data import ExpertStream
 
 _ROWS_PER_CALL = 32
 
 
 def references(
-    env: GridWorld, stream: ExpertStream, key: chex.PRNGKey, num_trajectories: int
+    stream: "ExpertStream", key: chex.PRNGKey, num_trajectories: int
 ) -> dict[str, float]:
     """Mean nats per action of the three predictors on fresh trajectories of a stream.
 
     Args:
-      env: the world.
       stream: says which expert acts: its tasks, ties and epsilon.
       key: decides which trajectories are drawn.
       num_trajectories: at least as many are averaged, in whole batches.
@@ -38,7 +40,7 @@ def references(
     @jax.jit
     def call(state):
         state, tokens = stream.next_tokens(state)
-        totals = {name: -jnp.sum(p) for name, p in log_probs(env, stream, tokens).items()}
+        totals = {name: -jnp.sum(p) for name, p in log_probs(stream, tokens).items()}
         return state, totals, jnp.sum(tokens.mask), jnp.sum(tokens.segment.max(axis=1) + 1)
 
     state = stream.init(key, _ROWS_PER_CALL)
@@ -52,12 +54,11 @@ def references(
 
 
 def log_probs(
-    env: GridWorld, stream: ExpertStream, tokens: ExpertTokens, tasks: np.ndarray | None = None
+    stream: "ExpertStream", tokens: ExpertTokens, tasks: np.ndarray | None = None
 ) -> Mapping[str, chex.Array]:
     """Log-probability in nats that each predictor gives to the actions of `tokens`.
 
     Args:
-      env: the world.
       stream: the stream that the tokens come from.
       tokens: `(B, S)`.
       tasks: `(N, K)` tasks that `bayes` starts from, uniformly; by default those of the stream.
@@ -71,8 +72,8 @@ def log_probs(
     taken = jnp.take_along_axis(policy, tokens.action[..., None, None], axis=3)[..., 0]
     at_colour = at_colours(tokens)
     start = None
-    if env.layouts is None:
-        start = _solvable_tasks(tokens, tasks, env.config.grid_size)
+    if stream.world.layouts is None:
+        start = _solvable_tasks(tokens, tasks, stream.world.grid_size)
     values = {
         "bayes": bayes(taken, tokens, tasks, start),
         "goal_blind": goal_blind(taken, at_colour),
@@ -81,7 +82,7 @@ def log_probs(
     return {name: jnp.where(tokens.mask, value, 0.0) for name, value in values.items()}
 
 
-def goal_policies(stream: ExpertStream, tokens: ExpertTokens) -> chex.Array:
+def goal_policies(stream: "ExpertStream", tokens: ExpertTokens) -> chex.Array:
     """The expert's action probabilities for every goal at every token, `(B, S, O, 4)` float32."""
     table, table_index = stream.tables(tokens.episodes)
     place = jnp.take_along_axis(table_index, tokens.episode, axis=1)[..., None]
@@ -143,7 +144,8 @@ def bayes(
     previous = jnp.pad(tokens.segment, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
     fresh = tokens.segment != previous
     if start is None:
-        start = jnp.ones((*fresh.shape, 1), bool)
+        start = jnp.ones((*fresh.shape, 1), jnp.float32)
+    start = start.astype(jnp.float32)
 
     def step(belief, token):
         taken, progress, fresh, start, mask = token
@@ -156,7 +158,7 @@ def bayes(
 
     inputs = (taken, tokens.progress, fresh, start, tokens.mask)
     inputs = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), inputs)
-    belief = jnp.zeros((tokens.mask.shape[0], tasks.shape[0]))
+    belief = jnp.zeros_like(taken, shape=(tokens.mask.shape[0], tasks.shape[0]))
     _, log_prob = jax.lax.scan(step, belief, inputs)
     return log_prob.T
 

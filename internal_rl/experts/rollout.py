@@ -3,11 +3,12 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from internal_rl.experts import shortest_path
 
-RUNNING, SUCCESS, FAILURE = 0, 1, 2
+RUNNING, SUCCESS, FAILURE = np.arange(3, dtype=np.int32)
 
 
 @struct.dataclass
@@ -87,10 +88,10 @@ def play(
       `Steps`, `(B, S)`.
     """
     num_lanes, num_episodes = episodes.start_cell.shape
-    lanes = jnp.arange(num_lanes)
+    lanes = jnp.arange(num_lanes, dtype=jnp.int32)
     goals = tasks[episodes.task_index]
     goal_cells = jnp.take_along_axis(episodes.objects, jnp.maximum(goals, 0), axis=2)
-    lengths = jnp.sum(goals >= 0, axis=2)
+    lengths = jnp.sum(goals >= 0, axis=2, dtype=jnp.int32)
     offsets = jnp.array([-grid_size, grid_size, -1, 1], jnp.int32)
 
     def step(carry, _):
@@ -136,8 +137,10 @@ def play(
         )
         return carry, token
 
-    zeros = jnp.zeros(num_lanes, jnp.int32)
-    carry = (zeros, episodes.start_cell[:, 0], zeros, zeros, zeros.astype(bool))
+    start_cell = episodes.start_cell[:, 0]
+    # Made from the lanes, so that under `jax.shard_map` they too differ between devices.
+    zeros = jnp.zeros_like(start_cell)
+    carry = (zeros, start_cell, zeros, zeros, zeros.astype(bool))
     _, steps = jax.lax.scan(step, carry, length=num_tokens)
     return jax.tree.map(jnp.transpose, steps)
 

@@ -77,7 +77,10 @@ def distance_fields(objects: chex.Array, walls: chex.Array, grid_size: int) -> c
         return relaxed, jnp.any(relaxed != distance)
 
     start = jnp.where(goal, jnp.int16(0), _UNREACHED)
-    distance, _ = jax.lax.while_loop(lambda carry: carry[1], relax, (start, jnp.bool_(True)))
+    # The first step comes before the loop: under `jax.shard_map` its results have the types of all
+    # further ones.
+    first = relax((start, True))
+    distance, _ = jax.lax.while_loop(lambda carry: carry[1], relax, first)
     return distance.reshape(-1, grid_size**2)
 
 
@@ -266,5 +269,6 @@ def _spread_choices(mask: chex.Array, bits: chex.Array) -> chex.Array:
     def add_if_any(goal, chosen):
         return jnp.where(mask[goal] > 0, add(goal, chosen), chosen)
 
-    chosen = jax.lax.fori_loop(0, num_goals, add_if_any, jnp.full(num_goals, -1, jnp.int32))
+    none = jnp.full_like(mask, -1, jnp.int32)
+    chosen = jax.lax.fori_loop(0, num_goals, add_if_any, none)
     return jnp.where(chosen >= 0, 1 << jnp.maximum(chosen, 0), 0).astype(jnp.uint8)

@@ -5,17 +5,67 @@ stream `e_{t,l}`, `upper` (blocks l+1..L and the heads) reads it. Everything tha
 the model does so between the two.
 """
 
+import dataclasses
+
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
 
-from internal_rl.models.blocks import scaled_initializer
-from internal_rl.models.hawk import HawkBlock
+from internal_rl.models import hawk, transformer  # noqa: F401 (registers the blocks of this package)
+from internal_rl.models.blocks import (
+    BlockEntry,
+    BlockShape,
+    block_entry,
+    scaled_initializer,
+)
 from internal_rl.models.heads import action_parameter_size
-from internal_rl.models.transformer import KEY_ALIGNMENT, SHORT_REACH, TransformerBlock
+from internal_rl.section import POSITIVE, Section, SettingError, at_least, setting
+from internal_rl.types import ActionSpec, ObservationSpec
 
-BLOCKS = ("transformer", "hawk")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseConfig(Section):
+    """Section `base`: the base model (method §3).
+
+    Attributes:
+      block: name of a registered block: `"transformer"`, `"hawk"`, or one of yours.
+      width: size `n_e` of the residual stream.
+      depth: number of blocks `L`.
+      num_heads: attention heads, or heads of the RG-LRU's block-diagonal gates.
+      head_size: size of an attention head (transformer only).
+      mlp_size: hidden size of each block's MLP.
+      init_scale: variance-scaling factor of all kernels.
+      observation_loss: λ, weight of the observation loss.
+    """
+
+    block: str = setting("transformer")
+    width: int = setting(256, at_least(1))
+    depth: int = setting(6, at_least(1))
+    num_heads: int = setting(4, at_least(1))
+    head_size: int = setting(64, at_least(1))
+    mlp_size: int = setting(512, at_least(1))
+    init_scale: float = setting(0.1, POSITIVE)
+    observation_loss: float = setting(0.01, at_least(0))
+
+    def check(self) -> None:
+        """The block has to be registered and to suit the sizes."""
+        self.entry.check(self.block_shape(1, 1))
+
+    @property
+    def entry(self) -> BlockEntry:
+        """The registered block."""
+        return block_entry(self.block)
+
+    def block_shape(self, max_length: int, reach: int) -> BlockShape:
+        """What a block of the model is made from."""
+        sizes = (self.width, self.num_heads, self.head_size, self.mlp_size, self.init_scale)
+        return BlockShape(*sizes, max_length, reach)
+
+    def check_layer(self, field: str, layer: int) -> None:
+        """Raises SettingError about `field` unless `0 <= layer <= depth`."""
+        if not 0 <= layer <= self.depth:
+            raise SettingError(field, f"{layer} given, allowed is 0 to {self.depth} (base.depth)")
 
 
 @struct.dataclass
@@ -35,70 +85,59 @@ class BaseModel(nn.Module):
     """Sequence model of `depth` blocks between an input embedding and two heads.
 
     Attributes:
-      observation_size: numbers `d` in an observation.
-      action_head: `"categorical"` or `"gaussian"`.
-      action_size: number of actions, or the dimension `d_a` of a continuous action.
-      block: `"transformer"` or `"hawk"`.
-      width: size `n_e` of the residual stream.
-      depth: number of blocks `L`.
-      num_heads: attention heads, or heads of the RG-LRU's block-diagonal gates.
-      head_size: size of an attention head (transformer only).
-      mlp_size: hidden size of each block's MLP.
+      observation_spec: what it reads, and predicts with the one head.
+      action_spec: what it predicts with the other head.
+      config: its block, depth and sizes.
       max_length: longest episode the one-step form can run.
       reach: how many steps back attention of the parallel form looks at most; None for
         `max_length`.
-      init_scale: variance-scaling factor of all kernels.
     """
 
-    observation_size: int
-    action_head: str
-    action_size: int
-    block: str = "transformer"
-    width: int = 256
-    depth: int = 6
-    num_heads: int = 4
-    head_size: int = 64
-    mlp_size: int = 512
+    observation_spec: ObservationSpec
+    action_spec: ActionSpec
+    config: BaseConfig = BaseConfig()
     max_length: int = 100
-    init_scale: float = 0.1
     reach: int | None = None
 
     @property
+    def width(self) -> int:
+        """Size `n_e` of the residual stream."""
+        return self.config.width
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks `L`."""
+        return self.config.depth
+
+    @property
     def short_reach(self) -> int | None:
-        """A reach that saves attention and that most trajectories stay within, if there is one."""
-        saves = self.block == "transformer" and self.max_length >= SHORT_REACH + KEY_ALIGNMENT
-        return SHORT_REACH if saves else None
+        """A reach that saves work and that most trajectories stay within, if there is one."""
+        return self.config.entry.short_reach(self.max_length)
 
     def setup(self):
-        if self.block not in BLOCKS:
-            raise ValueError(f"base.block: got {self.block!r}, allowed: {', '.join(BLOCKS)}")
-        init = scaled_initializer(self.init_scale)
+        init = scaled_initializer(self.config.init_scale)
         self.embedding = nn.Dense(self.width, kernel_init=init)
         self.blocks = [self._make_block(name=f"block_{i + 1}") for i in range(self.depth)]
         self.output_norm = nn.LayerNorm(use_bias=False)
-        self.action_output = nn.Dense(
-            action_parameter_size(self.action_head, self.action_size), kernel_init=init
-        )
-        self.observation_output = nn.Dense(self.observation_size, kernel_init=init)
+        self.action_output = nn.Dense(action_parameter_size(self.action_spec), kernel_init=init)
+        self.observation_output = nn.Dense(self.observation_spec.size, kernel_init=init)
 
-    def _make_block(self, **kwargs) -> nn.Module:
-        if self.block == "hawk":
-            return HawkBlock(self.width, self.num_heads, self.mlp_size, self.init_scale, **kwargs)
+    def _make_block(self, **keywords) -> nn.Module:
         # A trajectory of `max_length` steps ends with one more observation.
-        return TransformerBlock(
-            self.width,
-            self.num_heads,
-            self.head_size,
-            self.mlp_size,
-            self.init_scale,
-            reach=self.max_length if self.reach is None else self.reach,
-            **kwargs,
-        )
+        reach = self.max_length if self.reach is None else self.reach
+        shape = self.config.block_shape(self.max_length, reach)
+        return self.config.entry.make(shape, **keywords)
 
     @nn.nowrap
     def _make_detached_block(self) -> nn.Module:
         """A block outside the module tree, for functions of its state that need no parameters."""
         return self._make_block(parent=None)
+
+    @nn.nowrap
+    def initial_params(self, key: chex.PRNGKey) -> chex.ArrayTree:
+        """Untrained parameters."""
+        observation = jnp.zeros((1, 2, self.observation_spec.size), jnp.uint8)
+        return self.init(key, observation, jnp.zeros((1, 2), jnp.int32))
 
     def check_layer(self, layer: int) -> None:
         """Raises ValueError unless `0 <= layer <= depth`."""
@@ -141,8 +180,7 @@ class BaseModel(nn.Module):
     def initial_state(self, batch_size: int) -> tuple:
         """State of the one-step form before the first observation: one entry per block."""
         block = self._make_detached_block()
-        lengths = (self.max_length,) if self.block == "transformer" else ()
-        return tuple(block.initial_state(batch_size, *lengths) for _ in range(self.depth))
+        return tuple(block.initial_state(batch_size) for _ in range(self.depth))
 
     @nn.nowrap
     def restart(self, state: tuple, rows: chex.Array) -> tuple:

@@ -1,8 +1,14 @@
-"""Pieces shared by all sequence blocks."""
+"""Sequence blocks by name, and the pieces that they share."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol
 
 import chex
 import flax.linen as nn
 from jax.nn.initializers import Initializer, variance_scaling
+
+from internal_rl.section import SettingError
 
 
 def scaled_initializer(scale: float) -> Initializer:
@@ -37,3 +43,89 @@ class MLP(nn.Module):
         return nn.Dense(
             self.output_size, kernel_init=scaled_initializer(output_scale), name="output"
         )(self.activation(hidden))
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockShape:
+    """What the base model asks of a block.
+
+    Attributes:
+      width: size `n_e` of the residual stream.
+      num_heads: attention heads, or heads of block-diagonal gates.
+      head_size: size of an attention head.
+      mlp_size: hidden size of the MLP.
+      init_scale: variance-scaling factor of all kernels.
+      max_length: tokens of the longest trajectory, its last observation not counted.
+      reach: steps back that the parallel form has to look; at most `max_length`.
+    """
+
+    width: int
+    num_heads: int
+    head_size: int
+    mlp_size: int
+    init_scale: float
+    max_length: int
+    reach: int
+
+
+class Block(Protocol):
+    """A sequence block: a flax module whose parallel and one-step form agree.
+
+    - `block(x (B, S, n_e), segment (B, S)) -> (B, S, n_e)`: packed rows, nothing crosses a segment;
+    - `block.step(x (B, n_e), state) -> (B, n_e), state`: one step;
+    - `block.initial_state(batch_size) -> state`, arrays `(B, ...)`, or without axes where all rows
+      share them; needs no parameters (`flax.linen.nowrap`);
+    - `block.restart(state, rows (B,) bool) -> state`: begins a new trajectory in these rows; needs
+      no parameters.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockEntry:
+    """A registered block.
+
+    Attributes:
+      make: `make(shape: BlockShape, **keywords) -> flax module`; the keywords are flax's own
+        (`name`, `parent`).
+      check: raises SettingError where a shape does not suit the block.
+      short_reach: `short_reach(max_length)`, a reach that saves work and that most trajectories
+        stay within; None where the parallel form costs the same whatever the reach.
+    """
+
+    make: Callable[..., nn.Module]
+    check: Callable[[BlockShape], None]
+    short_reach: Callable[[int], int | None]
+
+
+_BLOCKS: dict[str, BlockEntry] = {}
+
+
+def register_block(
+    name: str,
+    make: Callable[..., nn.Module],
+    *,
+    check: Callable[[BlockShape], None] = lambda shape: None,
+    short_reach: Callable[[int], int | None] = lambda max_length: None,
+) -> None:
+    """Makes a block known by name, as `base.block`; the arguments are those of `BlockEntry`.
+
+    Registering a name again replaces it. `internal_rl.testing.check_block` tells what is missing.
+    """
+    _BLOCKS[name] = BlockEntry(make, check, short_reach)
+
+
+def registered_blocks() -> tuple[str, ...]:
+    """Names of all blocks."""
+    return tuple(_BLOCKS)
+
+
+def block_entry(name: str) -> BlockEntry:
+    """The entry of a name.
+
+    Raises:
+      SettingError: for an unknown name.
+    """
+    if name not in _BLOCKS:
+        allowed = ", ".join(registered_blocks())
+        raise SettingError("block", f"{name!r} given, allowed is {allowed}")
+    return _BLOCKS[name]

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from internal_rl.models.blocks import MLP, scaled_initializer
+from internal_rl.models.blocks import MLP, BlockShape, register_block, scaled_initializer
 from internal_rl.models.recurrence import linear_recurrence, starts_segment
+from internal_rl.section import SettingError
 
 GATE_SHARPNESS = 8.0
 DECAY_RADIUS = (0.9, 0.999)
@@ -34,7 +35,8 @@ class HawkState:
 def decay_initializer(key: chex.PRNGKey, shape: tuple[int, ...]) -> chex.Array:
     """Draws `Λ` such that `exp(-softplus(Λ))` is uniform in area on the ring `DECAY_RADIUS`."""
     low, high = (radius**2 for radius in DECAY_RADIUS)
-    log_decay = 0.5 * jnp.log(jax.random.uniform(key, shape, minval=low, maxval=high))
+    area = jax.random.uniform(key, shape, jnp.float32, minval=low, maxval=high)
+    log_decay = 0.5 * jnp.log(area)
     return jnp.log(jnp.expm1(-log_decay))
 
 
@@ -58,8 +60,9 @@ class BlockDiagonalDense(nn.Module):
         kernel_init = nn.initializers.variance_scaling(
             self.init_scale, "fan_in", "truncated_normal", batch_axis=(0,)
         )
-        kernel = self.param("kernel", kernel_init, (self.num_blocks, size, size))
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        shape = (self.num_blocks, size, size)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
         # One axis of tokens behind that of the blocks: plain batched products are fast everywhere.
         blocks = x.reshape(-1, self.num_blocks, size).swapaxes(0, 1)
         return (blocks @ kernel).swapaxes(0, 1).reshape(x.shape) + bias
@@ -124,8 +127,9 @@ class TemporalConvolution(nn.Module):
 
     def setup(self):
         shape = (CONVOLUTION_WIDTH, self.width)
-        self.kernel = self.param("kernel", scaled_initializer(self.init_scale), shape)
-        self.bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        init = scaled_initializer(self.init_scale)
+        self.kernel = self.param("kernel", init, shape, jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
 
     def __call__(self, x: chex.Array, segment: chex.Array) -> chex.Array:
         """Convolves packed rows `(B, S, n)`; taps beyond the segment's start count as zero."""
@@ -200,8 +204,8 @@ class HawkBlock(nn.Module):
     def initial_state(self, batch_size: int) -> HawkState:
         """State before the first step of `batch_size` sequences."""
         return HawkState(
-            recent=jnp.zeros((batch_size, CONVOLUTION_WIDTH - 1, self.width)),
-            hidden=jnp.zeros((batch_size, self.width)),
+            recent=jnp.zeros((batch_size, CONVOLUTION_WIDTH - 1, self.width), jnp.float32),
+            hidden=jnp.zeros((batch_size, self.width), jnp.float32),
         )
 
     @nn.nowrap
@@ -219,3 +223,19 @@ class HawkBlock(nn.Module):
         hidden = self.recurrence.step(convolved, state.hidden)
         y = self._finish(x, self.gate_input(normed), hidden.astype(x.dtype))
         return y, HawkState(recent, hidden)
+
+
+def make_block(shape: BlockShape, **keywords) -> HawkBlock:
+    """A block of the base model."""
+    return HawkBlock(shape.width, shape.num_heads, shape.mlp_size, shape.init_scale, **keywords)
+
+
+def check_shape(shape: BlockShape) -> None:
+    """The gates are cut into equal blocks."""
+    if shape.width % shape.num_heads:
+        raise SettingError(
+            "num_heads", f"{shape.num_heads} given, allowed is a divisor of width = {shape.width}"
+        )
+
+
+register_block("hawk", make_block, check=check_shape)

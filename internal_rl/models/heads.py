@@ -1,8 +1,9 @@
 """Distributions of the base model's two heads: the next action and the next observation.
 
-The head modules emit plain parameter arrays; the functions here give them their meaning. Two action
-heads exist: `"categorical"` (parameters: `A` logits) and `"gaussian"` (parameters: `d_a` means
-followed by `d_a` log standard deviations).
+The head modules emit plain parameter arrays; the functions here give them their meaning. Actions
+and observations have a distribution each, which stands in `ActionSpec` and `ObservationSpec`:
+`"categorical"` (parameters: `A` logits) or `"gaussian"` (parameters: `d_a` means followed by `d_a`
+log standard deviations) for actions, `"bernoulli"` or `"gaussian"` for observations.
 """
 
 import math
@@ -12,20 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-ACTION_HEADS = ("categorical", "gaussian")
+from internal_rl.types import ActionSpec, ObservationSpec
+
 LOG_STD_RANGE = (-5.0, 2.0)
 
 
-def check_action_head(head: str) -> None:
-    """Raises ValueError unless `head` is one of `ACTION_HEADS`."""
-    if head not in ACTION_HEADS:
-        raise ValueError(f"action_head: got {head!r}, allowed: {', '.join(ACTION_HEADS)}")
-
-
-def action_parameter_size(head: str, action_size: int) -> int:
+def action_parameter_size(spec: ActionSpec) -> int:
     """Number of parameters that the head emits per token."""
-    check_action_head(head)
-    return action_size if head == "categorical" else 2 * action_size
+    return spec.size if spec.discrete else 2 * spec.size
 
 
 def split_gaussian(parameters: chex.Array) -> tuple[chex.Array, chex.Array]:
@@ -41,18 +36,18 @@ def gaussian_log_prob(mean: chex.Array, log_std: chex.Array, value: chex.Array) 
 
 
 def action_log_prob(
-    head: str, parameters: chex.Array, action: chex.Array, min_std: float = 0.0
+    spec: ActionSpec, parameters: chex.Array, action: chex.Array, min_std: float = 0.0
 ) -> chex.Array:
     """`ln p(a)` in nats: `(..., A or 2 d_a)` parameters and `(...)` or `(..., d_a)` actions.
 
     Args:
-      head: one of `ACTION_HEADS`.
+      spec: of the action.
       parameters: of the distribution.
       action: what was done.
       min_std: least standard deviation that a Gaussian is taken to have, for actions that are
         known no more exactly than that.
     """
-    if head == "categorical":
+    if spec.discrete:
         return -optax.softmax_cross_entropy_with_integer_labels(parameters, action)
     mean, log_std = split_gaussian(parameters)
     if min_std:
@@ -60,24 +55,24 @@ def action_log_prob(
     return gaussian_log_prob(mean, log_std, action)
 
 
-def sample_action(head: str, parameters: chex.Array, key: chex.PRNGKey) -> chex.Array:
+def sample_action(spec: ActionSpec, parameters: chex.Array, key: chex.PRNGKey) -> chex.Array:
     """Draws one action for every leading index of `parameters`."""
-    if head == "categorical":
+    if spec.discrete:
         return jax.random.categorical(key, parameters, axis=-1)
     mean, log_std = split_gaussian(parameters)
     return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
 
 
-def mode_action(head: str, parameters: chex.Array) -> chex.Array:
+def mode_action(spec: ActionSpec, parameters: chex.Array) -> chex.Array:
     """The most probable action for every leading index of `parameters`."""
-    if head == "categorical":
+    if spec.discrete:
         return jnp.argmax(parameters, axis=-1).astype(jnp.int32)
     return split_gaussian(parameters)[0]
 
 
-def action_entropy(head: str, parameters: chex.Array) -> chex.Array:
+def action_entropy(spec: ActionSpec, parameters: chex.Array) -> chex.Array:
     """Entropy of the action distribution in nats, `(...)`."""
-    if head == "categorical":
+    if spec.discrete:
         log_probs = jax.nn.log_softmax(parameters)
         return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
     _, log_std = split_gaussian(parameters)
@@ -85,16 +80,15 @@ def action_entropy(head: str, parameters: chex.Array) -> chex.Array:
 
 
 def observation_log_prob(
-    head: str, parameters: chex.Array, next_observation: chex.Array
+    spec: ObservationSpec, parameters: chex.Array, next_observation: chex.Array
 ) -> chex.Array:
     """`ln p(o_{t+1})` in nats, summed over the observation's `d` numbers.
 
-    With discrete actions the observation is binary and each of its numbers is an independent
-    Bernoulli with `parameters` as logits; with continuous actions it is real-valued and
-    `parameters` are the means of a Gaussian of unit variance.
+    The numbers are independent: those of a `"bernoulli"` observation are 0 or 1 with `parameters`
+    as logits, those of a `"gaussian"` one have `parameters` as means and unit variance.
     """
     target = next_observation.astype(jnp.float32)
-    if head == "categorical":
+    if spec.head == "bernoulli":
         # `x ln σ(l) + (1 - x) ln σ(-l)` with one logarithm instead of two.
         return jnp.sum(target * parameters - jax.nn.softplus(parameters), axis=-1)
     return gaussian_log_prob(parameters, jnp.zeros_like(parameters), target)

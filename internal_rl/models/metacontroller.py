@@ -6,6 +6,8 @@ proposals come from an encoder that sees the whole trajectory; in internal RL th
 policy. Gate, integrator, history and decoder are causal and are the same functions in both uses.
 """
 
+import dataclasses
+
 import chex
 import flax.linen as nn
 import jax
@@ -15,7 +17,8 @@ from jax.nn.initializers import normal, zeros
 
 from internal_rl.models.blocks import MLP
 from internal_rl.models.recurrence import starts_segment
-from internal_rl.models.sequence_embedding import SequenceEmbedding
+from internal_rl.models.sequence_embedding import EMBEDDINGS, SequenceEmbedding
+from internal_rl.section import POSITIVE, Section, SettingError, at_least, one_of, setting, within
 
 GATES = ("sigmoid", "gumbel", "one", "random")
 
@@ -46,92 +49,113 @@ def kl_to_standard_normal(mean: chex.Array, log_std: chex.Array) -> chex.Array:
     return 0.5 * jnp.sum(mean**2 + jnp.exp(2 * log_std) - 1.0 - 2 * log_std, axis=-1)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetacontrollerConfig(Section):
+    """The part of the section `metacontroller` that describes the module (method §5).
+
+    Attributes:
+      code_size: size `n_z` of a code.
+      history_size: state size of the GRU that summarises the past.
+      embedding: `"trajectory"` for one non-causal embedding `s` per trajectory, `"step"` for one
+        per step (open).
+      embedding_size: width of the sequence embedding.
+      embedding_depth: its bidirectional layers (open).
+      embedding_slowness: how far back it sees at the start, about `e^slowness / 4` steps (open).
+      embedding_gap: steps of the future that `embedding="step"` skips (open).
+      encoder_size: hidden size of the encoder MLP.
+      switch_size: hidden size of the switch MLP (open).
+      decoder_size: hidden size of the hypernetwork.
+      rank: rank of the controller; 0 makes it a full `n_e x n_e` matrix.
+      gate: `"sigmoid"`; `"gumbel"` adds logistic noise in training; `"one"` forces `beta = 1`;
+        `"random"` switches at random moments, a control whose codes do not follow subgoals.
+      temperature: divides the gate's logit.
+      switch_rate: probability of a switch per step, for the `"random"` gate.
+      initial_log_std: initial posterior log standard deviation (open).
+      switch_bias: initial bias of the gate's logit (open).
+      controller_gain: initial size of `U e` relative to `e`, for a code drawn from the prior
+        (open).
+    """
+
+    code_size: int = setting(8, at_least(1))
+    history_size: int = setting(32, at_least(1))
+    embedding: str = setting("trajectory", one_of(EMBEDDINGS))
+    embedding_size: int = setting(32, at_least(1))
+    embedding_depth: int = setting(1, at_least(1))
+    embedding_slowness: float = setting(4.0, POSITIVE)
+    embedding_gap: int = setting(0, at_least(0))
+    encoder_size: int = setting(64, at_least(1))
+    switch_size: int = setting(32, at_least(1))
+    decoder_size: int = setting(32, at_least(1))
+    rank: int = setting(16, at_least(0))
+    gate: str = setting("sigmoid", one_of(GATES))
+    temperature: float = setting(1.0, POSITIVE)
+    switch_rate: float = setting(0.2, within(0, 1))
+    initial_log_std: float = setting(-2.0)
+    switch_bias: float = setting(-1.0)
+    controller_gain: float = setting(0.35, POSITIVE)
+
+
 class Metacontroller(nn.Module):
     """Encoder, switching gate, integrator and controller decoder.
 
     Attributes:
       residual_size: width `n_e` of the residual stream it reads and writes.
-      code_size: size `n_z` of a code.
-      history_size: state size of the GRU that summarises the past.
-      embedding: `"trajectory"` for one non-causal embedding `s` per trajectory, `"step"` for one
-        per step.
-      embedding_size: width of the sequence embedding.
-      embedding_depth: its bidirectional layers.
-      embedding_slowness: how far back it sees at the start, see `SequenceEmbedding`.
-      embedding_gap: steps of the future that it skips, see `SequenceEmbedding`.
-      encoder_size: hidden size of the encoder MLP.
-      switch_size: hidden size of the switch MLP.
-      decoder_size: hidden size of the hypernetwork.
-      rank: rank of the controller; 0 makes it a full `n_e x n_e` matrix.
-      gate: `"sigmoid"`; `"gumbel"` adds logistic noise in training; `"one"` forces `beta = 1`;
-        `"random"` switches at random moments, a control whose codes do not follow subgoals.
-      switch_rate: probability of a switch per step, for the `"random"` gate.
-      temperature: divides the gate's logit.
-      switch_bias: initial bias of the gate's logit.
-      initial_log_std: initial posterior log standard deviation.
-      controller_gain: initial size of `U e` relative to `e`, for a code drawn from the prior.
+      config: its sizes and choices.
     """
 
     residual_size: int
-    code_size: int = 8
-    history_size: int = 32
-    embedding: str = "trajectory"
-    embedding_size: int = 32
-    embedding_depth: int = 1
-    embedding_slowness: float = 4.0
-    embedding_gap: int = 0
-    encoder_size: int = 64
-    switch_size: int = 32
-    decoder_size: int = 32
-    rank: int = 16
-    gate: str = "sigmoid"
-    temperature: float = 1.0
-    switch_bias: float = -1.0
-    switch_rate: float = 0.2
-    initial_log_std: float = -2.0
-    controller_gain: float = 0.35
+    config: MetacontrollerConfig = MetacontrollerConfig()
 
     def setup(self):
-        if self.gate not in GATES:
-            raise ValueError(f"metacontroller.gate: got {self.gate!r}, allowed: {', '.join(GATES)}")
-        if not 0 <= self.rank <= self.residual_size:
-            raise ValueError(
-                f"metacontroller.rank: got {self.rank}, allowed: 0 (full) to {self.residual_size}"
+        if self.config.rank > self.residual_size:
+            raise SettingError(
+                "rank", f"{self.config.rank} given, allowed is 0 (full) to {self.residual_size}"
             )
         self.input_norm = nn.LayerNorm()
-        self.history_cell = nn.GRUCell(self.history_size)
+        self.history_cell = nn.GRUCell(self.config.history_size)
         self.summary = SequenceEmbedding(
-            self.embedding_size,
-            self.embedding_depth,
-            self.embedding,
-            self.embedding_slowness,
-            self.embedding_gap,
+            self.config.embedding_size,
+            self.config.embedding_depth,
+            self.config.embedding,
+            self.config.embedding_slowness,
+            self.config.embedding_gap,
         )
-        self.encoder = MLP(self.encoder_size, 2 * self.code_size, activation=nn.gelu)
-        self.switch_context = nn.Dense(self.switch_size)
-        self.switch_code = nn.Dense(self.switch_size, use_bias=False)
-        self.switch_output = nn.Dense(1, bias_init=nn.initializers.constant(self.switch_bias))
-        self.decoder_hidden = nn.Dense(self.decoder_size)
+        self.encoder = MLP(self.config.encoder_size, 2 * self.config.code_size, activation=nn.gelu)
+        self.switch_context = nn.Dense(self.config.switch_size)
+        self.switch_code = nn.Dense(self.config.switch_size, use_bias=False)
+        self.switch_output = nn.Dense(
+            1, bias_init=nn.initializers.constant(self.config.switch_bias)
+        )
+        self.decoder_hidden = nn.Dense(self.config.decoder_size)
         self.decoder_output = nn.Dense(
             self._controller_size(), kernel_init=self._decoder_init(), bias_init=zeros
         )
 
     def _controller_size(self) -> int:
-        if self.rank == 0:
+        if self.config.rank == 0:
             return self.residual_size**2
-        return 2 * self.rank * self.residual_size
+        return 2 * self.config.rank * self.residual_size
 
     def _decoder_init(self):
         """Kernel scale at which `|U e|` is about `controller_gain * |e|` for `z ~ N(0, I)`."""
-        if self.rank == 0:
-            entry = self.controller_gain / self.residual_size**0.5
+        if self.config.rank == 0:
+            entry = self.config.controller_gain / self.residual_size**0.5
         else:
-            entry = (self.controller_gain / (self.rank * self.residual_size) ** 0.5) ** 0.5
-        return normal(entry * (2 / self.decoder_size) ** 0.5)
+            entry = (
+                self.config.controller_gain / (self.config.rank * self.residual_size) ** 0.5
+            ) ** 0.5
+        return normal(entry * (2 / self.config.decoder_size) ** 0.5)
 
+    @nn.nowrap
+    def initial_params(self, key: chex.PRNGKey) -> chex.ArrayTree:
+        """Untrained parameters."""
+        residual = jnp.zeros((1, 2, self.residual_size), jnp.float32)
+        return self.init(key, residual, jnp.zeros((1, 2), jnp.int32), key)
+
+    @nn.nowrap
     def initial_history(self, batch_size: int) -> chex.Array:
         """`h_0 = 0`, `(B, history_size)`."""
-        return jnp.zeros((batch_size, self.history_size))
+        return jnp.zeros((batch_size, self.config.history_size), jnp.float32)
 
     def history_step(self, residual: chex.Array, history: chex.Array) -> chex.Array:
         """`h_t = GRU(e_t, h_{t-1})` for `(B, n_e)` residuals."""
@@ -156,10 +180,11 @@ class Metacontroller(nn.Module):
           `(...)`. The caller treats the first step of an episode as a switch whatever the gate
           says, and draws switches with this probability if the gate is `"random"`.
         """
-        if self.gate in ("one", "random"):
-            return jnp.full(residual.shape[:-1], 1.0 if self.gate == "one" else self.switch_rate)
+        if self.config.gate in ("one", "random"):
+            probability = 1.0 if self.config.gate == "one" else self.config.switch_rate
+            return jnp.full(residual.shape[:-1], probability, residual.dtype)
         context = self._switch_context(self.input_norm(residual), history)
-        return nn.sigmoid(self._switch_logit(context, code) / self.temperature)
+        return nn.sigmoid(self._switch_logit(context, code) / self.config.temperature)
 
     def decode(self, code: chex.Array) -> tuple[chex.Array, ...]:
         """`U = f_hyp(z)`: `(..., n_z)` codes to controller factors.
@@ -169,16 +194,16 @@ class Metacontroller(nn.Module):
           `(..., n_e, n_e)` when `rank` is 0.
         """
         parameters = self.decoder_output(nn.gelu(self.decoder_hidden(code)))
-        if self.rank == 0:
+        if self.config.rank == 0:
             shape = (*code.shape[:-1], self.residual_size, self.residual_size)
             return (parameters.reshape(shape),)
-        shape = (*code.shape[:-1], 2, self.rank, self.residual_size)
+        shape = (*code.shape[:-1], 2, self.config.rank, self.residual_size)
         factors = parameters.reshape(shape)
         return factors[..., 0, :, :], factors[..., 1, :, :]
 
     def control(self, residual: chex.Array, code: chex.Array) -> chex.Array:
         """Controlled residual `e + U(z) e` for `(..., n_e)` residuals and `(..., n_z)` codes."""
-        if self.rank or self.is_initializing():
+        if self.config.rank or self.is_initializing():
             return apply_controller(self.decode(code), residual)
         return residual + self._full_rank_product(code, residual)
 
@@ -190,12 +215,12 @@ class Metacontroller(nn.Module):
         `n_e²`.
         """
         size = self.residual_size
-        hidden = nn.gelu(self.decoder_hidden(code)).reshape(-1, self.decoder_size)
+        hidden = nn.gelu(self.decoder_hidden(code)).reshape(-1, self.config.decoder_size)
         flat = residual.reshape(-1, size)
         parameters = self.decoder_output.variables["params"]
         # (hidden, out, in) to (in, hidden * out)
-        kernel = parameters["kernel"].reshape(self.decoder_size * size, size).T
-        products = (flat @ kernel).reshape(-1, self.decoder_size, size)
+        kernel = parameters["kernel"].reshape(self.config.decoder_size * size, size).T
+        products = (flat @ kernel).reshape(-1, self.config.decoder_size, size)
         controlled = jnp.sum(hidden[..., None] * products, axis=1)
         controlled += flat @ parameters["bias"].reshape(size, size).T
         return controlled.reshape(residual.shape)
@@ -214,7 +239,7 @@ class Metacontroller(nn.Module):
           segment: `(B, S)` index of the packed trajectory; nothing crosses its borders.
           key: noise of the proposals (and of the gate, if `"gumbel"`).
           gate_floor: in [0, 1], the least that a gate is open: `floor + (1 - floor) beta` takes the
-            place of `beta`. For the beginning of training, see `experiments.metacontroller`.
+            place of `beta`. For the beginning of training, see `methods.discovery`.
         """
         proposal_key, gate_key = jax.random.split(key)
         start = starts_segment(segment)
@@ -223,8 +248,8 @@ class Metacontroller(nn.Module):
         embedding = self.summary(normed, segment)
         encoded = self.encoder(jnp.concatenate([normed, history, embedding], axis=-1))
         mean, log_std = jnp.split(encoded, 2, axis=-1)
-        log_std = jnp.clip(log_std + self.initial_log_std, -6.0, 2.0)
-        noise = jax.random.normal(proposal_key, mean.shape)
+        log_std = jnp.clip(log_std + self.config.initial_log_std, -6.0, 2.0)
+        noise = jax.random.normal(proposal_key, mean.shape, mean.dtype)
         proposal = mean + jnp.exp(log_std) * noise
         beta, code = self._integrate(
             self._switch_context(normed, history), proposal, start, gate_key, gate_floor
@@ -242,26 +267,25 @@ class Metacontroller(nn.Module):
         scan = nn.scan(
             body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
         )
-        _, before = scan(
-            self.history_cell, jnp.zeros((normed.shape[0], self.history_size)), (normed, start)
-        )
-        return before
+        initial = self.initial_history(normed.shape[0])
+        return scan(self.history_cell, initial, (normed, start))[1]
 
     def _integrate(self, context, proposal, start, gate_key, gate_floor):
         """`z_t = beta_t z~_t + (1 - beta_t) z_{t-1}` with the gate evaluated on the way."""
-        if self.gate == "one":
-            return jnp.ones(start.shape), proposal
-        noise = jnp.zeros(start.shape)
-        if self.gate == "gumbel":
-            noise = jax.random.logistic(gate_key, start.shape)
-        drawn = jax.random.bernoulli(gate_key, self.switch_rate, start.shape)
+        if self.config.gate == "one":
+            return jnp.ones(start.shape, proposal.dtype), proposal
+        noise = jnp.zeros(start.shape, proposal.dtype)
+        if self.config.gate == "gumbel":
+            noise = jax.random.logistic(gate_key, start.shape, proposal.dtype)
+        rate = jnp.asarray(self.config.switch_rate, proposal.dtype)
+        drawn = jax.random.bernoulli(gate_key, rate, start.shape)
 
         def body(module, code, inputs):
             context_t, proposal_t, first, noise_t, drawn_t = inputs
             code = jnp.where(first[:, None], 0.0, code)
             logit = module._switch_logit(context_t, code) + noise_t
-            beta = nn.sigmoid(logit / module.temperature)
-            if module.gate == "random":
+            beta = nn.sigmoid(logit / module.config.temperature)
+            if module.config.gate == "random":
                 beta = drawn_t.astype(beta.dtype)
             else:
                 beta = gate_floor + (1 - gate_floor) * beta
@@ -272,7 +296,7 @@ class Metacontroller(nn.Module):
         scan = nn.scan(
             body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
         )
-        initial = jnp.zeros((proposal.shape[0], self.code_size))
+        initial = jnp.zeros((proposal.shape[0], self.config.code_size), proposal.dtype)
         _, (beta, code) = scan(self, initial, (context, proposal, start, noise, drawn))
         return beta, code
 
@@ -288,7 +312,7 @@ class Metacontroller(nn.Module):
             history = self.history_step(residual[:, 0], self.initial_history(residual.shape[0]))
             self._switch_logit(
                 self._switch_context(self.input_norm(residual[:, 0]), history),
-                jnp.zeros((residual.shape[0], self.code_size)),
+                jnp.zeros((residual.shape[0], self.config.code_size), residual.dtype),
             )
         discovery = self.discover(residual, segment, key, gate_floor)
         return discovery, self.control(residual, discovery.code)

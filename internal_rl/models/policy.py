@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from internal_rl.models.blocks import scaled_initializer
 from internal_rl.models.hawk import HawkBlock, HawkState
+from internal_rl.section import SettingError
 
 MAX_STD = math.exp(3.0)
 
@@ -47,8 +48,8 @@ class CodePolicy(nn.Module):
 
     def setup(self):
         if not 0 < self.min_std < MAX_STD:
-            raise ValueError(
-                f"min_std: got {self.min_std}, allowed: above 0 and below {MAX_STD:.3f}"
+            raise SettingError(
+                "min_std", f"{self.min_std} given, allowed is above 0 and below {MAX_STD:.3f}"
             )
         self.input_norm = nn.RMSNorm()
         self.input_projection = nn.Dense(
@@ -66,9 +67,10 @@ class CodePolicy(nn.Module):
         """Bias of the output layer: zero means, and what `_heads` turns into `initial_std`."""
         del key
         if not self.min_std < self.initial_std < MAX_STD:
-            raise ValueError(
-                f"initial_std: got {self.initial_std}, allowed: above min_std={self.min_std:.3f}"
-                f" and below {MAX_STD:.3f}"
+            raise SettingError(
+                "initial_std",
+                f"{self.initial_std} given, allowed is above min_std = {self.min_std:.3f} and below"
+                f" {MAX_STD:.3f}",
             )
         centre, reach = self._log_std_bounds()
         log_std = centre + reach * math.atanh((math.log(self.initial_std) - centre) / reach)
@@ -99,6 +101,12 @@ class CodePolicy(nn.Module):
         """
         x = self.input_projection(self.input_norm(residual))
         return self._heads(self.block(x, segment))
+
+    @nn.nowrap
+    def initial_params(self, key: chex.PRNGKey, residual_size: int) -> chex.ArrayTree:
+        """Untrained parameters of a policy that reads residuals `(n_e,)`."""
+        residual = jnp.zeros((1, 1, residual_size), jnp.float32)
+        return self.init(key, residual, jnp.ones((1, 1), bool))
 
     @nn.nowrap
     def initial_state(self, batch_size: int) -> HawkState:

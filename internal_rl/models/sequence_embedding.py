@@ -29,7 +29,8 @@ class GatedRecurrence(nn.Module):
         value = nn.Dense(self.size, name="input")(x)
         recurrence_gate = nn.sigmoid(nn.Dense(self.size, name="recurrence_gate")(x))
         input_gate = nn.sigmoid(nn.Dense(self.size, name="input_gate")(x))
-        slowness = self.param("slowness", nn.initializers.uniform(self.slowness), (self.size,))
+        init = nn.initializers.uniform(self.slowness)
+        slowness = self.param("slowness", init, (self.size,), jnp.float32)
         log_decay = -DECAY_SHARPNESS * recurrence_gate * jax.nn.softplus(-slowness)
         inputs = jnp.sqrt(-jnp.expm1(2 * log_decay) + 1e-6) * input_gate * value
         reset = ends_segment(segment) if self.reverse else starts_segment(segment)

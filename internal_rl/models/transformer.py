@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 
 from internal_rl.batching import largest
-from internal_rl.models.blocks import MLP, scaled_initializer
+from internal_rl.models.blocks import MLP, BlockShape, register_block, scaled_initializer
 
 MASKED = -1e9
 # Queries of the parallel form that share one slice of keys.
@@ -164,6 +164,7 @@ class TransformerBlock(nn.Module):
       init_scale: variance-scaling factor of all kernels.
       reach: how many steps back a token looks at most: a packed row is longer than any trajectory
         in it, and pairs that never belong together are not computed.
+      max_length: longest episode the one-step form can run.
       num_buckets: buckets of the relative-position bias.
     """
 
@@ -173,6 +174,7 @@ class TransformerBlock(nn.Module):
     mlp_size: int
     init_scale: float = 0.1
     reach: int = 100
+    max_length: int = 100
     num_buckets: int = 32
 
     def setup(self):
@@ -182,7 +184,7 @@ class TransformerBlock(nn.Module):
         self.query_key_value = nn.Dense(3 * attention_size, use_bias=False, kernel_init=init)
         self.attention_output = nn.Dense(self.width, use_bias=False, kernel_init=init)
         self.position_bias = self.param(
-            "position_bias", nn.initializers.zeros, (self.num_heads, self.num_buckets)
+            "position_bias", nn.initializers.zeros, (self.num_heads, self.num_buckets), jnp.float32
         )
         self.mlp_norm = nn.LayerNorm(use_bias=False)
         self.mlp = MLP(self.mlp_size, self.width, self.init_scale)
@@ -244,20 +246,20 @@ class TransformerBlock(nn.Module):
         distance = np.arange(QUERY_BLOCK)[:, None] + offset - np.arange(offset + QUERY_BLOCK)
         bucket = relative_position_bucket(np.maximum(distance, 0), self.num_buckets)
         # A product instead of a look-up, whose gradient would be a slow scatter.
-        chosen = jax.nn.one_hot(bucket, self.num_buckets)
+        chosen = jax.nn.one_hot(bucket, self.num_buckets, dtype=self.position_bias.dtype)
         bias = jnp.einsum("qkn,hn->hqk", chosen, self.position_bias)
         return bias, (distance >= 0) & (distance <= self.reach)
 
     @nn.nowrap
-    def initial_state(self, batch_size: int, max_length: int) -> KeyValueCache:
+    def initial_state(self, batch_size: int) -> KeyValueCache:
         """Empty cache for episodes of up to `max_length` steps."""
         num_chunks = 1
         if jax.default_backend() == "cpu":
-            num_chunks = -(-max_length // CPU_CACHE_CHUNK)
-        shape = (batch_size, self.num_heads, -(-max_length // num_chunks), self.head_size)
+            num_chunks = -(-self.max_length // CPU_CACHE_CHUNK)
+        shape = (batch_size, self.num_heads, -(-self.max_length // num_chunks), self.head_size)
 
         def empty():
-            return tuple(jnp.zeros(shape) for _ in range(num_chunks))
+            return tuple(jnp.zeros(shape, jnp.float32) for _ in range(num_chunks))
 
         return KeyValueCache(empty(), empty(), jnp.int32(0), jnp.zeros(batch_size, jnp.int32))
 
@@ -279,7 +281,7 @@ class TransformerBlock(nn.Module):
         query, key, value = self._project(x)
         slot, num_slots = state.index % state.num_slots, state.num_slots
         keys, values = _write(state.key, key, slot), _write(state.value, value, slot)
-        distance = (slot - jnp.arange(num_slots)) % num_slots
+        distance = (slot - jnp.arange(num_slots, dtype=slot.dtype)) % num_slots
         visible = distance <= state.length[:, None]
         wanted = state.chunks_within(distance, jnp.max(state.length))
         scores = [
@@ -305,10 +307,11 @@ def _write(chunks: tuple[chex.Array, ...], new: chex.Array, slot: chex.Array) ->
     written = []
     for i, chunk in enumerate(chunks):
         place = slot - i * size
-        start = (0, 0, jnp.clip(place, 0, size - 1), 0)
-        old = jax.lax.dynamic_slice(chunk, start, new.shape)
+        start = jnp.clip(place, 0, size - 1)
+        old = jax.lax.dynamic_slice_in_dim(chunk, start, 1, axis=2)
         inside = (place >= 0) & (place < size)
-        written.append(jax.lax.dynamic_update_slice(chunk, jnp.where(inside, new, old), start))
+        chosen = jnp.where(inside, new, old)
+        written.append(jax.lax.dynamic_update_slice_in_dim(chunk, chosen, start, axis=2))
     return tuple(written)
 
 
@@ -320,3 +323,25 @@ def _if_wanted(wanted: chex.Array | bool, function: Callable, *operands: chex.Ar
     return jax.lax.cond(
         wanted, function, lambda *_: jnp.zeros(result.shape, result.dtype), *operands
     )
+
+
+def make_block(shape: BlockShape, **keywords) -> TransformerBlock:
+    """A block of the base model."""
+    return TransformerBlock(
+        width=shape.width,
+        num_heads=shape.num_heads,
+        head_size=shape.head_size,
+        mlp_size=shape.mlp_size,
+        init_scale=shape.init_scale,
+        reach=shape.reach,
+        max_length=shape.max_length,
+        **keywords,
+    )
+
+
+def short_reach(max_length: int) -> int | None:
+    """See `BlockEntry`; None where trajectories are hardly longer."""
+    return SHORT_REACH if max_length >= SHORT_REACH + KEY_ALIGNMENT else None
+
+
+register_block("transformer", make_block, short_reach=short_reach)

@@ -7,10 +7,10 @@ looks as if the stage had been run there.
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
 
-from internal_rl.errors import StageMissingError
+from internal_rl.errors import StageConflictError, StageMissingError
 from internal_rl.files import read_json, storage_faults
+from internal_rl.training.stage_config import StageConfig
 
 _FOLDER = pathlib.Path(__file__).parent
 
@@ -21,10 +21,27 @@ def available(world: str) -> list[str]:
     return sorted(path.name for path in folders if (path / "metacontroller").is_dir())
 
 
-def offers(world: str, preset: str, stage: str, seed: int, config: Mapping) -> bool:
+def names() -> list[str]:
+    """What can be loaded by name: `"<world>/<preset>"`."""
+    worlds = sorted(path.name for path in _FOLDER.iterdir() if path.is_dir())
+    return [f"{world}/{preset}" for world in worlds for preset in available(world)]
+
+
+def folder_of(name: str) -> pathlib.Path | None:
+    """Folder of the stages that are shipped under one of `names`, laid out as a work directory."""
+    world, _, preset = name.partition("/")
+    return _FOLDER / world / preset if preset in available(world) else None
+
+
+def offers(world: str, preset: str, stage: str, seed: int, config: StageConfig) -> bool:
     """Whether a stage is shipped for one seed and was trained with this configuration."""
     file = _FOLDER / world / preset / stage / f"seed_{seed}" / "config.json"
-    return file.exists() and read_json(file)["config"] == config
+    if not file.exists():
+        return False
+    try:
+        return not config.check(read_json(file)["config"], file.parent)
+    except StageConflictError:
+        return False
 
 
 def install(world: str, preset: str, workdir: str | os.PathLike, stage: str = "*") -> None:

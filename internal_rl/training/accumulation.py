@@ -48,4 +48,4 @@ def accumulated_gradients(
     first = jax.tree.map(lambda x: x[0], parts)
     shapes = jax.eval_shape(gradient_of, params, first, jnp.int32(0))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(add, zeros, (parts, jnp.arange(num_parts)))[0]
+    return jax.lax.scan(add, zeros, (parts, jnp.arange(num_parts, dtype=jnp.int32)))[0]

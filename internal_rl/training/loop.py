@@ -26,7 +26,8 @@ from internal_rl.training.stage_directory import StageDirectory
 def run_stage(stage: Stage, workdir: str | os.PathLike) -> None:
     """Trains what is not yet trained of a stage.
 
-    A finished stage is left as it is, an interrupted one goes on from its last checkpoint.
+    A finished stage is left as it is, an interrupted one goes on from its last checkpoint; so does
+    a finished one of which more updates are asked for.
 
     Args:
       stage: the stage.
@@ -56,12 +57,16 @@ def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[lis
     Seeds begun together go on together, since a program over other seeds may round differently.
     """
     begun = {seed: directory.check(stage.config) for seed, directory in directories.items()}
-    unfinished = [seed for seed in stage.seeds if not directories[seed].finished]
+    raised = [seed for seed in stage.seeds if begun[seed] and begun[seed].steps_raised]
+    for seed in raised:
+        if directories[seed].finished and not directories[seed].has_checkpoint:
+            raise _cannot_go_on(stage, directories[seed])
+    unfinished = [seed for seed in stage.seeds if seed in raised or not directories[seed].finished]
     groups = []
     for seed in unfinished:
-        group = begun[seed]
-        if group is None or group in groups:
+        if begun[seed] is None or begun[seed].seeds in groups:
             continue
+        group = begun[seed].seeds
         if not set(group) <= set(stage.seeds):
             raise StageConflictError(
                 f"{stage.name}.num_seeds: seeds {list(stage.seeds)} asked for, but"
@@ -71,6 +76,14 @@ def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[lis
         groups.append(group)
     fresh = [seed for seed in unfinished if not any(seed in group for group in groups)]
     return [*groups, fresh] if fresh else groups
+
+
+def _cannot_go_on(stage: Stage, directory: StageDirectory) -> StageConflictError:
+    return StageConflictError(
+        f"{stage.config.length}: {stage.num_steps} asked for, but {directory.path} is finished with"
+        " fewer and keeps no checkpoint to go on from (shipped stages have none); allowed is what"
+        " it was made with, or another --workdir"
+    )
 
 
 class _Run:
@@ -96,6 +109,7 @@ class _Run:
                 logging.info("%s: goes on from step %d", stage.name, first_step)
             else:
                 state = program.initial_state()
+            self._extend(first_step)
             self._references = self._load_references()
             self._open_metrics(first_step)
             state = self._train(state, first_step)
@@ -104,6 +118,21 @@ class _Run:
                 self._finish(directory, *program.of_seed(state, index))
         for directory in self._directories:
             directory.finish(stage.num_steps)
+
+    def _extend(self, first_step: int) -> None:
+        """Opens directories that were begun with fewer updates, now that there is a state."""
+        config = self._stage.config
+        begun = [directory.check(config) for directory in self._directories]
+        raised = [
+            (directory, found.seeds)
+            for directory, found in zip(self._directories, begun, strict=True)
+            if found.steps_raised
+        ]
+        for directory, _ in raised:
+            if directory.finished and not first_step:
+                raise _cannot_go_on(self._stage, directory)
+        for directory, seeds in raised:
+            directory.extend(config, seeds)
 
     def _load_references(self) -> dict[str, float]:
         """Constants beside the curves, computed once and kept in `references.json`."""

@@ -45,9 +45,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def shard_rows(tree: chex.ArrayTree) -> chex.ArrayTree:
     """Spreads the leading (batch) axis over `data`; for use inside an update.
 
-    The mesh is the one the loop has set; without one nothing happens. Under the loop's vmap over
-    seeds the seed axis is added in front.
+    The mesh is the one the loop has set. Without one nothing happens, nor in a mesh of somebody
+    else: one without an axis `data`, or whose axes are explicit, where types of arrays say where
+    they live. Under the loop's vmap over seeds the seed axis is added in front.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or DATA not in mesh.axis_names:
+        return tree
+    if mesh.axis_types[mesh.axis_names.index(DATA)] != AxisType.Auto:
         return tree
     return jax.lax.with_sharding_constraint(tree, PartitionSpec(DATA))

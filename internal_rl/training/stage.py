@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from internal_rl.errors import ConfigError
+from internal_rl.training.stage_config import StageConfig
 
 State = Any
 Frozen = Any
@@ -21,12 +22,12 @@ class Stage:
 
     Attributes:
       name: name of the stage and of its folder.
-      config: plain nested dictionary of everything the results depend on, but for the seed; a
-        directory made with another one is refused.
+      config: everything the results depend on, but for the seed; a directory made with another one
+        is refused.
       init: `(key, frozen) -> state` of one seed; pure.
       update: `(state, frozen) -> (state, metrics)`, one update of one seed; pure. `metrics` are
         scalars and hold `loss`, which must stay finite.
-      num_steps: updates of the whole stage.
+      num_steps: updates of the whole stage; more than the directory was made with train it further.
       log_every: updates averaged into one line of metrics.
       checkpoint_every: updates between checkpoints, a multiple of `log_every`.
       steps_per_call: updates inside one compiled call.
@@ -46,7 +47,7 @@ class Stage:
     """
 
     name: str
-    config: Mapping[str, Any]
+    config: StageConfig
     init: Callable[[jax.Array, Frozen], State]
     update: Callable[[State, Frozen], tuple[State, Metrics]]
     num_steps: int

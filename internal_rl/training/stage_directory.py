@@ -5,10 +5,10 @@
 `params.msgpack`, perhaps `artifacts.npz`, and `DONE`.
 """
 
+import dataclasses
 import fcntl
 import importlib.metadata
 import io
-import json
 import os
 import pathlib
 import platform
@@ -20,38 +20,13 @@ import numpy as np
 
 from internal_rl.errors import StageConflictError, StageMissingError
 from internal_rl.files import read_json, storage_faults, write_atomically, write_json
+from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.weights import load_weights, save_weights
 
 _PACKAGES = (
-    "internal_rl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "mujoco", "brax",
-)  # fmt: skip
-
-
-def _flatten(config: Mapping, prefix: str = "") -> dict[str, object]:
-    """Nested dictionaries as one dictionary with dotted names."""
-    flat = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def check_same_config(config: Mapping, stored: Mapping, directory: str | os.PathLike) -> None:
-    """Refuses a configuration that differs from the stored one.
-
-    Raises:
-      StageConflictError: names the first field that differs and both values.
-    """
-    asked = _flatten(json.loads(json.dumps(config)))
-    found = _flatten(stored)
-    for name in [*asked, *(name for name in found if name not in asked)]:
-        if asked.get(name, "absent") != found.get(name, "absent"):
-            raise StageConflictError(
-                f"{name}: {asked.get(name, 'absent')} asked for, but {directory} was made with"
-                f" {found.get(name, 'absent')}; allowed is that value, or another --workdir"
-            )
+    *("internal_rl", "jax", "jaxlib", "flax", "optax"),
+    *("orbax-checkpoint", "numpy", "mujoco", "brax"),
+)
 
 
 def package_versions() -> dict[str, str]:
@@ -64,6 +39,19 @@ def package_versions() -> dict[str, str]:
             versions[package] = "not installed"
     device = jax.devices()[0]
     return versions | {"platform": device.platform, "device": device.device_kind}
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """How a directory was begun.
+
+    Attributes:
+      seeds: trained together with its own, by one program.
+      steps_raised: it was begun with fewer updates than are asked for now.
+    """
+
+    seeds: list[int]
+    steps_raised: bool
 
 
 class StageDirectory:
@@ -81,33 +69,34 @@ class StageDirectory:
 
     @property
     def finished(self) -> bool:
-        """The stage is done: its parameters will not change any more."""
+        """The stage is done: its parameters change only if it is trained further."""
         return (self.path / "DONE").exists()
 
-    def check(self, config: Mapping) -> list[int] | None:
+    @property
+    def has_checkpoint(self) -> bool:
+        """There is a checkpoint to go on from; shipped stages have none."""
+        return any(path.name.isdigit() for path in self.path.glob("checkpoints/*"))
+
+    def check(self, config: StageConfig) -> Begun | None:
         """Compares a configuration with the one the directory was made with; writes nothing.
 
-        Args:
-          config: plain nested dictionary.
-
         Returns:
-          Seeds that are trained together with this one, or None for a directory not yet begun.
+          How it was begun, or None for a directory not yet begun.
 
         Raises:
-          StageConflictError: the configurations differ.
+          StageConflictError: the configurations differ in more than the length of the training.
         """
         file = self.path / "config.json"
         if not file.exists():
             return None
         stored = read_json(file)
-        check_same_config(config, stored["config"], self.path)
-        return stored["seeds"]
+        return Begun(stored["seeds"], config.check(stored["config"], self.path))
 
-    def begin(self, config: Mapping, seeds: Sequence[int]) -> None:
+    def begin(self, config: StageConfig, seeds: Sequence[int]) -> None:
         """Makes and locks the directory; writes `config.json` and `versions.json` once.
 
         Args:
-          config: plain nested dictionary of everything the results depend on.
+          config: everything the results depend on.
           seeds: seeds trained together with this one, by one program.
 
         Raises:
@@ -125,7 +114,17 @@ class StageDirectory:
             ) from None
         if not (self.path / "config.json").exists():
             write_json(self.path / "versions.json", package_versions())
-            write_json(self.path / "config.json", {"seeds": list(seeds), "config": config})
+            self._write_config(config, seeds)
+
+    def extend(self, config: StageConfig, seeds: Sequence[int]) -> None:
+        """Opens a stage again that is trained further; to be called once that is sure to begin."""
+        # In this order: a stage that is cut off in between is an unfinished one of its old length.
+        (self.path / "DONE").unlink(missing_ok=True)
+        self._write_config(config, seeds)
+
+    def _write_config(self, config: StageConfig, seeds: Sequence[int]) -> None:
+        content = {"seeds": list(seeds), "config": config.values}
+        write_json(self.path / "config.json", content)
 
     def release(self) -> None:
         """Gives the directory free for other processes."""
@@ -155,7 +154,11 @@ class StageDirectory:
 
 
 def check_stage(
-    workdir: str | os.PathLike, stage: str, seed: int, config: Mapping | None, command: str = ""
+    workdir: str | os.PathLike,
+    stage: str,
+    seed: int,
+    config: StageConfig | None = None,
+    command: str = "",
 ) -> StageDirectory:
     """Directory of a stage that has to be finished.
 
@@ -173,11 +176,19 @@ def check_stage(
     """
     directory = StageDirectory(workdir, stage, seed)
     with storage_faults(directory.path):
-        if config is not None:
-            directory.check(config)
+        _check_same(directory, config, command)
         if not directory.finished:
             raise _missing(workdir, f"{stage} seed {seed}", stage, command)
     return directory
+
+
+def _check_same(directory: StageDirectory, config: StageConfig | None, command: str) -> None:
+    begun = directory.check(config) if config is not None else None
+    if begun is not None and begun.steps_raised:
+        raise StageConflictError(
+            f"{config.length}: more asked for than {directory.path} was trained for; allowed is"
+            f" what it was trained for, or to train it further: {command}"
+        )
 
 
 def _missing(workdir, what: str, stage: str, command: str) -> StageMissingError:
@@ -190,7 +201,7 @@ def load_stage(
     stage: str,
     seed: int,
     *,
-    config: Mapping | None = None,
+    config: StageConfig | None = None,
     step: int | None = None,
     command: str = "",
 ) -> tuple[dict, dict]:
@@ -218,8 +229,7 @@ def load_stage(
             check_stage(workdir, stage, seed, config, command)
             file = directory.path / "params.msgpack"
         else:
-            if config is not None:
-                directory.check(config)
+            _check_same(directory, config, command)
             file = directory.path / "snapshots" / f"params_{step}.msgpack"
             if not file.exists():
                 raise _missing(workdir, f"{stage} seed {seed} at step {step}", stage, command)

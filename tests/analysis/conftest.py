@@ -1,17 +1,27 @@
-"""A small world, an untrained base model, and a base model that obeys what is written into it."""
+"""A small world, an untrained base model, and a model that obeys what is written into it."""
 
+import types
+from typing import Any
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 from internal_rl.envs.gridworld import GridWorld, GridWorldConfig
-from internal_rl.experts import collect, shortest_path
-from internal_rl.models.base_model import BaseModel, BaseOutput
+from internal_rl.experts import shortest_path
+from internal_rl.experts.grid_data import ExpertStream
+from internal_rl.models.base_model import BaseConfig, BaseModel, BaseOutput
+from internal_rl.models.metacontroller import Metacontroller, MetacontrollerConfig
+from internal_rl.models.steered_model import SteeredModel
+
+LAYER = 1
 
 
 @pytest.fixture(scope="session")
-def env():
+def world():
     return GridWorld(
         GridWorldConfig(
             grid_size=5,
@@ -26,86 +36,115 @@ def env():
 
 
 @pytest.fixture(scope="session")
-def base(env):
-    return BaseModel(
-        observation_size=env.observation_size,
-        action_head=env.action_head,
-        action_size=env.action_size,
-        width=16,
-        depth=2,
-        num_heads=2,
-        head_size=8,
-        mlp_size=16,
-        max_length=env.time_limit,
-        init_scale=1.0,
+def model(world):
+    """A base model without metacontroller, cut at `LAYER`."""
+    config = BaseConfig(width=16, depth=2, num_heads=2, head_size=8, mlp_size=16, init_scale=1.0)
+    base = BaseModel(world.observation_spec, world.action_spec, config, world.time_limit)
+    return SteeredModel(base, LAYER, jax.jit(base.initial_params)(jax.random.key(0)))
+
+
+@pytest.fixture(scope="session")
+def steered(model):
+    """The same model under an untrained metacontroller."""
+    config = MetacontrollerConfig(code_size=3, rank=2, history_size=8, embedding_size=8)
+    metacontroller = Metacontroller(model.base.width, config)
+    params = jax.jit(metacontroller.initial_params)(jax.random.key(0))
+    return model.replace(metacontroller=metacontroller, metacontroller_params=params)
+
+
+@pytest.fixture(scope="session")
+def source(world):
+    return ExpertStream(
+        world, world.pretraining_tasks, ties="fork", sequence_length=48, include_terminal=True
     )
 
 
 @pytest.fixture(scope="session")
-def base_params(env, base):
-    observation = jnp.zeros((1, 4, env.observation_size))
-    return jax.jit(base.init)(jax.random.key(0), observation, jnp.zeros((1, 4), jnp.int32))
+def batch(source):
+    return jax.jit(lambda key: source.held_out(key, 6, source.arrays))(jax.random.key(1))
 
 
-@pytest.fixture(scope="session")
-def batch(env):
-    stream = collect.ExpertStream(
-        env, env.pretraining_tasks, ties="fork", sequence_length=48, include_terminal=True
-    )
-    return jax.jit(stream.evaluation_set, static_argnums=1)(jax.random.key(1), 6)
-
-
+@struct.dataclass
 class ObedientModel:
-    """Stands in for a base model that walks to the colour written into its residual stream.
+    """Stands in for a steered model that walks to the colour written into its residual stream.
 
     The residual stream is the observation, a constant one, and a score per colour. While a score is
     above one half the model takes the expert's action towards that colour; otherwise it picks any
-    action.
+    action. A code of its metacontroller is a score per colour; its gate opens on every coloured
+    cell.
     """
 
-    action_head = "categorical"
+    policies: chex.Array
+    world: Any = struct.field(pytree_node=False)
+    layer: int = struct.field(pytree_node=False, default=0)
 
-    def __init__(self, env):
-        self.env = env
-        self.width = env.observation_size + 1 + env.config.num_colours
-        solve = jax.vmap(
-            lambda o, w: shortest_path.policy_table(o, w, env.config.grid_size, "fixed")
-        )
-        self.policies = np.asarray(jax.jit(solve)(env.layouts.objects, env.layouts.walls))
+    @property
+    def width(self):
+        return self.world.observation_spec.size + 1 + self.world.config.num_colours
 
-    def check_layer(self, layer):
-        assert layer >= 0
+    @property
+    def base(self):
+        return types.SimpleNamespace(action_spec=self.world.action_spec)
+
+    def alone(self):
+        return self
+
+    def at_layer(self, layer):
+        return self.replace(layer=layer)
 
     def initial_state(self, batch_size):
         return ()
 
-    def apply(self, params, inputs, state, layer, method):
-        batch_size, colours = len(inputs), self.env.config.num_colours
-        if method == "lower_step":
-            constant, scores = jnp.ones((batch_size, 1)), jnp.zeros((batch_size, colours))
-            return jnp.concatenate([inputs.astype(jnp.float32), constant, scores], axis=1), state
-        grid = inputs[:, : self.env.observation_size].reshape(batch_size, -1, colours + 2)
+    def restart(self, state, rows):
+        return state
+
+    def _grid(self, residual):
+        size, colours = self.world.observation_spec.size, self.world.config.num_colours
+        return residual[:, :size].reshape(len(residual), -1, colours + 2)
+
+    def lower_step(self, observation, state):
+        batch_size, colours = len(observation), self.world.config.num_colours
+        constant, scores = jnp.ones((batch_size, 1)), jnp.zeros((batch_size, colours))
+        return jnp.concatenate([observation.astype(jnp.float32), constant, scores], axis=1), state
+
+    def upper_step(self, residual, state):
+        colours = self.world.config.num_colours
+        grid = self._grid(residual)
         objects = jnp.argmax(grid[..., :colours], axis=1)
         cell = jnp.argmax(grid[..., -1], axis=1)
-        layout = jnp.argmax(jnp.all(objects[:, None] == self.env.layouts.objects, axis=2), axis=1)
-        scores = inputs[:, -colours:]
-        expert = jnp.asarray(self.policies)[layout, jnp.argmax(scores, axis=1), cell]
+        same = jnp.all(objects[:, None] == self.world.layouts.objects, axis=2)
+        scores = residual[:, -colours:]
+        expert = self.policies[jnp.argmax(same, axis=1), jnp.argmax(scores, axis=1), cell]
         told = jnp.max(scores, axis=1, keepdims=True) > 0.5
-        logits = jnp.where(told, 100.0 * expert, 0.0)
-        return BaseOutput(logits, jnp.zeros_like(inputs)), state
+        return BaseOutput(jnp.where(told, 100.0 * expert, 0.0), jnp.zeros_like(residual)), state
+
+    def initial_history(self, batch_size):
+        return jnp.zeros((batch_size, 1))
+
+    def history_step(self, residual, history):
+        return history + 1.0
+
+    def control(self, residual, code):
+        return residual.at[:, -self.world.config.num_colours :].add(code)
+
+    def switch(self, residual, history, code):
+        grid, colours = self._grid(residual), self.world.config.num_colours
+        on_colour = jnp.sum(grid[..., :colours] * grid[..., -1:], axis=(1, 2))
+        return jnp.where(on_colour > 0, 1.0, 0.0)
 
 
 @pytest.fixture(scope="session")
-def obedient(env):
-    return ObedientModel(env)
+def obedient(world):
+    solve = jax.vmap(lambda o, w: shortest_path.policy_table(o, w, world.config.grid_size, "fixed"))
+    return ObedientModel(jax.jit(solve)(world.layouts.objects, world.layouts.walls), world)
 
 
 @pytest.fixture(scope="session")
-def goal_writers(env, obedient):
+def goal_writers(world, obedient):
     """`(O, 1, n_e)` reads of the constant and `(O, n_e, 1)` writes of one colour's score."""
-    colours, width = env.config.num_colours, obedient.width
+    colours, width, size = world.config.num_colours, obedient.width, world.observation_spec.size
     read = np.zeros((colours, 1, width), np.float32)
     write = np.zeros((colours, width, 1), np.float32)
-    read[:, 0, env.observation_size] = 1.0
-    write[np.arange(colours), env.observation_size + 1 + np.arange(colours), 0] = 1.0
+    read[:, 0, size] = 1.0
+    write[np.arange(colours), size + 1 + np.arange(colours), 0] = 1.0
     return read, write

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internal_rl.analysis import figures
+from internal_rl.analysis import (
+    base_model,
+    credit,
+    drawing,
+    gates,
+    injection,
+    learning,
+    paths,
+    probe,
+    rate_distortion,
+    steering,
+)
 
 RNG = np.random.default_rng(0)
 LAYERS, STEPS, SUBGOALS = 5, 12, 6
@@ -28,45 +39,47 @@ def draw(name):
     if name == "pretraining_curve":
         references = {"bayes": 0.2, "goal_blind": 0.5, "goal_given": 0.1, "other": 0.3}
         held_out = (np.array([100, 200]), RNG.random((2, 2)))
-        return figures.pretraining_curve(
+        return base_model.pretraining_curve(
             np.arange(1, 9) * 100, RNG.random((2, 8)), references, held_out
         )
     if name == "probe_beliefs":
-        return figures.probe_beliefs(RNG.random((LAYERS, STEPS, SUBGOALS)), SUBGOAL)
+        return probe.probe_beliefs(RNG.random((LAYERS, STEPS, SUBGOALS)), SUBGOAL)
     if name == "probe_accuracy":
         by_time = RNG.random((LAYERS, STEPS))
         by_time[:, -1] = np.nan
-        return figures.probe_accuracy({"final": RNG.random((3, LAYERS))}, by_time, 1 / SUBGOALS)
+        return probe.probe_accuracy({"final": RNG.random((3, LAYERS))}, by_time, 1 / SUBGOALS)
     if name == "steering_success":
-        return figures.steering_success({"4 blocks": RNG.random((3, LAYERS))})
+        return steering.steering_success({"4 blocks": RNG.random((3, LAYERS))})
     if name == "gates":
         mask = np.arange(STEPS) < np.array([[STEPS], [7]])
-        return figures.gates(RNG.random((2, STEPS)), np.stack([SUBGOAL, SUBGOAL]), mask, 0.5)
+        return gates.gates(RNG.random((2, STEPS)), np.stack([SUBGOAL, SUBGOAL]), mask, 0.5)
+    if name == "gates_without_labels":
+        return gates.gates(RNG.random((2, STEPS)), None, np.ones((2, STEPS), bool))
     if name == "paths":
         place = np.cumsum(RNG.normal(size=(2, STEPS, 2)), axis=1) / 4
         cells = np.array([[-1.5, 0.5], [0.5, 1.5]])
-        return figures.paths(
-            place,
-            np.stack([cells, -cells]),
-            np.zeros((2, 1, 2)) + 0.5,
-            RNG.random((2, STEPS, 4)),
-            RNG.random((2, STEPS)) < 0.3,
-            np.arange(STEPS) < np.array([[STEPS], [7]]),
-            4,
+        shown = paths.Paths(
+            place=place,
+            colours=np.stack([cells, -cells]),
+            walls=np.zeros((2, 1, 2)) + 0.5,
+            code=RNG.random((2, STEPS, 4)),
+            switch=RNG.random((2, STEPS)) < 0.3,
+            mask=np.arange(STEPS) < np.array([[STEPS], [7]]),
         )
+        return paths.draw_paths(shown, 4)
     if name == "rate_distortion":
-        return figures.rate_distortion(SWEEP, {"bayes": 0.5})
+        return rate_distortion.rate_distortion(SWEEP, {"bayes": 0.5})
     if name == "rl_curves":
         episodes = np.arange(10) * 1000
         curves = {
             "internal RL": (episodes, RNG.random((3, 10))),
             "raw actions": (episodes, np.zeros((1, 10))),
         }
-        return figures.rl_curves(curves)
+        return learning.rl_curves(curves)
     if name == "injected_codes":
-        return figures.injected_codes({"at the start": {"injected": 0.8, "uncontrolled": 0.2}})
+        return injection.injected_codes({"at the start": {"injected": 0.8, "uncontrolled": 0.2}})
     variance = np.append(np.arange(1.0, 9.0), np.nan)
-    return figures.gradient_variance({"code actions": np.ones(9), "raw actions": variance})
+    return credit.draw_variance({"code actions": np.ones(9), "raw actions": variance})
 
 
 @pytest.mark.parametrize(
@@ -77,6 +90,7 @@ def draw(name):
         "probe_accuracy",
         "steering_success",
         "gates",
+        "gates_without_labels",
         "paths",
         "rate_distortion",
         "rl_curves",
@@ -88,7 +102,7 @@ def test_figure_is_written_with_labelled_axes(name, tmp_path):
     figure = draw(name)
     labels = [axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes]
     assert any(labels)
-    figures.save_figure(figure, tmp_path / "figure.png")
+    drawing.save_figure(figure, tmp_path / "figure.png")
     pixels = np.asarray(Image.open(tmp_path / "figure.png").convert("L"))
     assert pixels.min() < 100 < pixels.max()
     assert min(pixels.shape) > 200
@@ -103,4 +117,4 @@ def test_zero_success_is_drawn_at_the_floor_of_the_logarithmic_axis():
 
 @pytest.mark.parametrize("count", [1, 8, 13])
 def test_palette_has_as_many_different_colours_as_asked(count):
-    assert len({tuple(np.atleast_1d(colour)) for colour in figures.palette(count)}) == count
+    assert len({tuple(np.atleast_1d(colour)) for colour in drawing.palette(count)}) == count

@@ -5,6 +5,7 @@ import pytest
 
 from internal_rl.analysis import rate_distortion
 from internal_rl.analysis.rate_distortion import Solution
+from internal_rl.types import Trajectory
 
 
 def test_ideal_codes_cost_what_they_save():
@@ -58,25 +59,8 @@ def test_kl_is_split_by_place():
     subgoal = np.array([[0, 0, 1, 1, 2, 2, 2]])
     segment = np.array([[0, 0, 0, 0, 1, 1, 1]])
     mask = np.array([[True] * 6 + [False]])
-    places = rate_distortion.kl_by_place(kl, subgoal, segment, mask)
-    np.testing.assert_allclose(places["kl_first"], 4.0)
-    np.testing.assert_allclose(places["kl_changes"], 2.0)
-    np.testing.assert_allclose(places["kl_elsewhere"], 0.3, rtol=1e-6)
-
-
-def test_active_units_are_those_whose_mean_varies_where_goals_begin():
-    rng = np.random.default_rng(0)
-    subgoal = rng.integers(0, 3, (4, 30))
-    segment = np.repeat(np.arange(4), 30).reshape(4, 30) // 2
-    mask = rng.random((4, 30)) < 0.9
-    mean = rng.normal(0.5, [1.0, 0.3, 0.09, 0.0], (4, 30, 4))
-    kept = [
-        mean[b, t]
-        for b in range(4)
-        for t in range(30)
-        if mask[b, t]
-        and (t == 0 or segment[b, t] != segment[b, t - 1] or subgoal[b, t] != subgoal[b, t - 1])
-    ]
-    units = rate_distortion.active_units(mean, subgoal, segment, mask)
-    np.testing.assert_allclose(units["code_variance"], np.var(kept, axis=0), rtol=1e-4, atol=1e-9)
-    assert units["active_units"] == 2
+    rows = Trajectory(None, None, None, mask, subgoal, segment)
+    places = rate_distortion.kl_by_place(kl, rows)
+    np.testing.assert_allclose(places.kl_first, 4.0)
+    np.testing.assert_allclose(places.kl_changes, 2.0)
+    np.testing.assert_allclose(places.kl_elsewhere, 0.3, rtol=1e-6)

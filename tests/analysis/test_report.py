@@ -5,12 +5,17 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from internal_rl.analysis import report
-from internal_rl.analysis.report_table import Row, episodes_to, loss_accounting
-from internal_rl.analysis.run_results import read_run, stacked_curves
+from internal_rl.analysis import report, study
+from internal_rl.analysis.learning import episodes_to
+from internal_rl.analysis.rate_distortion import loss_accounting
+from internal_rl.analysis.results import read_run, stacked_curves
+from internal_rl.analysis.study import Animation, Study, register_study
+from internal_rl.analysis.table import Row, Table
 from internal_rl.errors import StorageError
 from internal_rl.training.metrics import MetricsWriter
+from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.stage_directory import StageDirectory
 
 LAYERS, STEPS, SUBGOALS = 3, 10, 4
@@ -19,7 +24,7 @@ RNG = np.random.default_rng(0)
 
 def write_stage(workdir, stage, seed, config, lines, artifacts=None):
     directory = StageDirectory(workdir, stage, seed)
-    directory.begin(config, [seed])
+    directory.begin(StageConfig(config), [seed])
     writer = MetricsWriter(directory.path, 0)
     for step, values in lines:
         writer.write(step, values, wall_time=0.0)
@@ -183,3 +188,52 @@ def test_row_ignores_seeds_without_a_value():
     row = Row("key", "label", (1.0, float("nan"), 3.0))
     assert (row.lowest, row.median, row.highest) == (1.0, 2.0, 3.0)
     assert np.isnan(Row("key", "label", (float("nan"),)).median)
+
+
+def test_variants_come_behind_their_stage_and_carry_its_name(workdir):
+    keys = [row.key for row in report.table_rows(read_run(workdir))]
+    assert keys.index("switching_f1") < keys.index("losses_kl") < keys.index("forced_switching_f1")
+    assert keys.index("pretrain_excess") < keys.index("probe_accuracy_best")
+    assert keys.index("forced_losses_kl") < keys.index("internal_rl_success")
+
+
+def test_a_study_from_outside_adds_row_figure_animation_and_text(tmp_path, monkeypatch):
+    study.all_studies()
+    monkeypatch.setattr(study, "_STUDIES", dict(study._STUDIES))
+    frames = [np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)]
+    register_study(
+        Study(
+            name="mine",
+            stages=("raw_rl",),
+            rows=lambda stage, seeds: [Row(f"{stage}_mine", "mine", (float(len(seeds)),))],
+            figures=lambda runs: {"mine": Figure()},
+            animations=lambda run: {"mine": Animation(frames, 0.1)},
+            text=lambda run: "What it means.\n",
+        )
+    )
+    write_stage(tmp_path, "raw_rl", 0, RL_CONFIG, rl_lines([0.0, 0.1]))
+    assert report.write_report(tmp_path)["raw_rl_mine"] == 1.0
+    folder = tmp_path / "report"
+    assert (folder / "mine.png").exists()
+    assert (folder / "mine.gif").exists()
+    assert "What it means." in (folder / "table.md").read_text()
+
+
+def test_studies_that_a_stage_left_out_are_named(tmp_path):
+    skipped = {study.SKIPPED: np.array(["study paths left out: scene missing"])}
+    write_stage(tmp_path, "raw_rl", 0, RL_CONFIG, rl_lines([0.0, 0.1]), skipped)
+    report.write_report(tmp_path)
+    text = (tmp_path / "report" / "table.md").read_text()
+    assert text.endswith("\n\n- raw_rl: study paths left out: scene missing\n")
+
+
+def test_a_variant_that_nobody_has_named_is_reported_under_its_own_name(tmp_path):
+    write_stage(tmp_path, "internal_rl_my_gate", 0, RL_CONFIG, rl_lines([0.0, 0.1]))
+    report.write_report(tmp_path)
+    assert "internal RL, my gate, episodes" in (tmp_path / "report" / "table.md").read_text()
+
+
+def test_a_table_shows_itself_and_gives_its_numbers():
+    table = Table.of({"f1": 0.5}, {"f1": "F1 of the switches"})
+    assert table.as_dict() == {"f1": 0.5}
+    assert "| F1 of the switches | 0.5 |" in str(table)

@@ -1,15 +1,15 @@
 """Memory of a stage by XLA's own analysis, without running it."""
 
-import tempfile
+import jax
 
-from benchmarks import memory, random_inputs
+from benchmarks import memory
 from configs import ant, gridworld
-from experiments import launch
+from internal_rl.stages.settings import Settings
 
 
 def test_a_later_stage_compiles_on_random_parameters_of_the_earlier_ones():
-    config = gridworld.get_config("smoke")
-    figures = memory.measure(config, ["probe"])
+    settings = Settings.read(gridworld.get_config("smoke"))
+    figures = memory.measure(settings, ["probe"])
     sizes = figures["probe"]
     assert sizes["seeds"] == 1
     parts = sizes["argument"] + sizes["output"] + sizes["temp"] - sizes["alias"]
@@ -21,17 +21,16 @@ def test_a_later_stage_compiles_on_random_parameters_of_the_earlier_ones():
 
 
 def test_a_dataset_counts_with_its_full_size():
-    sizes = memory.measure(ant.get_config("smoke"), ["probe"])["probe"]
+    sizes = memory.measure(Settings.read(ant.get_config("smoke")), ["probe"])["probe"]
     # 8 episodes, 4 in a row of 64 tokens, of 39 observed numbers, 8 torques, 2 indices and a mask.
     assert sizes["dataset"] == 2 * 64 * (4 * (39 + 8 + 2) + 1)
     parts = sizes["argument"] + sizes["output"] + sizes["temp"] - sizes["alias"]
     assert sizes["total"] == parts + sizes["dataset"]
 
 
-def test_random_parameters_are_published_for_every_seed():
-    config = gridworld.get_config("smoke")
-    config.pretrain.num_seeds = 2
-    with tempfile.TemporaryDirectory() as workdir:
-        random_inputs.publish_random_parameters(config, workdir)
-        for seed in (0, 1):
-            assert "params" in launch.load_upstream(config, workdir, "pretrain", seed)
+def test_every_seed_has_a_model_of_its_own():
+    settings = Settings.read(gridworld.get_config("smoke")).updated("internal_rl", num_seeds=2)
+    stage = memory.make_stage("internal_rl", settings)
+    assert stage.seeds == (0, 1)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(stage.frozen)} == {2}
+    assert stage.frozen_axes.base_params == stage.frozen_axes.metacontroller_params == 0

@@ -12,22 +12,30 @@ from benchmarks import data, environment, reinforcement, run, training
 from benchmarks.contrast import with_contrast
 from benchmarks.timing import Stopwatch, Timing
 from configs import gridworld
-from experiments import build
 from internal_rl.errors import ConfigError
+from internal_rl.stages.settings import Settings
 from tests.training.test_loop import ROOT
 
 ROLLOUT_FIELDS = {
-    "episodes_per_second", "steps_per_second", "mean_length", "flops_per_step",
-    "share_of_matmul_rate", "cache_bytes_per_step", "cache_share_of_copy_rate",
-    "share_of_matmul_and_cache_bounds", "matmul_bound_seconds", "cache_bound_seconds", "seconds",
-}  # fmt: skip
+    "episodes_per_second",
+    "steps_per_second",
+    "mean_length",
+    "flops_per_step",
+    "share_of_matmul_rate",
+    "cache_bytes_per_step",
+    "cache_share_of_copy_rate",
+    "share_of_matmul_and_cache_bounds",
+    "matmul_bound_seconds",
+    "cache_bound_seconds",
+    "seconds",
+}
 
 
 @pytest.fixture
-def config():
+def settings():
     config = gridworld.get_config("smoke")
     config.internal_rl.episodes_per_update = config.raw_rl.episodes_per_update = 4
-    return config
+    return Settings.read(config)
 
 
 @pytest.fixture
@@ -62,8 +70,8 @@ def test_shares_are_medians_of_paired_repetitions():
     assert timing.share_of_bounds(2.0, 4.0) == pytest.approx(0.6)
 
 
-def test_environment_steps_per_second(config, stopwatch):
-    figures = environment.benchmark(build.make_world(config), stopwatch, 4, 3)
+def test_environment_steps_per_second(settings, stopwatch):
+    figures = environment.benchmark(settings.world, stopwatch, 4, 3)
     all_positive(figures)
     for restart, consumption, _ in environment.CASES:
         entry = figures[f"restart_{restart}_{consumption}"]
@@ -74,13 +82,13 @@ def test_environment_steps_per_second(config, stopwatch):
 
 
 @pytest.mark.parametrize("restart", ["first", "fresh"])
-def test_worlds_start_again_and_every_observation_is_consumed(config, restart):
-    world = build.make_world(config)
+def test_worlds_start_again_and_every_observation_is_consumed(settings, restart):
+    world = settings.world
     rules = environment.pinpad_rules(world)
     program, prepare = environment.make_program(rules, restart, "written", 5, 60)
     first, room = prepare(jax.random.key(0))
     written = np.asarray(program(jax.random.key(1), first, room))
-    assert written.shape == (60, 5, world.observation_size)
+    assert written.shape == (60, 5, world.observation_spec.size)
     np.testing.assert_array_equal(written.sum(axis=2), world.num_channels)
     # The steps are more than an episode can have: every world has started again.
     same = (written == np.asarray(jax.vmap(world.observe)(first))).all(axis=2)
@@ -90,18 +98,18 @@ def test_worlds_start_again_and_every_observation_is_consumed(config, restart):
     np.testing.assert_array_equal(total, 60 * world.num_channels)
 
 
-def test_data_and_training_rates(config, stopwatch):
-    figures = data.benchmark(config, stopwatch, rows=2)
+def test_data_and_training_rates(settings, stopwatch):
+    figures = data.benchmark(settings, stopwatch, rows=2)
     all_positive(figures)
     assert {"tokens_per_second", "trajectories_per_second", "share_of_copy_rate"} <= set(figures)
-    figures = training.benchmark(config, stopwatch, rows=2)
+    figures = training.benchmark(settings, stopwatch, rows=2)
     all_positive(figures)
     assert {"tokens_per_second", "flops_per_token", "share_of_matmul_rate"} <= set(figures)
     assert figures["share_of_matmul_rate"] <= figures["computed_share_of_matmul_rate"]
 
 
-def test_full_length_worlds_end_at_the_time_limit(config):
-    world = reinforcement.FullLengthWorld(build.make_world(config).config)
+def test_full_length_worlds_end_at_the_time_limit(settings):
+    world = reinforcement.FullLengthWorld(settings.world.config)
     state, _ = world.reset(jax.random.key(0), world.post_training_task)
     step = jax.jit(world.step)
     for time in range(world.time_limit):
@@ -111,8 +119,8 @@ def test_full_length_worlds_end_at_the_time_limit(config):
     assert bool(state.done) and bool(timestep.done)
 
 
-def test_a_world_with_contrast_rewards_the_end_of_episodes_of_an_even_number_of_steps(config):
-    world = with_contrast(build.make_world(config))
+def test_a_world_with_contrast_rewards_the_end_of_episodes_of_an_even_number_of_steps(settings):
+    world = with_contrast(settings.world)
 
     @jax.jit
     @jax.vmap
@@ -135,20 +143,20 @@ def test_a_world_with_contrast_rewards_the_end_of_episodes_of_an_even_number_of_
 
 
 @pytest.mark.slow
-def test_reinforcement_learning_rates(config, stopwatch):
+def test_reinforcement_learning_rates(settings, stopwatch):
     for benchmark in (reinforcement.benchmark_internal, reinforcement.benchmark_raw):
-        figures = benchmark(config, stopwatch)
+        figures = benchmark(settings, stopwatch)
         all_positive(figures)
         assert set(figures) == {"episodes", "rollout", "full_length_rollout", "update"}
         for name in ("rollout", "full_length_rollout"):
             assert set(figures[name]) >= ROLLOUT_FIELDS
-        assert figures["full_length_rollout"]["mean_length"] == config.environment.time_limit
+        assert figures["full_length_rollout"]["mean_length"] == settings.world.time_limit
         assert {"episodes_per_second", "share_of_matmul_rate"} <= set(figures["update"])
 
 
-def test_the_json_holds_machine_bounds_and_sections(config, stopwatch, monkeypatch):
+def test_the_json_holds_machine_bounds_and_sections(settings, stopwatch, monkeypatch):
     monkeypatch.setattr(run, "Stopwatch", lambda *arguments: stopwatch)
-    figures = run.benchmark(config, ("data",), "wall", 1)
+    figures = run.benchmark(settings, ("data",), "wall", 1)
     assert set(figures) == {"bounds", "data"}
     assert {"matmul_flops_per_second", "copy_bytes_per_second"} <= set(figures["bounds"])
     assert {"platform", "device", "cores", "jax"} <= set(run.machine())

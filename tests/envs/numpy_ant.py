@@ -22,16 +22,17 @@ def judge(config, objects, walls, task, positions):
       positions: `(N + 1, 3)` torso at the reset and after each step.
 
     Returns:
-      for every step a dict: `progress`, `reward`, `done`, `success`.
+      for every step a dict: `progress`, `reward`, `done`, `success`, `visit`.
     """
     before = cell_of(*positions[0][:2], config.grid_size, config.cell_size)
     progress, time, ended, success = 0, 0, False, False
     log = []
     for x, y, z in positions[1:]:
-        reward = 0.0
+        reward, visit = 0.0, -1
         if not ended:
             time += 1
             cell = cell_of(x, y, config.grid_size, config.cell_size)
+            visit = objects.index(cell) if cell != before and cell in objects else -1
             half = config.grid_size * config.cell_size / 2
             outside = config.border == "terminal" and (abs(x) > half or abs(y) > half)
             if outside or cell in walls or z < 0.2 or z > 1.0:
@@ -46,5 +47,6 @@ def judge(config, objects, walls, task, positions):
             if time >= config.time_limit:
                 ended = True
             before = cell
-        log.append({"progress": progress, "reward": reward, "done": ended, "success": success})
+        entry = {"progress": progress, "reward": reward, "done": ended, "success": success}
+        log.append(entry | {"visit": visit})
     return log

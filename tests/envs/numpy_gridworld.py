@@ -18,9 +18,12 @@ class NumpyGridWorld:
         self.steps_left = time_limit
         self.done = False
         self.success = False
+        self.progress = 0
+        self.visit = -1
 
     def step(self, action):
         """Returns the reward."""
+        self.visit = -1
         if self.done:
             return 0.0
         self.steps_left -= 1
@@ -30,10 +33,12 @@ class NumpyGridWorld:
         if inside and (row, column) not in self.walls:
             self.agent = (row, column)
             if self.agent in self.colours:
-                if self.colours.index(self.agent) != self.todo[0]:
+                self.visit = self.colours.index(self.agent)
+                if self.visit != self.todo[0]:
                     self.done = True
                     return 0.0
                 self.todo.pop(0)
+                self.progress += 1
                 if not self.todo:
                     self.done = self.success = True
                     return 1.0

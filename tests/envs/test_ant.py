@@ -63,8 +63,13 @@ def check_against_reference(config, num_episodes, num_steps, seed=0, physics=tel
             ("reward", timesteps.reward[i]),
             ("done", timesteps.done[i]),
             ("success", states.success[i]),
+            ("visit", timesteps.visit[i]),
+            ("progress", timesteps.progress[i]),
         ):
             np.testing.assert_array_equal(values, [entry[name] for entry in log], err_msg=name)
+        # Subgoals are single colours here; the last one stays where nothing is left.
+        following = [task[min(entry["progress"], len(task) - 1)] for entry in log]
+        np.testing.assert_array_equal(timesteps.subgoal[i], following)
         last = log[-1]
         kinds["success" if last["success"] else "failure" if last["done"] else "running"] += 1
     return kinds
@@ -155,8 +160,8 @@ def test_observation_fields_say_what_they_hold():
     state, timestep = world.reset_to(objects, walls, physics, world.post_training_task)
     fields = world.observation_fields()
     observation = np.asarray(timestep.observation)
-    assert observation.shape == (world.observation_size,)
-    assert sum(f.stop - f.start for f in fields.values()) == world.observation_size
+    assert observation.shape == (world.observation_spec.size,)
+    assert sum(f.stop - f.start for f in fields.values()) == world.observation_spec.size
     np.testing.assert_allclose(observation[fields["height"]], np.log(3.0), rtol=1e-6)
     np.testing.assert_allclose(
         observation[fields["orientation"]], np.log1p(np.arange(3, 7)), rtol=1e-6
@@ -212,3 +217,12 @@ def test_diverged_physics_is_a_failure_and_stays_finite(fault):
 def test_bad_settings_are_named(field, value, allowed):
     with pytest.raises(ValueError, match=allowed):
         dataclasses.replace(AntWorldConfig(), **{field: value})
+
+
+def test_actions_and_tasks_that_do_not_exist_are_refused():
+    world = AntWorld(AntWorldConfig(), teleport)
+    with pytest.raises(ValueError, match=r"task is \[0, 4\], allowed .* 0 to 3"):
+        world.reset(jax.random.key(0), np.array([0, 4]))
+    state, _ = world.reset(jax.random.key(0), world.post_training_task)
+    with pytest.raises(ValueError, match=r"action has shape \(7,\), allowed is \(8,\)"):
+        world.step(state, jnp.zeros(7))

@@ -108,8 +108,8 @@ def test_frames_show_the_postures_and_cells_that_were_observed(world, monkeypatc
     expected = [bodies[i].qpos for i in (0, 2, 4)]
     np.testing.assert_allclose(shown["qpos"], expected, atol=1e-5)
     beta, code = np.linspace(0, 1, 5), np.arange(10.0).reshape(5, 2)
-    frames = ant_render.frames_of_observations(world, observations, 2, beta, code)
+    frames = ant_render.frames_of_observations(world, observations, every=2, beta=beta, code=code)
     for frame, time in zip(frames, (0, 2, 4), strict=True):
         np.testing.assert_array_equal(frame[:, 480:], code_panel(beta, code, time, 360))
     with pytest.raises(ValueError, match="one of them is missing"):
-        ant_render.frames_of_observations(world, observations, 2, beta)
+        ant_render.frames_of_observations(world, observations, every=2, beta=beta)

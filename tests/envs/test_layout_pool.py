@@ -6,10 +6,23 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from internal_rl.envs import layout_pool
+from internal_rl.envs import layout_pool, layout_rules
 from internal_rl.envs.gridworld import GridWorld, GridWorldConfig
-from internal_rl.envs.layout_pool import draw_pool
 from tests.envs.numpy_gridworld import path_graph
+
+
+def draw_pool(num_layouts, seed, grid_size, num_colours, num_walls, *, follows=None, **settings):
+    """A pool whose colours may all follow each other, but for the task that needs one."""
+    config = GridWorldConfig(
+        num_layouts=num_layouts,
+        layout_seed=seed,
+        grid_size=grid_size,
+        num_colours=num_colours,
+        num_walls=num_walls,
+        tasks=f"walks:{num_colours}:2:0-1",
+        **settings,
+    )
+    return layout_pool.draw_pool(config, follows)
 
 
 def test_pool_layouts_keep_their_distance_and_connect_everything():
@@ -52,7 +65,7 @@ def test_departures_are_the_most_different_first_actions_to_the_followers():
                 paths = nx.all_shortest_paths(graphs[goal], cell, int(colours[goal]))
                 choices.append({graphs[goal][cell][path[1]]["action"] for path in paths})
             expected.append(max(len(set(picks)) for picks in itertools.product(*choices)))
-        found = layout_pool.departures(colours, rest, 6, follows)
+        found = layout_rules.departures(colours, rest, 6, follows)
         np.testing.assert_array_equal(found, expected)
 
 
@@ -61,7 +74,7 @@ def test_pool_keeps_the_fewest_departures_it_was_asked_for():
     follows[3] = [True, False, False, False]
     objects, _, free, _ = draw_pool(5, 2, 6, 4, 1, min_departures=3, follows=follows)
     for colours, rest in zip(objects, free, strict=True):
-        assert layout_pool.departures(colours, rest, 6, follows).tolist() == [3, 3, 3, 1]
+        assert layout_rules.departures(colours, rest, 6, follows).tolist() == [3, 3, 3, 1]
 
 
 def test_colours_keep_off_each_others_rows_and_columns():
@@ -154,10 +167,14 @@ def test_colours_stay_around_their_homes():
 
 
 def test_home_radius_zero_puts_colours_at_their_homes():
-    objects = draw_pool(3, 0, 5, 2, 4, homes=np.array([7, 20]), home_radius=0).objects
+    objects = draw_pool(3, 0, 5, 2, 4, homes="...../..0../...../...../1....").objects
     np.testing.assert_array_equal(objects, np.tile([7, 20], (3, 1)))
 
 
 def test_homes_behind_the_floor_plan_are_refused():
     with pytest.raises(ValueError, match="homes: the floor plan leaves no cell within 0 of 7"):
-        draw_pool(1, 0, 5, 2, 1, homes=np.array([7, 20]), home_radius=0, fixed_walls=np.array([7]))
+        draw_pool(
+            *(1, 0, 5, 2, 1),
+            homes="...../..0../...../...../1....",
+            floor_plan="...../..#../...../...../.....",
+        )

@@ -30,7 +30,7 @@ def test_gif_has_a_frame_per_cell_with_gate_and_code(tmp_path):
     cells = [3, 4, 7, 8]
     beta = np.array([1.0, 0.1, 0.9])
     code = np.array([[0.5, -1.0], [0.5, -1.0], [-0.2, 0.3]])
-    frames = render.episode_frames(OBJECTS, WALLS, cells, 3, beta, code)
+    frames = render.episode_frames(OBJECTS, WALLS, cells, 3, beta=beta, code=code)
     assert len(frames) == 4
     assert not np.array_equal(frames[0][:, 121:], frames[1][:, 121:])
     render.save_gif(tmp_path / "episode.gif", frames, seconds=0.1)
@@ -62,4 +62,4 @@ def test_frames_of_observations_show_what_was_observed():
 )
 def test_logs_that_do_not_fit_are_refused(beta, code, message):
     with pytest.raises(ValueError, match=message):
-        render.episode_frames(OBJECTS, WALLS, [3, 4], 3, beta, code)
+        render.episode_frames(OBJECTS, WALLS, [3, 4], 3, beta=beta, code=code)

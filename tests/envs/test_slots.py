@@ -22,7 +22,7 @@ def run(lengths, num_slots, num_phases=3):
 
     # What a slot holds before its first episode must not matter, and so is not zero.
     memory = {"total": jnp.full(num_slots, 77), "clock": jnp.int32(0)}
-    return run_episodes(step, lengths, memory, num_slots, NUM_STEPS, num_phases)
+    return run_episodes(step, lengths, memory, num_slots, NUM_STEPS, num_phases=num_phases)
 
 
 def check(records, lengths, expected_lengths):

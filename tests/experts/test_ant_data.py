@@ -9,7 +9,8 @@ from internal_rl.envs.ant import AntWorld, AntWorldConfig
 from internal_rl.envs.physics import PhysicsState
 from internal_rl.experts import ant_data, ant_ppo, shards
 from internal_rl.experts.ant_expert import AntExpertConfig
-from internal_rl.experts.dataset_stream import as_trajectory, with_next_observation
+from internal_rl.experts.dataset import with_next_observation
+from internal_rl.experts.shard_data import as_trajectory
 
 
 def drive(model, state, control):
@@ -78,7 +79,7 @@ def test_dataset_holds_the_successes_and_becomes_trajectories(world, expert, tmp
     shards.write_dataset(tmp_path, {}, 2, make_shard)
     rows = shards.load_rows(shards.check_dataset(tmp_path, 2), 61, seed=0)
     batch = with_next_observation(as_trajectory(rows))
-    assert batch.observation.shape[1:] == (61, world.observation_size)
+    assert batch.observation.shape[1:] == (61, world.observation_spec.size)
     assert batch.action.dtype == jnp.float32 and batch.action.shape[2] == 8
     segment, mask = np.asarray(batch.segment), np.asarray(batch.mask)
     assert sum(len(set(row[row >= 0])) for row in segment) == 14
@@ -95,5 +96,6 @@ def test_an_expert_that_never_succeeds_is_refused(world, monkeypatch):
     monkeypatch.setattr(ant_ppo, "make_policy", still)
     tasks = world.task_set.pretraining
     record = ant_data.make_recorder(world, AntExpertConfig(), tasks, True)
+    key = jax.random.key(0)
     with pytest.raises(ValueError, match="experiments.expert"):
-        list(ant_data.successful_episodes(record, (), jax.random.key(0), 1, 4))
+        list(ant_data.successful_episodes(record, (), key, num_episodes=1, batch_size=4))

@@ -11,9 +11,9 @@ import pytest
 
 from internal_rl.envs.ant import AntWorld, AntWorldConfig
 from internal_rl.envs.physics import PhysicsState
-from internal_rl.experts import ant_ppo
+from internal_rl.experts import ant_guide, ant_ppo
 from internal_rl.experts.ant_expert import AntExpertConfig
-from internal_rl.experts.ant_ppo import GuidedAnt
+from internal_rl.experts.ant_guide import GuidedAnt
 from tests.training.test_loop import ROOT
 
 # Colours 0 to 3 in the corners, a wall in the middle of the left half.
@@ -32,7 +32,7 @@ def world_at(place, yaw=0.0):
     quaternion = [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
     qpos = jnp.array([*place, 0.55, *quaternion, *[0.0] * 8])
     ant, timestep = world.reset_to(OBJECTS, WALLS, PhysicsState(qpos, jnp.zeros(14)), TASK)
-    return world, ant_ppo.solve(world, ant, "axis"), timestep.observation
+    return world, ant_guide.solve(world, ant, "axis"), timestep.observation
 
 
 def test_way_leads_to_the_next_colour_without_wrong_ones():
@@ -57,7 +57,7 @@ def test_egocentric_fields_turn_with_the_ant(yaw):
             physics=state.ant.physics.replace(qvel=jnp.zeros(14).at[:2].set(jnp.array([0.3, 0.7])))
         )
     )
-    seen = np.asarray(ant_ppo.guided_observation(state, observation))
+    seen = np.asarray(ant_guide.guided_observation(state, observation))
     assert seen.shape == (observation.shape[0] + 64 + 11,)
     np.testing.assert_array_equal(seen[: len(observation)], observation)
     field = seen[len(observation) : -11].reshape(16, 4)
@@ -70,7 +70,7 @@ def test_egocentric_fields_turn_with_the_ant(yaw):
 
     np.testing.assert_allclose(seen[-11:-8], [0, 0, 1], atol=1e-6)
     # Cell 5 is a wall: the ant at (-0.5, 1.25) stands in it by (-1, 1) + (0.5, 0.25).
-    direction = ant_ppo.DIRECTIONS[int(state.way[1, 5])]
+    direction = ant_guide.DIRECTIONS[int(state.way[1, 5])]
     np.testing.assert_allclose(seen[-8:-6], turned(direction), atol=1e-5)
     np.testing.assert_allclose(seen[-4:-2], turned([0.3, 0.7]), atol=1e-5)
     np.testing.assert_allclose(seen[-2:], turned([0.5, 0.25]), atol=1e-5)
@@ -81,7 +81,7 @@ def test_vertical_is_that_of_the_tilted_torso():
     # Tilted by 0.4 about its own y: the vertical leans towards -x of the torso.
     qpos = state.ant.physics.qpos.at[3:7].set(jnp.array([np.cos(0.2), 0, np.sin(0.2), 0]))
     physics = state.ant.physics.replace(qpos=qpos)
-    seen = ant_ppo.guided_observation(
+    seen = ant_guide.guided_observation(
         state.replace(ant=state.ant.replace(physics=physics)), observation
     )
     np.testing.assert_allclose(seen[-11:-8], [-np.sin(0.4), 0, np.cos(0.4)], atol=1e-6)

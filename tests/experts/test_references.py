@@ -10,7 +10,7 @@ import pytest
 from internal_rl.envs.gridworld import GridWorld, GridWorldConfig
 from internal_rl.envs.tasks import task_array
 from internal_rl.experts import shortest_path
-from internal_rl.experts.collect import ExpertStream
+from internal_rl.experts.grid_data import ExpertStream
 from internal_rl.experts.references import log_probs, references
 from tests.envs.numpy_gridworld import STEPS, path_graph
 
@@ -25,10 +25,12 @@ SETTINGS = {
 @functools.cache
 def make_stream(name):
     config, ties, epsilon = SETTINGS[name]
-    env = GridWorld(
+    world = GridWorld(
         GridWorldConfig(grid_size=5, num_colours=4, time_limit=40, tasks="ant-pinpad", **config)
     )
-    return ExpertStream(env, env.pretraining_tasks, ties, epsilon, sequence_length=64)
+    return ExpertStream(
+        world, world.pretraining_tasks, ties=ties, epsilon=epsilon, sequence_length=64
+    )
 
 
 def brute_force_policy(objects, walls, ties, epsilon):
@@ -103,7 +105,7 @@ def test_log_probabilities_agree_with_enumeration(name):
     @jax.jit
     def call(state):
         tokens = stream.next_tokens(state)[1]
-        return tokens, log_probs(stream.env, stream, tokens)
+        return tokens, log_probs(stream, tokens)
 
     tokens, found = jax.tree.map(np.asarray, call(state))
     found = np.stack([found["bayes"], found["goal_blind"], found["goal_given"]])
@@ -116,15 +118,15 @@ def test_log_probabilities_agree_with_enumeration(name):
 
 
 def test_bayes_gives_up_on_trajectories_that_no_task_explains():
-    env = make_stream("random layouts").env
-    post_training = task_array((env.task_set.post_training,), env.max_task_length)
-    stream = ExpertStream(env, post_training, sequence_length=64)
+    world = make_stream("random layouts").world
+    post_training = task_array((world.task_set.post_training,), world.max_task_length)
+    stream = ExpertStream(world, post_training, sequence_length=64)
 
     @jax.jit
     def call(state):
         tokens = stream.next_tokens(state)[1]
-        foreign = log_probs(env, stream, tokens, env.pretraining_tasks)["bayes"]
-        return tokens, foreign, log_probs(env, stream, tokens)["bayes"]
+        foreign = log_probs(stream, tokens, world.pretraining_tasks)["bayes"]
+        return tokens, foreign, log_probs(stream, tokens)["bayes"]
 
     tokens, foreign, own = jax.tree.map(np.asarray, call(stream.init(jax.random.key(1), 4)))
     assert np.all(np.isneginf(foreign[tokens.mask & (tokens.progress >= 2)]))
@@ -133,6 +135,6 @@ def test_bayes_gives_up_on_trajectories_that_no_task_explains():
 
 def test_more_knowledge_predicts_better():
     stream = make_stream("random ties with noise")
-    means = references(stream.env, stream, jax.random.key(2), num_trajectories=300)
+    means = references(stream, jax.random.key(2), num_trajectories=300)
     assert set(means) == {"bayes", "goal_blind", "goal_given"}
     assert 0 < means["goal_given"] < means["bayes"] < means["goal_blind"] < np.log(4)

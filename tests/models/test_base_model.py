@@ -1,6 +1,7 @@
 """The base model: its two forms agree, packing leaks nothing, the cut is exact."""
 
 import functools
+import pickle
 
 import chex
 import jax
@@ -9,17 +10,19 @@ import numpy as np
 import pytest
 
 from internal_rl.models import transformer
-from internal_rl.models.base_model import BaseModel
+from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.transformer import QUERY_BLOCK, relative_position_bucket
+from internal_rl.section import SettingError
+from internal_rl.types import ActionSpec, ObservationSpec
 
 TOLERANCE = 1e-5
 
 
 def make_model(block, max_length=12):
-    return BaseModel(
-        observation_size=7, action_head="categorical", action_size=4, block=block, width=16,
-        depth=3, num_heads=2, head_size=8, mlp_size=32, max_length=max_length, init_scale=1.0,
-    )  # fmt: skip
+    sizes = {"width": 16, "depth": 3, "num_heads": 2, "head_size": 8, "mlp_size": 32}
+    config = BaseConfig(block=block, init_scale=1.0, **sizes)
+    specs = ObservationSpec("bernoulli", 7, np.uint8), ActionSpec("categorical", 4)
+    return BaseModel(*specs, config, max_length)
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("layer", "method"))
@@ -216,6 +219,38 @@ def test_layer_outside_the_model_is_refused(setting):
     model, params, observation, segment = setting
     with pytest.raises(ValueError, match="layer: got 4, allowed: 0 to 3"):
         model.apply(params, observation, segment, 4, method="lower")
+    with pytest.raises(SettingError, match=r"layer: 4 given, allowed is 0 to 3 \(base.depth\)"):
+        model.config.check_layer("layer", 4)
+
+
+@pytest.mark.parametrize("observation_head", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize(("action_head", "parameters"), [("categorical", 3), ("gaussian", 6)])
+def test_heads_of_actions_and_observations_are_chosen_apart(
+    observation_head, action_head, parameters
+):
+    specs = ObservationSpec(observation_head, 5), ActionSpec(action_head, 3)
+    model = BaseModel(*specs, make_model("hawk").config, 12)
+    params = jax.jit(model.initial_params)(jax.random.key(0))
+    output = apply(model, params, jnp.ones((2, 4, 5)), jnp.zeros((2, 4), jnp.int32))
+    assert output.action.shape == (2, 4, parameters)
+    assert output.observation.shape == (2, 4, 5)
+
+
+@pytest.mark.parametrize("block", ["transformer", "hawk"])
+def test_models_are_pickled_and_are_static_arguments(block):
+    model = make_model(block)
+    copy = pickle.loads(pickle.dumps(model))
+    assert copy == model and hash(copy) == hash(model)
+    assert copy.clone(reach=3) != model
+    traced = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(model, x):
+        traced.append(model)
+        return x * model.width
+
+    run(model, 1.0), run(copy, 1.0), run(model.clone(max_length=9), 1.0)
+    assert len(traced) == 2
 
 
 def test_relative_position_buckets_are_exact_then_logarithmic():

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from internal_rl.models import heads
+from internal_rl.types import ActionSpec, ObservationSpec
+
+GAUSSIAN = ActionSpec("gaussian", 3)
 
 
 def log_density(action, mean, std):
@@ -24,7 +27,7 @@ def gaussian():
 
 def test_gaussian_actions_have_their_density(gaussian):
     mean, log_std, action = gaussian
-    found = heads.action_log_prob("gaussian", np.concatenate([mean, log_std], -1), action)
+    found = heads.action_log_prob(GAUSSIAN, np.concatenate([mean, log_std], -1), action)
     expected = log_density(action, mean, np.exp(log_std))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -32,12 +35,12 @@ def test_gaussian_actions_have_their_density(gaussian):
 def test_a_least_standard_deviation_replaces_smaller_ones(gaussian):
     mean, log_std, action = gaussian
     parameters = np.concatenate([mean, log_std], -1)
-    found = heads.action_log_prob("gaussian", parameters, action, 0.2)
+    found = heads.action_log_prob(GAUSSIAN, parameters, action, 0.2)
     expected = log_density(action, mean, np.maximum(np.exp(log_std), 0.2))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
     # Below it nothing is gained by making a deviation still smaller.
-    gradient = jax.grad(lambda x: jnp.sum(heads.action_log_prob("gaussian", x, action, 0.2)))(
+    gradient = jax.grad(lambda x: jnp.sum(heads.action_log_prob(GAUSSIAN, x, action, 0.2)))(
         jnp.asarray(parameters)
     )[:, 3:]
     np.testing.assert_array_equal(np.asarray(gradient == 0), np.exp(log_std) < 0.2)
@@ -48,5 +51,32 @@ def test_categorical_actions_have_no_deviation():
     logits, action = jnp.array([[0.0, 1.0, 2.0]]), jnp.array([2])
     expected = jax.nn.log_softmax(logits)[:, 2]
     for min_std in (0.0, 0.2):
-        found = heads.action_log_prob("categorical", logits, action, min_std)
+        found = heads.action_log_prob(ActionSpec("categorical", 3), logits, action, min_std)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_binary_observations_have_the_probability_of_independent_coins():
+    rng = np.random.default_rng(0)
+    logits, bits = rng.normal(size=(5, 4)), rng.integers(0, 2, size=(5, 4), dtype=np.uint8)
+    one = 1 / (1 + np.exp(-logits))
+    expected = np.log(np.where(bits == 1, one, 1 - one)).sum(-1)
+    spec = ObservationSpec("bernoulli", 4, np.uint8)
+    found = heads.observation_log_prob(spec, jnp.asarray(logits, jnp.float32), bits)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_real_observations_have_the_density_of_unit_variance(gaussian):
+    mean, _, value = gaussian
+    found = heads.observation_log_prob(ObservationSpec("gaussian", 3), jnp.asarray(mean), value)
+    np.testing.assert_allclose(found, log_density(value, mean, 1.0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("spec", [ActionSpec("categorical", 6), GAUSSIAN])
+def test_actions_have_the_shape_and_type_of_their_spec(spec):
+    parameters = jax.random.normal(jax.random.key(0), (5, 6))
+    assert heads.action_parameter_size(spec) == 6
+    for action in (
+        heads.sample_action(spec, parameters, jax.random.key(1)),
+        heads.mode_action(spec, parameters),
+    ):
+        assert action.shape == (5, *spec.shape) and action.dtype == spec.dtype

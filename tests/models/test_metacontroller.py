@@ -9,17 +9,19 @@ import pytest
 
 from internal_rl.models.metacontroller import (
     Metacontroller,
+    MetacontrollerConfig,
     apply_controller,
     kl_to_standard_normal,
 )
 from internal_rl.models.sequence_embedding import SequenceEmbedding
+from internal_rl.section import SettingError
 
 SEGMENT = jnp.array([[0] * 6 + [1] * 4 + [-1] * 2, [0] * 12])
 
 
-def make(**overrides):
-    sizes = {"residual_size": 10, "code_size": 3, "history_size": 6, "embedding_size": 8, "rank": 2}
-    return Metacontroller(**(sizes | overrides))
+def make(residual_size=10, **overrides):
+    sizes = {"code_size": 3, "history_size": 6, "embedding_size": 8, "rank": 2}
+    return Metacontroller(residual_size, MetacontrollerConfig(**sizes | overrides))
 
 
 def randomise(params, key, scale=0.3):
@@ -66,7 +68,7 @@ def test_step_functions_reproduce_the_discovered_gates_and_codes(gate, floor):
     residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
     params = randomise(init(model, residual), jax.random.key(3))
     found = model.apply(params, residual, SEGMENT, jax.random.key(5), floor, method="discover")
-    history = model.apply(params, 2, method="initial_history")
+    history = model.initial_history(2)
     code = jnp.zeros((2, 3))
     previous = jnp.full((2,), -2)
     for t in range(12):
@@ -247,9 +249,9 @@ def test_kl_agrees_with_numerical_integration():
     ("field", "value"), [("gate", "hard"), ("rank", 11), ("embedding", "pooled")]
 )
 def test_bad_settings_name_the_field(field, value):
-    model = make(**{field: value})
-    with pytest.raises(ValueError, match=f"metacontroller.{field}"):
-        model.init(jax.random.key(0), jnp.zeros((1, 2, 10)), SEGMENT[:1, :2], jax.random.key(0))
+    with pytest.raises(SettingError, match=f"{value!r} given, allowed is") as fault:
+        make(**{field: value}).initial_params(jax.random.key(0))
+    assert fault.value.field == field
 
 
 def test_random_gate_switches_at_its_rate_and_only_there():

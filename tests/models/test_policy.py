@@ -40,13 +40,15 @@ def test_untrained_policy_has_the_deviation_that_was_asked_for(inputs, initial_s
 
 @pytest.mark.parametrize("initial_std", [0.04, 21.0])
 def test_a_deviation_out_of_bounds_is_refused(inputs, initial_std):
-    with pytest.raises(ValueError, match="initial_std: got .* above min_std=0.050.* below 20.086"):
+    with pytest.raises(
+        ValueError, match="initial_std: .* given, .* above min_std = 0.050 and below 20.086"
+    ):
         CodePolicy(code_size=8, initial_std=initial_std).init(jax.random.key(1), *inputs)
 
 
 @pytest.mark.parametrize("min_std", [0.0, -0.1, 21.0])
 def test_a_smallest_deviation_out_of_bounds_is_refused(inputs, min_std):
-    with pytest.raises(ValueError, match="min_std: got .* above 0 and below 20.086"):
+    with pytest.raises(ValueError, match="min_std: .* given, allowed is above 0 and below 20.086"):
         CodePolicy(code_size=8, min_std=min_std).init(jax.random.key(1), *inputs)
 
 

@@ -1,5 +1,7 @@
 """Attention is cut to what a batch needs, and nothing else changes."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,10 @@ import optax
 import pytest
 from flax import struct
 
-from internal_rl.models import base_model, transformer
-from internal_rl.models.base_model import BaseModel
+from internal_rl.models import transformer
+from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.reach import gradient_through, reaches_further
+from internal_rl.types import ActionSpec, ObservationSpec
 
 KEY = jax.random.key(0)
 SHORT, LONG = 8, 40
@@ -24,12 +27,11 @@ class Part:
 
 @pytest.fixture
 def model(monkeypatch):
-    monkeypatch.setattr(base_model, "SHORT_REACH", SHORT)
+    monkeypatch.setattr(transformer, "SHORT_REACH", SHORT)
     monkeypatch.setattr(transformer, "QUERY_BLOCK", 16)
-    return BaseModel(
-        observation_size=5, action_head="categorical", action_size=4, width=16, depth=2,
-        num_heads=2, head_size=8, mlp_size=16, max_length=LONG, init_scale=1.0,
-    )  # fmt: skip
+    sizes = {"width": 16, "depth": 2, "num_heads": 2, "head_size": 8, "mlp_size": 16}
+    specs = ObservationSpec("gaussian", 5), ActionSpec("categorical", 4)
+    return BaseModel(*specs, BaseConfig(init_scale=1.0, **sizes), LONG)
 
 
 def packed(*lengths):
@@ -92,5 +94,6 @@ def test_side_by_side_the_longest_trajectory_of_all_decides(model):
 
 def test_a_choice_is_made_only_where_it_saves_attention(model):
     assert model.short_reach == SHORT
-    assert model.clone(block="hawk").short_reach is None
+    hawk = dataclasses.replace(model.config, block="hawk")
+    assert model.clone(config=hawk).short_reach is None
     assert model.clone(max_length=SHORT + transformer.KEY_ALIGNMENT - 1).short_reach is None

@@ -205,7 +205,7 @@ def test_another_config_is_refused_by_the_field_that_differs(undisturbed):
     with pytest.raises(StageConflictError, match=r"toy.learning_rate: 0.1 asked.*with 0.05"):
         run_stage(make_stage(learning_rate=0.1), undisturbed)
     with pytest.raises(StageConflictError, match=r"toy.learning_rate"):
-        load_stage(undisturbed, "toy", 0, config={"toy": {"learning_rate": 0.1, "steps": 40}})
+        load_stage(undisturbed, "toy", 0, config=make_stage(learning_rate=0.1).config)
     assert {p: p.stat().st_mtime_ns for p in folder(undisturbed).rglob("*")} == before
 
 

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from internal_rl.training.loop import run_stage
 from internal_rl.training.mesh import make_mesh, shard_rows
@@ -28,6 +30,24 @@ def test_seeds_take_devices_first_and_rows_the_rest(num_seeds, num_devices, shap
 def test_rows_stay_where_they_are_without_a_mesh():
     rows = jnp.ones((4, 2))
     assert shard_rows(rows) is rows
+
+
+def test_rows_stay_where_they_are_in_a_mesh_of_somebody_else():
+    for name, kind in (("data", AxisType.Explicit), ("rows", AxisType.Auto)):
+        mesh = jax.make_mesh((1,), (name,), axis_types=(kind,))
+        with jax.set_mesh(mesh):
+            rows = jnp.ones((4, 2))
+            assert shard_rows(rows) is rows
+
+
+def test_an_update_runs_in_an_explicit_mesh():
+    stage = make_stage()
+    frozen = jax.tree.map(lambda x: x[0] if x.ndim else x, stage.frozen)
+    plain = jax.jit(stage.update)(stage.init(jax.random.key(0), frozen), frozen)
+    with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))):
+        state = stage.init(jax.random.key(0), frozen)
+        explicit = jax.jit(stage.update)(state, frozen)
+    chex.assert_trees_all_close(explicit[0].params, plain[0].params, rtol=1e-6)
 
 
 def test_four_devices_train_the_same_as_one(tmp_path):

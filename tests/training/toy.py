@@ -15,6 +15,7 @@ from internal_rl.training.loop import run_stage
 from internal_rl.training.mesh import shard_rows
 from internal_rl.training.randomness import named_key
 from internal_rl.training.stage import Stage
+from internal_rl.training.stage_config import StageConfig
 
 WIDTH = 8
 
@@ -68,7 +69,9 @@ def make_stage(
     target = jnp.stack([jnp.arange(WIDTH) + 10.0 * seed for seed in seeds])
     return Stage(
         name="toy",
-        config={"toy": {"learning_rate": learning_rate, "steps": num_steps}},
+        config=StageConfig(
+            {"toy": {"learning_rate": learning_rate, "steps": num_steps}}, length="toy.steps"
+        ),
         init=init,
         update=update,
         num_steps=num_steps,

@@ -1,0 +1,229 @@
+"""A trained agent in a notebook: its world and its steered model, and what one does with them."""
+
+import functools
+import os
+import pathlib
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from internal_rl import envs, pretrained
+from internal_rl.acting.controls import InjectedCode
+from internal_rl.acting.episodes import Control, Episodes, NoControl, play
+from internal_rl.envs.world import switch_tolerance
+from internal_rl.errors import StageMissingError
+from internal_rl.methods import discovery
+from internal_rl.models.base_model import BaseConfig, BaseModel
+from internal_rl.models.metacontroller import Discovery, Metacontroller
+from internal_rl.models.steered_model import SteeredModel
+from internal_rl.training.stage_directory import load_stage
+from internal_rl.types import World
+
+# Rows whose residuals are computed at a time, which bounds the memory.
+_ROWS_AT_A_TIME = 64
+
+
+@struct.dataclass
+class Found:
+    """What the metacontroller infers about `B` episodes.
+
+    Attributes:
+      code: `(B, T, n_z)` active code `z_t`.
+      beta: `(B, T)` switching gate in [0, 1].
+      mean: `(B, T, n_z)` posterior mean.
+      kl: `(B, T)` KL to the prior, nats.
+      active: `(B, T)` bool, the episode was running.
+      subgoal: `(B, T)` int32 subgoal that the task asked for; None where the world does not tell.
+      visit: `(B, T)` int32 place entered by the step; None where the world does not tell.
+      observation: `(B, T, d)`.
+    """
+
+    code: chex.Array
+    beta: chex.Array
+    mean: chex.Array
+    kl: chex.Array
+    active: chex.Array
+    subgoal: chex.Array | None
+    visit: chex.Array | None
+    observation: chex.Array
+
+
+@struct.dataclass
+class Agent:
+    """A world and a model that acts in it.
+
+    Attributes:
+      world: the world.
+      model: base model, metacontroller and the layer between them.
+    """
+
+    world: World = struct.field(pytree_node=False)
+    model: SteeredModel
+
+    def rollout(
+        self,
+        num_episodes: int,
+        key: chex.PRNGKey,
+        *,
+        inject: chex.Array | None = None,
+        at_step: int = 0,
+        control: Control | None = None,
+        task: Any = None,
+        **options,
+    ) -> Episodes:
+        """Runs episodes of the base model, alone or under a control.
+
+        Args:
+          num_episodes: how many, `B`.
+          key: randomness; the same key starts the same episodes, whatever is injected.
+          inject: `(n_z,)` code that is put in force at step `at_step` and held until the gate asks
+            for another one; the base model acts alone before and afterwards.
+          at_step: see `inject`.
+          control: any other control of `internal_rl.acting`; not together with `inject`.
+          task: of all episodes; None for the post-training task.
+          **options: those of `acting.episodes.act`, such as `deterministic` and `free_running`.
+
+        Raises:
+          ValueError: both a code and a control are given, or the code has another size.
+        """
+        if inject is not None and control is not None:
+            raise ValueError("inject and control are both given, allowed is one of them")
+        if inject is not None:
+            control = self._injection(jnp.asarray(inject), at_step)
+        run = _compiled_play(self.world, num_episodes, tuple(sorted(options.items())))
+        task = self.world.post_training_task if task is None else task
+        return run(self.model, control or NoControl(), key, task)
+
+    def _injection(self, code: chex.Array, at_step: int) -> InjectedCode:
+        size = self._metacontroller().config.code_size
+        if code.shape != (size,):
+            raise ValueError(f"inject has the shape {code.shape}, allowed is ({size},), one code")
+        return InjectedCode.of_code(code, at_step)
+
+    def _metacontroller(self) -> Metacontroller:
+        if self.model.metacontroller is None:
+            raise ValueError("this agent has no metacontroller, allowed is one that has")
+        return self.model.metacontroller
+
+    def residuals(self, episodes: Episodes, layer: int | None = None) -> chex.Array:
+        """Residual stream `e_{t,l}` on what was observed, `(B, T, n_e)`; zero behind the end.
+
+        Args:
+          episodes: as `rollout` gives them.
+          layer: which one, 0 (embedding) to `L`; None for the controlled one.
+        """
+        model = self.model if layer is None else self.model.at_layer(layer)
+        return _residuals(model.alone(), episodes.observation, episodes.active)
+
+    def discover(self, episodes: Episodes, key: chex.PRNGKey | None = None) -> Found:
+        """Gates and codes that the metacontroller infers, with all of each episode in view.
+
+        Args:
+          episodes: as `rollout` gives them.
+          key: noise of the codes; None takes a fixed one.
+        """
+        self._metacontroller()
+        key = jax.random.key(0) if key is None else key
+        found = _discover(self.model, episodes.observation, episodes.active, key)
+        return Found(
+            code=found.code,
+            beta=found.beta,
+            mean=found.mean,
+            kl=found.kl,
+            active=episodes.active,
+            subgoal=episodes.subgoal,
+            visit=episodes.visit,
+            observation=episodes.observation,
+        )
+
+    @property
+    def switch_tolerance(self) -> int:
+        """Steps by which a switch may miss a change of subgoal and still count as close."""
+        return switch_tolerance(self.world)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_play(world: World, num_episodes: int, options: tuple):
+    """One program for each kind of rollout, so that a second call compiles nothing."""
+
+    def run(model, control, key, task):
+        return play(world, model, control, key, num_episodes, task=task, **dict(options))
+
+    return jax.jit(run)
+
+
+def _segments(active: chex.Array) -> chex.Array:
+    return jnp.where(active, 0, -1)
+
+
+def _by_rows(function, *arrays: chex.Array):
+    """`function` of some rows at a time."""
+    return jax.lax.map(
+        lambda row: jax.tree.map(lambda x: x[0], function(*(x[None] for x in row))),
+        arrays,
+        batch_size=_ROWS_AT_A_TIME,
+    )
+
+
+@jax.jit
+def _residuals(model: SteeredModel, observation: chex.Array, active: chex.Array) -> chex.Array:
+    residual = _by_rows(model.lower, observation, _segments(active))
+    return jnp.where(active[..., None], residual, 0.0)
+
+
+@jax.jit
+def _discover(
+    model: SteeredModel, observation: chex.Array, active: chex.Array, key: chex.PRNGKey
+) -> Discovery:
+    def infer(observation, segment, key):
+        residual = model.lower(observation, segment)
+        return model.discover(residual, segment, key[0])
+
+    keys = jax.random.split(key, observation.shape[0])
+    return _by_rows(infer, observation, _segments(active), keys)
+
+
+def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered") -> Agent:
+    """An agent from shipped weights or from a work directory.
+
+    Args:
+      name: `"<world>/<preset>"` of shipped weights, such as `"gridworld-pinpad/small"`, or the work
+        directory of a run that has finished `pretrain` and `metacontroller`.
+      seed: which seed of the metacontroller.
+      variant: `"discovered"`, `"forced"` or `"unaligned"`.
+
+    Raises:
+      StageMissingError: nothing of that name is shipped, or the stages are not finished.
+      StorageError: files cannot be read.
+    """
+    workdir = pathlib.Path(name)
+    shipped = pretrained.folder_of(str(name))
+    if shipped is not None:
+        workdir = shipped
+    elif not workdir.is_dir():
+        raise StageMissingError(
+            f"{name}: no such weights are shipped and no such folder is there, allowed are"
+            f" {', '.join(pretrained.names())} and work directories"
+        )
+    stage = "metacontroller" if variant == "discovered" else f"metacontroller_{variant}"
+    metacontroller_params, config = load_stage(workdir, stage, seed)
+    world = envs.make_from_config(config["environment"])
+    base = BaseModel(
+        world.observation_spec,
+        world.action_spec,
+        BaseConfig.read(config["base"]),
+        world.time_limit,
+    )
+    settings = discovery.Config.read(config["metacontroller"])
+    base_params, _ = load_stage(workdir, "pretrain", seed)
+    model = SteeredModel(
+        base=base,
+        layer=settings.layer,
+        base_params=base_params,
+        metacontroller=Metacontroller(base.width, settings.metacontroller_config),
+        metacontroller_params=metacontroller_params,
+    )
+    return Agent(world, jax.device_put(model))

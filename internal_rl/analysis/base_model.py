@@ -1,0 +1,166 @@
+"""How well the base model predicts, and whether it can solve the task alone (method §3)."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from internal_rl.acting.episodes import NoControl, play
+from internal_rl.analysis.drawing import (
+    REFERENCE_STYLES,
+    draw_band,
+    draw_references,
+    legend,
+    panels,
+)
+from internal_rl.analysis.results import RunResults, SeedResults, stacked_curves
+from internal_rl.analysis.study import Study, StudyContext, as_arrays, choose_slots
+from internal_rl.analysis.table import Row, make_row
+from internal_rl.colours import OKABE_ITO
+from internal_rl.methods.evaluation import evaluation_key
+from internal_rl.models.steered_model import SteeredModel
+from internal_rl.types import World
+
+
+@struct.dataclass
+class SampledSuccess:
+    """What the base model alone reaches on the post-training task.
+
+    Attributes:
+      sampled_success: `()` share of episodes.
+      sampled_episodes: how many there were.
+    """
+
+    sampled_success: chex.Array
+    sampled_episodes: int
+
+
+def sampling_keys() -> tuple[chex.PRNGKey, chex.PRNGKey]:
+    """Keys of episodes on the task, and of those that run free of it."""
+    ruled, free = jax.random.split(evaluation_key("sampling"))
+    return ruled, free
+
+
+def sample_success(
+    world: World, model: SteeredModel, key: chex.PRNGKey, num_episodes: int
+) -> SampledSuccess:
+    """Lets the base model play the post-training task, which it has never seen.
+
+    Args:
+      world: the world.
+      model: the base model.
+      key: randomness.
+      num_episodes: how many episodes.
+    """
+
+    @jax.jit
+    def run(model, key):
+        episodes = play(
+            world,
+            model,
+            NoControl(),
+            key,
+            num_episodes,
+            keep=("reward",),
+            num_slots=choose_slots(num_episodes),
+        )
+        return jnp.mean(episodes.success, dtype=jnp.float32)
+
+    return SampledSuccess(run(model.alone(), key), num_episodes)
+
+
+def measure(context: StudyContext) -> dict[str, chex.Array]:
+    """`SampledSuccess`."""
+    key, _ = sampling_keys()
+    return as_arrays(sample_success(context.world, context.model, key, context.num_episodes))
+
+
+def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
+    """Cross-entropy, its references, and the sampled success."""
+    del stage
+    cross_entropy, bayes = "evaluation/action_nll", "reference/bayes"
+    label = "base model, held-out cross-entropy (nats)"
+    found = [
+        make_row("pretrain_cross_entropy", label, seeds, lambda s: s.last(cross_entropy)),
+        make_row(
+            "pretrain_excess",
+            "the same above the Bayes reference (nats)",
+            seeds,
+            lambda s: s.last(cross_entropy) - s.last(bayes),
+        ),
+    ]
+    for name in ("bayes", "goal_blind", "goal_given", "constant", "one_step"):
+        label = f"reference {name.replace('_', '-')} (nats)"
+        key = f"reference/{name}"
+        found.append(make_row(f"reference_{name}", label, seeds, lambda s, key=key: s.last(key)))
+    name = "sampled_success"
+    label = "base model sampled on the post-training task, success"
+    return [*found, make_row(f"base_{name}", label, seeds, lambda s: s.scalar(name))]
+
+
+def known_references(results: SeedResults) -> dict[str, float]:
+    """References that stand beside the curves of a seed, in nats per action."""
+    values = {name: results.last(f"reference/{name}") for name in REFERENCE_STYLES}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+    """The curve of pretraining."""
+    seeds = runs[0].get("pretrain", ())
+    steps, values = stacked_curves(seeds, "action_nll")
+    if not len(steps):
+        return {}
+    batch_size = seeds[0].config["pretrain"]["batch_size"]
+    held_steps, held_out = stacked_curves(seeds, "evaluation/action_nll")
+    figure = pretraining_curve(
+        steps * batch_size,
+        values,
+        known_references(seeds[0]),
+        (held_steps * batch_size, held_out) if len(held_steps) else None,
+    )
+    return {"pretraining": figure}
+
+
+def pretraining_curve(
+    trajectories: np.ndarray,
+    cross_entropy: np.ndarray,
+    references: Mapping[str, float],
+    held_out: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Figure:
+    """Next-action NLL of the base model beside exact references, or baselines.
+
+    Args:
+      trajectories: `(N,)` expert trajectories seen.
+      cross_entropy: `(seeds, N)` on the training stream, nats per action.
+      references: value by name, see `drawing.REFERENCE_STYLES`.
+      held_out: trajectories `(M,)` and cross-entropy `(seeds, M)` on held-out data.
+    """
+    figure, axes = panels(1, 2, (9.0, 3.6))
+    for panel, scale in zip(axes[0], ("linear", "log"), strict=True):
+        draw_band(panel, trajectories, cross_entropy, label="training data", colour=OKABE_ITO[0])
+        if held_out is not None:
+            draw_band(panel, *held_out, label="held-out data", colour=OKABE_ITO[1])
+        draw_references(panel, references)
+        panel.set(xlabel="expert trajectories", xscale=scale)
+        if scale == "linear":
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes[0, 0].set_ylabel("NLL of the next action (nats)")
+    legend(axes[0, 0])
+    figure.suptitle("Pretraining of the base model", fontsize=11)
+    return figure
+
+
+STUDY = Study(
+    name="base_model",
+    stages=("pretrain",),
+    measure=measure,
+    rows=rows,
+    figures=figures,
+    order=10,
+)

@@ -1,0 +1,97 @@
+"""The common style of all figures, and what several of them draw.
+
+Colours are those of Okabe and Ito, which stay apart for colour-blind readers; where there are more
+than eight lines to tell apart, they are drawn from a perceptually uniform map.
+"""
+
+import os
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from internal_rl.colours import OKABE_ITO
+
+REFERENCE_STYLES = {
+    "bayes": ("-.", "Bayes given the task set"),
+    "goal_blind": (":", "goal-blind expert"),
+    "goal_given": ("--", "expert, goal given"),
+    "constant": (":", "constant distribution"),
+    "one_step": ("--", "perceptron on one step"),
+}
+_STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "savefig.dpi": 150,
+}
+
+
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes a figure as PNG."""
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(path, format="png")
+
+
+def palette(count: int) -> list:
+    """`count` colours that can be told apart."""
+    if count <= len(OKABE_ITO):
+        return list(OKABE_ITO[:count])
+    return list(matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count)))
+
+
+def panels(
+    rows: int, columns: int, size: tuple[float, float], **keywords
+) -> tuple[Figure, np.ndarray]:
+    """A figure in the common style, of width and height `size` in inches, and its axes.
+
+    Args:
+      rows: of axes.
+      columns: of axes.
+      size: of the figure.
+      **keywords: those of `Figure.subplots`.
+
+    Returns:
+      The figure and an array `(rows, columns)` of axes.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, **keywords)
+    return figure, axes
+
+
+def legend(axes: Axes, **keywords) -> None:
+    """A legend, where something has a label."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=9, frameon=False, **keywords)
+
+
+def draw_band(axes: Axes, x, values, *, label: str, colour, dashes="-") -> None:
+    """Median over the first axis of `(runs, N)` and the band between the quartiles."""
+    low, middle, high = np.nanquantile(np.atleast_2d(values), [0.25, 0.5, 0.75], axis=0)
+    axes.plot(x, middle, color=colour, label=label, linestyle=dashes)
+    if np.atleast_2d(values).shape[0] > 1:
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def draw_references(axes: Axes, references: Mapping[str, float], across: str = "y") -> None:
+    """Lines at known values, labelled with their names.
+
+    Args:
+      axes: where to draw.
+      references: value by name, see `REFERENCE_STYLES`.
+      across: the axis that the values belong to, `"y"` for level lines or `"x"` for upright ones.
+    """
+    draw = axes.axhline if across == "y" else axes.axvline
+    for name, value in references.items():
+        dashes, label = REFERENCE_STYLES.get(name, (":", name))
+        draw(value, color="0.35", linestyle=dashes, linewidth=1.2, label=label)

@@ -1,0 +1,92 @@
+"""One episode of internal RL, to be shown as an animation and as a path (method §6)."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from matplotlib.figure import Figure
+
+from internal_rl.acting.episodes import Episodes
+from internal_rl.analysis.paths import Paths, draw_paths
+from internal_rl.analysis.results import RunResults, with_artifact, world_of
+from internal_rl.analysis.study import Animation, Study, StudyContext
+from internal_rl.envs.world import capabilities
+from internal_rl.errors import UserError
+from internal_rl.types import World
+
+
+def example_episode(world: World, episodes: Episodes) -> dict[str, np.ndarray]:
+    """The first of the episodes that went furthest, or that were paid most.
+
+    Args:
+      world: the world.
+      episodes: of a code policy, to choose from.
+
+    Returns:
+      `episode_observation` `(T, d)`, `episode_beta` `(T,)`, `episode_ask` `(T,)` bool,
+      `episode_code` `(T, n_z)`; where the world tells, `episode_progress` `(T,)` int32 and the
+      fields of its `Scene` as `episode_<field>`, `(T, ...)`; cut to the steps of the episode.
+    """
+    merit = episodes.returns if episodes.progress is None else episodes.furthest
+    chosen = int(jnp.argmax(merit))
+    length = int(episodes.length[chosen])
+    arrays = {name: episodes.record[name] for name in ("beta", "ask", "code")}
+    arrays |= {"observation": episodes.observation, "progress": episodes.progress}
+    episode = {
+        name: values[chosen, :length] for name, values in arrays.items() if values is not None
+    }
+    if hasattr(world, "scene"):
+        episode |= vars(world.scene(episode["observation"]))
+    return {f"episode_{name}": np.asarray(value) for name, value in episode.items()}
+
+
+def measure(context: StudyContext) -> dict[str, np.ndarray]:
+    """`example_episode`."""
+    return example_episode(context.world, context.episodes)
+
+
+def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+    """The path of the episode."""
+    seeds = with_artifact(runs[0], "internal_rl", "episode_place")
+    world = world_of(seeds[0]) if seeds else None
+    if world is None:
+        return {}
+    found = {
+        name: seeds[0].artifacts[f"episode_{name}"]
+        for name in ("place", "colours", "walls", "code", "ask")
+    }
+    shown = Paths(
+        place=found["place"][None],
+        colours=found["colours"][:1],
+        walls=found["walls"][:1],
+        code=found["code"][None],
+        switch=found["ask"][None],
+        mask=np.ones((1, len(found["place"])), bool),
+    )
+    return {"internal_rl_path": draw_paths(shown, world.grid_size)}
+
+
+def animations(run: RunResults) -> dict[str, Animation | None]:
+    """The episode in pictures with its gate and codes."""
+    seeds = with_artifact(run, "internal_rl", "episode_observation")
+    world = world_of(seeds[0]) if seeds else None
+    if world is None or "pictures" not in capabilities(world):
+        return {}
+    artifacts = seeds[0].artifacts
+    names = ("episode_observation", "episode_beta", "episode_code")
+    try:
+        frames = world.frames(*(artifacts[name] for name in names))
+    except UserError as error:
+        logging.warning("no episode.gif: %s", error)
+        return {}
+    return {"episode": Animation(frames, world.seconds_per_frame)}
+
+
+STUDY = Study(
+    name="episode",
+    stages=("internal_rl",),
+    measure=measure,
+    figures=figures,
+    animations=animations,
+)

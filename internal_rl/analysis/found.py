@@ -1,0 +1,46 @@
+"""Episodes and what a metacontroller has found about them, as rows and as a bank of codes."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from internal_rl.analysis.code_bank import CodeBank, select_codes
+from internal_rl.types import Trajectory, World
+
+
+def rows_of_found(found: Any) -> Trajectory:
+    """Episodes as rows with a single trajectory each.
+
+    Args:
+      found: see `internal_rl.studies`.
+
+    Raises:
+      ValueError: the true subgoals are not known.
+    """
+    if found.subgoal is None:
+        raise ValueError("subgoal of what was found is None, allowed are episodes with subgoals")
+    return Trajectory(
+        observation=found.observation,
+        next_observation=None,
+        action=None,
+        mask=found.active,
+        subgoal=found.subgoal,
+        segment=jnp.where(found.active, 0, -1),
+    )
+
+
+def bank_of_found(world: World, found: Any) -> CodeBank:
+    """Codes of the subgoals that episodes reached.
+
+    Args:
+      world: the world.
+      found: see `internal_rl.studies`.
+
+    Raises:
+      ValueError: the true subgoals are not known.
+    """
+    rows = rows_of_found(found)
+    # Whether the last subgoal of an episode was reached is not known.
+    changes = jnp.pad(rows.subgoal[:, 1:] != rows.subgoal[:, :-1], ((0, 0), (0, 1)))
+    goes_on = jnp.pad(rows.mask[:, 1:], ((0, 0), (0, 1)))
+    return select_codes(world, rows, found.code, changes & goes_on & rows.mask)

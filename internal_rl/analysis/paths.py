@@ -1,0 +1,139 @@
+"""Paths from above in the colour of the active code (method §5)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from flax import struct
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from internal_rl.analysis.drawing import palette, panels
+from internal_rl.analysis.examples import examples_of
+from internal_rl.analysis.results import RunResults, with_artifact, world_of
+from internal_rl.analysis.study import Study, StudyContext
+from internal_rl.methods.switching import SWITCH_THRESHOLD
+
+
+@struct.dataclass
+class Paths:
+    """`E` episodes of up to `T` steps, seen from above.
+
+    Attributes:
+      place: `(E, T, 2)` where the agent is, in cells, see `types.Scene`.
+      colours: `(E, O, 2)` places that can be visited.
+      walls: `(E, W, 2)` walls.
+      code: `(E, T, n_z)` active code.
+      switch: `(E, T)` bool, a new code was taken at this step.
+      mask: `(E, T)` bool, steps that belong to the episode; its leading steps.
+    """
+
+    place: np.ndarray
+    colours: np.ndarray
+    walls: np.ndarray
+    code: np.ndarray
+    switch: np.ndarray
+    mask: np.ndarray
+
+
+def measure(context: StudyContext) -> dict[str, np.ndarray]:
+    """Fields of the world's `Scene` as `example_<field>`, `(E, T, ...)`."""
+    examples = examples_of(context, **vars(context.world.scene(context.rows.observation)))
+    # The mask is that of the gates.
+    del examples["example_mask"]
+    return examples
+
+
+def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+    """Paths of expert trajectories in the codes that were inferred, of the first seed."""
+    seeds = with_artifact(runs[0], "metacontroller", "example_place")
+    world = world_of(seeds[0]) if seeds else None
+    if world is None:
+        return {}
+    found = {
+        name: seeds[0].artifacts[f"example_{name}"]
+        for name in ("place", "colours", "walls", "code", "beta", "mask")
+    }
+    shown = Paths(
+        place=found["place"],
+        colours=found["colours"][:, 0],
+        walls=found["walls"][:, 0],
+        code=found["code"],
+        switch=found["beta"] >= SWITCH_THRESHOLD,
+        mask=found["mask"],
+    )
+    return {"paths": draw_paths(shown, world.grid_size)}
+
+
+def code_colours(codes: np.ndarray) -> np.ndarray:
+    """RGB colours `(N, 3)` in which like codes `(N, n_z)` look alike.
+
+    Red, green and blue are the ranks along the three principal components.
+    """
+    centred = codes - codes.mean(axis=0)
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:3]
+    # Without rounding, codes that differ by noise alone would be told apart by rank.
+    components = np.round(centred @ directions.T, 2)
+    colours = np.full((len(codes), 3), 0.5)
+    for i, values in enumerate(components.T):
+        levels, index = np.unique(values, return_inverse=True)
+        colours[:, i] = np.linspace(0.05, 0.9, max(len(levels), 2))[index]
+    return colours
+
+
+def _draw_cells(axes: Axes, colours: np.ndarray, walls: np.ndarray, grid_size: int) -> None:
+    """The plane from above: coloured cells with their numbers, and walls."""
+    half = grid_size / 2
+    faces = palette(len(colours))
+    for number, (x, y) in enumerate(colours):
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=faces[number], alpha=0.3, lw=0))
+        axes.text(x - 0.43, y + 0.4, str(number), fontsize=9, va="top", color="0.2")
+    for x, y in walls:
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color="0.35", lw=0))
+    for line in np.arange(grid_size + 1) - half:
+        axes.plot([line, line], [-half, half], color="0.85", linewidth=0.6, zorder=0)
+        axes.plot([-half, half], [line, line], color="0.85", linewidth=0.6, zorder=0)
+    axes.set(xlim=(-half, half), ylim=(-half, half), aspect="equal", xticks=[], yticks=[])
+    axes.set_xlabel(f"{grid_size} cells")
+    axes.grid(False)
+
+
+def draw_paths(shown: Paths, grid_size: int) -> Figure:
+    """Episodes from above; the first step is a disc, a new code a ring.
+
+    Args:
+      shown: what happened.
+      grid_size: side of the plane in cells.
+    """
+    count, mask = len(shown.place), shown.mask
+    figure, axes = panels(1, count, (max(2.6 * count + 0.4, 4.8), 3.2))
+    shades = np.zeros((*mask.shape, 3))
+    shades[mask] = code_colours(shown.code[mask])
+    for i, panel in enumerate(axes[0]):
+        _draw_cells(panel, shown.colours[i], shown.walls[i], grid_size)
+        steps = shown.place[i][mask[i]]
+        lines = np.stack([steps[:-1], steps[1:]], axis=1)
+        panel.add_collection(LineCollection(lines, colors=shades[i][mask[i]][:-1], linewidths=2.2))
+        panel.plot(*steps[0], "o", color="black", markersize=6)
+        taken = np.flatnonzero(shown.switch[i] & mask[i])[1:]
+        ring = shades[i, taken] if len(taken) else "none"
+        panel.scatter(
+            *shown.place[i, taken].T,
+            s=48,
+            facecolors="white",
+            edgecolors=ring,
+            linewidths=1.8,
+            zorder=3,
+        )
+    figure.suptitle("Paths in the colour of the active code (ring: new code)", fontsize=11)
+    return figure
+
+
+STUDY = Study(
+    name="paths",
+    stages=("metacontroller",),
+    needs=frozenset({"scene"}),
+    measure=measure,
+    figures=figures,
+)

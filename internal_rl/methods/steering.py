@@ -1,0 +1,200 @@
+"""Supervised linear controllers: can the residual stream be steered to a known subgoal? (method §4)
+
+One controller per subgoal, `e' = e + U^(g) e`, is trained at every layer on expert trajectories
+whose subgoal `g_t` is known (the metacontroller with `z_t = onehot(g_t)` and `beta = 1`). Whether
+they solve the post-training task when they are switched in the right order is seen by acting with
+them, see `acting.controls`.
+"""
+
+import dataclasses
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from internal_rl.methods.evaluation import require_labels
+from internal_rl.methods.method import Metrics
+from internal_rl.models.controllers import Controllers, initial_controllers, steer
+from internal_rl.models.heads import action_log_prob
+from internal_rl.models.reach import gradient_through
+from internal_rl.models.steered_model import SteeredModel
+from internal_rl.section import POSITIVE, at_least, setting
+from internal_rl.training.accumulation import accumulated_gradients
+from internal_rl.training.optimiser import apply_gradients
+from internal_rl.training.randomness import named_keys
+from internal_rl.training.settings import TrainingSettings
+from internal_rl.types import DataSource, Trajectory, num_rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(TrainingSettings):
+    """Section `steer`.
+
+    Attributes:
+      batch_size: trajectories of an update, in the mean.
+      num_parts: parts in which a batch passes through the model, see `pretrain`.
+      rank: of the controllers, at most `n_e`; 0 for full ones.
+      min_action_std: least standard deviation of actions in the loss, where they are continuous
+        (open).
+      evaluation_episodes: episodes on the post-training task for each layer (open).
+    """
+
+    num_seeds: int = setting(10, at_least(1))
+    batch_size: int = setting(512, at_least(1))
+    num_parts: int = setting(8, at_least(1))
+    rank: int = setting(16, at_least(0))
+    min_action_std: float = setting(0.0, at_least(0))
+    evaluation_episodes: int = setting(1_024, at_least(1))
+    learning_rate: float = setting(1e-3, POSITIVE)
+    steps: int = setting(3_200, at_least(1))
+    log_every: int = setting(100, at_least(1))
+    evaluate_every: int = setting(1_000, at_least(0))
+    checkpoint_every: int = setting(800, at_least(1))
+
+
+@struct.dataclass
+class SteeringState:
+    """State of the controllers of one layer.
+
+    Attributes:
+      controllers: what is trained.
+      optimiser_state: state of the optimiser.
+    """
+
+    controllers: Controllers
+    optimiser_state: optax.OptState
+
+
+@struct.dataclass
+class State:
+    """Everything that changes while the controllers train.
+
+    Attributes:
+      layers: one entry per residual stream, 0 (embedding) to `L`.
+      stream: position in the data.
+    """
+
+    layers: tuple[SteeringState, ...]
+    stream: Any
+
+
+def steering_loss(
+    controllers: Controllers,
+    model: SteeredModel,
+    batch: Trajectory,
+    tokens: chex.Array,
+    min_action_std: float = 0.0,
+) -> chex.Array:
+    """Negative log-likelihood of the expert's actions under control, summed, by `tokens`, in nats.
+
+    Args:
+      controllers: of all subgoals.
+      model: the frozen base model, cut at the residual stream that is controlled.
+      batch: `(B, S)` packed rows of expert trajectories with labels.
+      tokens: `()` number of actions that makes the sum a mean.
+      min_action_std: see `heads.action_log_prob`.
+    """
+    residual = model.lower(batch.observation, batch.segment)
+    steered = steer(controllers, jax.lax.stop_gradient(residual), batch.subgoal)
+    output = model.upper(steered, batch.segment)
+    log_prob = action_log_prob(model.base.action_spec, output.action, batch.action, min_action_std)
+    return -jnp.sum(log_prob * batch.mask) / tokens
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Steering:
+    """Trains controllers of all subgoals at every layer of a frozen base model.
+
+    Attributes:
+      config: how it trains.
+      model: whose base model is controlled; its layer and metacontroller do not matter.
+      source: expert trajectories with labels.
+      num_subgoals: number of subgoals `G`.
+
+    Raises:
+      ValueError: the source has no labels.
+    """
+
+    config: Config
+    model: SteeredModel
+    source: DataSource
+    num_subgoals: int
+
+    def __post_init__(self):
+        require_labels(self.source, "steering")
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """What stays as it is: the base model and the arrays of the data."""
+        return {"model": self.model.alone(), "data": self.source.arrays}
+
+    def init(self, key: chex.PRNGKey, frozen: dict) -> State:
+        """Controllers that change nothing, and the beginning of the data.
+
+        Raises:
+          SettingError: the rank is above the width of the model.
+        """
+        del frozen
+        keys, base = named_keys(key, "params", "data"), self.model.base
+        optimiser, layers = self.config.make_optimiser(), []
+        for layer in range(base.depth + 1):
+            layer_key = jax.random.fold_in(keys["params"], layer)
+            controllers = initial_controllers(
+                layer_key, self.num_subgoals, base.width, self.config.rank
+            )
+            layers.append(SteeringState(controllers, optimiser.init(controllers)))
+        rows = num_rows(self.source, self.config.batch_size, self.config.num_parts)
+        return State(tuple(layers), self.source.init(keys["data"], rows))
+
+    def update(self, state: State, frozen: dict) -> tuple[State, Metrics]:
+        """One gradient step of the controllers of every layer.
+
+        Returns:
+          The new state, and `action_nll_layer_<l>` and their mean `loss` in nats per action.
+        """
+        position, batch = self.source.next(state.stream, frozen["data"])
+        layers, metrics = [], {}
+        for layer, controllers in enumerate(state.layers):
+            model = frozen["model"].at_layer(layer)
+            updated, metrics[f"action_nll_layer_{layer}"] = self._update_layer(
+                controllers, model, batch
+            )
+            layers.append(updated)
+        loss = jnp.stack(list(metrics.values())).mean()
+        return State(tuple(layers), position), {"loss": loss, **metrics}
+
+    def _update_layer(
+        self, state: SteeringState, model: SteeredModel, batch: Trajectory
+    ) -> tuple[SteeringState, chex.Array]:
+        """The new controllers of the layer at which the model is cut, and their loss before."""
+        tokens = batch.num_targets()
+
+        def share(base, controllers, part, index):
+            del index
+            narrowed = model.replace(base=base)
+            return steering_loss(
+                controllers, narrowed, part, tokens, self.config.min_action_std
+            ), ()
+
+        (loss, _), gradient = accumulated_gradients(
+            gradient_through(model.base, share), state.controllers, batch, self.config.num_parts
+        )
+        controllers, optimiser_state, _ = apply_gradients(
+            self.config.make_optimiser(), gradient, state.optimiser_state, state.controllers
+        )
+        return SteeringState(controllers, optimiser_state), loss
+
+    def evaluate(self, state: State, frozen: dict) -> Metrics:
+        """Nothing: what controllers are good for shows when they act."""
+        del state, frozen
+        return {}
+
+    def params(self, state: State) -> chex.ArrayTree:
+        """`layer_<l>`: `read` and `write` of `Controllers`."""
+        return {
+            f"layer_{i}": {"read": layer.controllers.read, "write": layer.controllers.write}
+            for i, layer in enumerate(state.layers)
+        }

@@ -1,0 +1,144 @@
+"""Sections of a config: frozen dataclasses whose fields know what is allowed.
+
+A section stands beside the code that reads it. Its fields have a default, a rule, and a line in the
+docstring of the class; a value that breaks the rule is refused in one line that names the field. A
+field that an older `config.json` lacks means its historical value, so that a new field never
+invalidates what was trained before there was one.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
+
+_UNSET = object()
+
+
+class SettingError(ValueError):
+    """A setting is not allowed.
+
+    Attributes:
+      field: name of the field; empty where several are concerned.
+      problem: what is wrong and what is allowed, in one line without the name of the field.
+    """
+
+    def __init__(self, field: str, problem: str):
+        super().__init__(f"{field}: {problem}" if field else problem)
+        self.field = field
+        self.problem = problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a field may be.
+
+    Attributes:
+      holds: whether a value is allowed.
+      allowed: the same for readers, as in "allowed is ...".
+    """
+
+    holds: Callable[[Any], bool]
+    allowed: str
+
+
+def at_least(lowest: float) -> Rule:
+    """A number from `lowest` on."""
+    return Rule(lambda value: value >= lowest, f"{lowest} or more")
+
+
+def within(lowest: float, highest: float) -> Rule:
+    """A number from `lowest` to `highest`, both included."""
+    return Rule(lambda value: lowest <= value <= highest, f"{lowest} to {highest}")
+
+
+def one_of(choices: tuple[str, ...]) -> Rule:
+    """One of some names."""
+    return Rule(lambda value: value in choices, ", ".join(choices))
+
+
+POSITIVE = Rule(lambda value: value > 0, "above 0")
+ANY = Rule(lambda value: True, "any")
+
+
+def setting(default: Any, rule: Rule = ANY, historical: Any = _UNSET) -> Any:
+    """A field of a section.
+
+    Args:
+      default: its value unless a config says otherwise.
+      rule: what is allowed.
+      historical: what a config that was written before there was this field means; the default
+        where that changes nothing.
+    """
+    historical = default if historical is _UNSET else historical
+    return dataclasses.field(default=default, metadata={"rule": rule, "historical": historical})
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+    """Base of all sections.
+
+    Raises:
+      SettingError: names the first field whose value is not allowed, and what is.
+    """
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            self._check_field(field)
+        self.check()
+
+    def check(self) -> None:
+        """Checks how the fields fit together; raises SettingError. Call that of the base too."""
+
+    def require(self, condition: bool, field: str, allowed: str) -> None:
+        """Raises SettingError about a field unless `condition` holds."""
+        if not condition:
+            value = getattr(self, field)
+            raise SettingError(field, f"{value!r} given, allowed is {allowed}")
+
+    def _check_field(self, field: dataclasses.Field) -> None:
+        value, kind = getattr(self, field.name), field.type
+        if kind in _KINDS:
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            if kind is not bool:
+                fits = fits and not isinstance(value, bool)
+            self.require(fits, field.name, _KINDS[kind])
+        rule = field.metadata.get("rule", ANY)
+        self.require(rule.holds(value), field.name, rule.allowed)
+        if kind is float:
+            self.require(math.isfinite(value), field.name, "a finite number")
+
+    def part(self, section: type["SectionType"]) -> "SectionType":
+        """The fields that this section shares with another class, as an instance of that class."""
+        names = [field.name for field in dataclasses.fields(section)]
+        return section(**{name: getattr(self, name) for name in names})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fields by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def historical(cls) -> dict[str, Any]:
+        """What a config that lacks a field means, by field."""
+        return {
+            field.name: field.metadata.get("historical", field.default)
+            for field in dataclasses.fields(cls)
+        }
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """A section from fields by name; absent ones have their historical value.
+
+        Raises:
+          SettingError: a field is unknown or its value is not allowed.
+        """
+        known = cls.historical()
+        for name in values:
+            if name not in known:
+                raise SettingError(name, f"unknown field, allowed are {', '.join(sorted(known))}")
+        return cls(**known | dict(values))
+
+
+SectionType = TypeVar("SectionType", bound=Section)

@@ -1,0 +1,194 @@
+"""From settings to data, models and stages of the training loop."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from internal_rl.analysis.baselines import action_baselines
+from internal_rl.analysis.study import StudyContext, measure_stage
+from internal_rl.envs.world import DataRequest, world_entry
+from internal_rl.files import storage_faults
+from internal_rl.methods.evaluation import evaluation_key, held_out
+from internal_rl.methods.method import Method
+from internal_rl.models.base_model import BaseModel
+from internal_rl.models.metacontroller import Metacontroller
+from internal_rl.models.steered_model import SteeredModel
+from internal_rl.stages.places import Places
+from internal_rl.stages.settings import Settings, checked
+from internal_rl.training.stage import Stage
+from internal_rl.types import DataSource
+
+
+def make_source(
+    settings: Settings, places: Places, role: str, include_terminal: bool = False
+) -> DataSource:
+    """The trajectories that a stage learns from.
+
+    Args:
+      settings: of the run.
+      places: where the datasets of the stage `collect` are looked for, if the config has it.
+      role: `"pretraining"`, `"clean"` or `"curriculum"`, see `DataRequest`.
+      include_terminal: whether each trajectory is to end with a token for its last observation.
+
+    Raises:
+      ConfigError: the world cannot make them from the section `data`.
+      StageMissingError: the datasets have not been collected.
+      StorageError: a shard is missing or altered.
+    """
+
+    def collected():
+        directory = places.finished(settings, "collect", settings.seed)
+        return directory.path, settings.collect.num_shards
+
+    request = DataRequest(
+        world=settings.world,
+        settings=settings.data,
+        role=role,
+        include_terminal=include_terminal,
+        tasks=curriculum_tasks(settings) if role == "curriculum" else "",
+        seed=settings.seed,
+        collected=collected if settings.collect else None,
+    )
+    with storage_faults(places.workdir):
+        return checked(world_entry(settings.environment["name"]).make_data, "data", request)
+
+
+def curriculum_tasks(settings: Settings) -> str:
+    """Tasks of the curriculum, as text; they belong to what makes the trajectories."""
+    return (settings.collect or settings.pretrain).curriculum_tasks
+
+
+def make_curriculum(settings: Settings, places: Places) -> DataSource | None:
+    """Trajectories on the tasks that the base model learns first; None without any."""
+    if not settings.pretrain.curriculum_steps:
+        return None
+    return make_source(settings, places, "curriculum")
+
+
+def make_base(settings: Settings) -> BaseModel:
+    """The base model, unbound."""
+    world = settings.world
+    return BaseModel(world.observation_spec, world.action_spec, settings.base, world.time_limit)
+
+
+def load_base(
+    settings: Settings, places: Places, seeds: tuple[int, ...], step: int | None = None
+) -> tuple[SteeredModel, SteeredModel]:
+    """The pretrained base model for some seeds of a later stage.
+
+    Args:
+      settings: of the run.
+      places: where stages are found.
+      seeds: of the later stage.
+      step: training age of the base model; None for its end.
+
+    Returns:
+      The model, and its axes over the seeds in the same form, see `Stage.frozen_axes`.
+
+    Raises:
+      UserError: as `Places.load`.
+    """
+    params, axis = places.params(settings, "pretrain", seeds, step)
+    model = SteeredModel(make_base(settings), 0, params)
+    return model, model.replace(base_params=axis)
+
+
+def load_steered(
+    settings: Settings, places: Places, seeds: tuple[int, ...]
+) -> tuple[SteeredModel, SteeredModel]:
+    """The metacontroller for some seeds of a later stage, with the base model it was trained on.
+
+    Returns:
+      As `load_base`.
+
+    Raises:
+      UserError: as `Places.load`.
+    """
+    params, axis = places.params(settings, "metacontroller", seeds)
+    model, axes = load_base(settings, places, settings.seeds_read("metacontroller", seeds))
+    section = settings.metacontroller
+    module = Metacontroller(model.base.width, section.metacontroller_config)
+    parts = {"layer": section.layer, "metacontroller": module}
+    return (
+        model.replace(metacontroller_params=params, **parts),
+        axes.replace(metacontroller_params=axis, **parts),
+    )
+
+
+def reference_lines(settings: Settings, source: DataSource) -> dict[str, float]:
+    """Constants beside the curves: exact ones where the expert is known, else baselines."""
+    pretrain, key = settings.pretrain, evaluation_key("references")
+    exact = source.references(key, pretrain.reference_trajectories)
+    if exact or source.arrays is None:
+        return exact
+    rows = held_out(source, pretrain.evaluation_rows, source.arrays)
+    train, spec = source.arrays["train"], settings.world.action_spec
+    return action_baselines(spec, train, rows, key, pretrain.baseline_steps)
+
+
+def stage_of(
+    name: str,
+    settings: Settings,
+    method: Method,
+    *,
+    model_of=lambda state, frozen: frozen,
+    source: DataSource | None = None,
+    axes: SteeredModel | None = None,
+    **more,
+) -> Stage:
+    """A method as a stage of the training loop, with the studies of its stage at its end.
+
+    Args:
+      name: of the stage.
+      settings: of the run.
+      method: what trains.
+      model_of: `(state, frozen) -> SteeredModel`, the model that studies look at.
+      source: where the rows of the method come from; None for one that acts.
+      axes: axes over the seeds of the models in `method.frozen`; None where it holds none.
+      **more: further fields of `Stage`.
+    """
+    section = settings.sections[name]
+
+    def artifacts(state: Any, frozen: Any) -> Mapping[str, np.ndarray]:
+        model = model_of(state, frozen)
+        context = StudyContext(settings.world, model, method, state, frozen, source)
+        return measure_stage(name, context)
+
+    return Stage(
+        name=settings.folder_of(name),
+        config=settings.stage_config(name),
+        init=method.init,
+        update=method.update,
+        evaluate=method.evaluate,
+        params=method.params,
+        frozen=method.frozen,
+        frozen_axes=_frozen_axes(method.frozen, axes),
+        artifacts=artifacts,
+        seeds=settings.seeds_of(name),
+        num_steps=section.steps,
+        log_every=section.log_every,
+        evaluate_every=section.evaluate_every,
+        checkpoint_every=section.checkpoint_every,
+        steps_per_call=section.steps_per_call,
+        **more,
+    )
+
+
+def _frozen_axes(frozen: Any, axes: SteeredModel | None) -> Any:
+    """Axes of all models in `frozen`; everything else is shared by the seeds."""
+
+    def axes_of(part):
+        if axes is None or not isinstance(part, SteeredModel):
+            return None
+        # What a method leaves out of a model has no axis.
+        given = {
+            name: getattr(axes, name)
+            for name in ("base_params", "metacontroller_params")
+            if getattr(part, name) is not None
+        }
+        return part.replace(**{"metacontroller_params": None} | given)
+
+    if isinstance(frozen, Mapping):
+        return {name: axes_of(part) for name, part in frozen.items()}
+    return axes_of(frozen)

@@ -1,0 +1,195 @@
+"""The stages of a run, as data: what each one reads, writes and depends on.
+
+A new stage is a method in its own file, a function that makes it from settings, and one
+`StageSpec`: here, or from outside with `register_stage`. A variant of a method is a field of its
+section and one line in `variants` and `folder` below.
+"""
+
+import dataclasses
+import importlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from internal_rl.errors import ConfigError
+from internal_rl.experts.ant_expert import ExpertSection
+from internal_rl.experts.data_section import CollectSection, DataSection
+from internal_rl.methods import discovery, internal_rl, pretraining, probing, raw_action, steering
+from internal_rl.models.base_model import BaseConfig
+from internal_rl.section import Section
+
+if TYPE_CHECKING:
+    from internal_rl.stages.settings import Settings
+
+SHARED_SECTIONS: dict[str, type[Section]] = {"data": DataSection, "base": BaseConfig}
+"""Sections of a config that belong to no stage of their own."""
+
+
+def _only_one(settings: "Settings") -> list["Settings"]:
+    return [settings]
+
+
+def _metacontroller_variants(settings: "Settings") -> list["Settings"]:
+    """The metacontroller as it is, and its two controls."""
+    return [settings.updated("metacontroller", variant=name) for name in discovery.VARIANTS]
+
+
+def _variant_folder(settings: "Settings", name: str) -> str:
+    variant = settings.metacontroller.variant
+    return name if variant == "discovered" else f"{name}_{variant}"
+
+
+def _probed_ages(settings: "Settings") -> list["Settings"]:
+    """The base model at every age that is kept, and at its end (age 0)."""
+    ages = (*settings.pretrain.snapshot_steps, 0)
+    return [settings.updated("probe", base_step=age) for age in ages]
+
+
+def _age_folder(settings: "Settings", name: str) -> str:
+    return f"{name}_{settings.probe.base_step}" if settings.probe.base_step else name
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSpec:
+    """One stage.
+
+    Attributes:
+      name: of the stage and of its section in a config.
+      section: class of its section.
+      make: `make(settings, places) -> training.stage.Stage`: a stage that the training loop runs.
+      run: `run(settings, places)`: any other one. Either is a function or `"module:function"`,
+        which is imported when it is needed.
+      depends_on: parts of a config that decide its results, those of its inputs included, in the
+        order of `config.json`; a part that a config lacks is left out.
+      optional: only configs that name the section have the stage.
+      folder: `folder(settings, name)`: name of its folder, another one for each variant.
+      variants: settings of everything that a whole run makes of the stage.
+    """
+
+    name: str
+    section: type[Section]
+    make: Callable[..., Any] | str | None = None
+    run: Callable[..., None] | str | None = None
+    depends_on: tuple[str, ...] = ()
+    optional: bool = False
+    folder: Callable[["Settings", str], str] = lambda settings, name: name
+    variants: Callable[["Settings"], list["Settings"]] = _only_one
+
+    def __post_init__(self):
+        if (self.make is None) == (self.run is None):
+            raise ValueError(f"stage {self.name}: make and run given, allowed is one of them")
+
+
+_DATA = ("environment", "expert", "collect", "data")
+_BASE = (*_DATA, "base", "pretrain")
+_HERE = "internal_rl.stages"
+
+STAGES: dict[str, StageSpec] = {
+    spec.name: spec
+    for spec in (
+        # Only worlds whose expert has to be trained have the first two.
+        StageSpec(
+            "expert",
+            ExpertSection,
+            run=f"{_HERE}.expert:run",
+            depends_on=("environment", "expert"),
+            optional=True,
+        ),
+        StageSpec(
+            "collect",
+            CollectSection,
+            run=f"{_HERE}.collect:run",
+            depends_on=("environment", "expert", "collect"),
+            optional=True,
+        ),
+        StageSpec(
+            "pretrain",
+            pretraining.Config,
+            make=f"{_HERE}.trained:make_pretrain",
+            depends_on=_BASE,
+        ),
+        StageSpec(
+            "probe",
+            probing.Config,
+            make=f"{_HERE}.trained:make_probe",
+            depends_on=(*_BASE, "probe"),
+            folder=_age_folder,
+            variants=_probed_ages,
+        ),
+        StageSpec(
+            "steer",
+            steering.Config,
+            make=f"{_HERE}.trained:make_steer",
+            depends_on=(*_BASE, "steer"),
+        ),
+        StageSpec(
+            "metacontroller",
+            discovery.Config,
+            make=f"{_HERE}.trained:make_metacontroller",
+            depends_on=(*_BASE, "metacontroller"),
+            folder=_variant_folder,
+            variants=_metacontroller_variants,
+        ),
+        StageSpec(
+            "internal_rl",
+            internal_rl.Config,
+            make=f"{_HERE}.trained:make_internal_rl",
+            depends_on=(*_BASE, "metacontroller", "internal_rl"),
+            folder=_variant_folder,
+            variants=_metacontroller_variants,
+        ),
+        StageSpec(
+            "raw_rl",
+            raw_action.Config,
+            make=f"{_HERE}.trained:make_raw_rl",
+            depends_on=(*_BASE, "raw_rl"),
+        ),
+    )
+}
+"""All stages by name, in the order in which a whole run goes through them."""
+
+
+def register_stage(spec: StageSpec) -> None:
+    """Adds a stage at the end of a run; registering a name again replaces it."""
+    STAGES[spec.name] = spec
+
+
+def section_types() -> dict[str, type[Section]]:
+    """Class of every section of a config by its name, in the order of configs."""
+    stages = {name: spec.section for name, spec in STAGES.items()}
+    optional = {name: stages.pop(name) for name, spec in STAGES.items() if spec.optional}
+    return optional | SHARED_SECTIONS | stages
+
+
+def stage_spec(settings: "Settings", name: str) -> StageSpec:
+    """The stage of a name.
+
+    Raises:
+      ConfigError: there is none, or this config has no settings for it.
+    """
+    if name not in STAGES or name not in settings.sections:
+        stages = ", ".join(known for known in STAGES if known in settings.sections)
+        raise ConfigError(f"config.{name}: no such stage in this config, allowed are {stages}")
+    return STAGES[name]
+
+
+def function_of(reference: Callable | str) -> Callable:
+    """A function, or what `"module:function"` stands for."""
+    if not isinstance(reference, str):
+        return reference
+    module, _, function = reference.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def whole_run(settings: "Settings") -> Iterator[tuple[str, "Settings"]]:
+    """Every stage of a config with the settings of each of its variants, in order.
+
+    Stages with the same variants take turns: the policy of a metacontroller comes before the next
+    metacontroller.
+    """
+    specs = [spec for name, spec in STAGES.items() if name in settings.sections]
+    for variants, group in itertools.groupby(specs, key=lambda spec: spec.variants):
+        names = [spec.name for spec in group]
+        for chosen in variants(settings):
+            for name in names:
+                yield name, chosen

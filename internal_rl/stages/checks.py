@@ -1,0 +1,77 @@
+"""Checks across the sections of a config, before anything runs.
+
+What a field alone may be, its section knows.
+"""
+
+from internal_rl.envs.world import capabilities
+from internal_rl.errors import ConfigError
+from internal_rl.section import SettingError
+from internal_rl.stages.settings import Settings, checked
+
+
+def _require(condition: bool, field: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"config.{field}: {value!r} given, allowed is {allowed}")
+
+
+def check_settings(settings: Settings) -> None:
+    """Checks how the sections fit together and to the world.
+
+    Raises:
+      ConfigError: names the first field that is not allowed, and what is.
+    """
+    _check_models(settings)
+    _check_data(settings)
+    _check_tasks(settings)
+
+
+def _check_models(settings: Settings) -> None:
+    base, meta = settings.base, settings.metacontroller
+    if settings.probe and settings.pretrain:
+        age, ages = settings.probe.base_step, settings.pretrain.snapshot_steps
+        allowed = f"0 or one of pretrain.snapshot_steps = {ages}"
+        _require(age in (0, *ages), "probe.base_step", age, allowed)
+    if base is None:
+        return
+    if meta:
+        try:
+            base.check_layer("metacontroller.layer", meta.layer)
+        except SettingError as error:
+            raise ConfigError(f"config.{error}") from None
+    for name in ("steer", "metacontroller"):
+        if name in settings.sections:
+            rank = settings.sections[name].rank
+            allowed = f"0 (full) to {base.width} (base.width)"
+            _require(rank <= base.width, f"{name}.rank", rank, allowed)
+
+
+def _check_data(settings: Settings) -> None:
+    if settings.data is None or settings.pretrain is None:
+        return
+    # The longest episode and its terminal observation.
+    longest, length = settings.world.time_limit + 1, settings.data.sequence_length
+    allowed = f"{longest} or more (environment.time_limit + 1)"
+    _require(length >= longest, "data.sequence_length", length, allowed)
+    if settings.collect:
+        held_out, num_shards = settings.data.held_out_shards, settings.collect.num_shards
+        allowed = f"below {num_shards} (collect.num_shards)"
+        _require(held_out < num_shards, "data.held_out_shards", held_out, allowed)
+
+
+def _check_tasks(settings: Settings) -> None:
+    """Tasks are such as the world can read."""
+    reads_tasks = "task_text" in capabilities(settings.world)
+    for name in ("internal_rl", "raw_rl"):
+        section = settings.sections.get(name)
+        if section and section.task:
+            _require(reads_tasks, f"{name}.task", section.task, "'': this world reads no tasks")
+            checked(settings.world.parse_task, f"{name}.task", section.task)
+    if settings.pretrain is None:
+        return
+    section = "collect" if settings.collect else "pretrain"
+    field, text = f"{section}.curriculum_tasks", settings.sections[section].curriculum_tasks
+    allowed = "tasks separated by commas, where pretrain.curriculum_steps is above 0"
+    _require(bool(text) or not settings.pretrain.curriculum_steps, field, text, allowed)
+    if reads_tasks and text:
+        for task in text.split(","):
+            checked(settings.world.parse_task, field, task)

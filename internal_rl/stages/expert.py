@@ -1,0 +1,90 @@
+"""The stage `expert`: trains the ant's expert with PPO; one policy for all tasks (method §2)."""
+
+import functools
+import time
+
+import jax
+import numpy as np
+
+from internal_rl.errors import DivergenceError
+from internal_rl.experts import ant_ppo
+from internal_rl.stages.places import Places
+from internal_rl.stages.seeds import for_each_seed
+from internal_rl.stages.settings import Settings
+from internal_rl.training.metrics import MetricsWriter, progress_bar, read_metrics
+from internal_rl.training.randomness import named_key
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.weights import load_weights, save_weights
+
+
+def evaluate(settings: Settings, params: tuple, key: jax.Array) -> dict[str, float]:
+    """Success of the mean action on the pretraining tasks and on the post-training task."""
+    world, results = settings.world, {}
+    task_sets = {
+        "pretraining": world.pretraining_tasks,
+        "post_training": world.post_training_task[None],
+    }
+    keys = jax.random.split(key, settings.expert.evaluation_episodes)
+    play = jax.jit(functools.partial(ant_ppo.play, world, settings.expert, deterministic=True))
+    for name, tasks in task_sets.items():
+        played = play(params, tasks, keys)
+        colours = (tasks >= 0).sum(axis=1)[played.task]
+        visited, success = np.asarray(played.progress.max(axis=1)), np.asarray(played.success)
+        results[f"{name}/success"] = float(success.mean())
+        results[f"{name}/share_of_colours"] = float((visited / colours).mean())
+        results[f"{name}/steps_per_colour"] = float(
+            played.length[success].sum() / max(colours[success].sum(), 1)
+        )
+        results[f"{name}/diverged"] = float(played.diverged.mean())
+    return results
+
+
+def train(settings: Settings, directory: StageDirectory) -> int:
+    """Trains one seed, round by round; goes on after the last finished round.
+
+    Returns:
+      The number of rounds.
+
+    Raises:
+      DivergenceError: the parameters are not finite; the last good ones are kept.
+    """
+    world, expert, seed = settings.world, settings.expert, directory.seed
+    folder = directory.path / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    rounds = [folder / f"round_{index}.msgpack" for index in range(expert.rounds)]
+    finished = max((i + 1 for i, file in enumerate(rounds) if file.exists()), default=0)
+    params = ant_ppo.as_params(load_weights(rounds[finished - 1])) if finished else None
+    writer = MetricsWriter(directory.path, finished)
+    lines = read_metrics(directory.path)
+    started = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
+    key = named_key(jax.random.key(seed), "evaluation")
+    with progress_bar(expert.rounds, finished, "expert", "round") as bar:
+        for index in range(finished, expert.rounds):
+            params, metrics = ant_ppo.train_round(world, expert, index, seed, params)
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+                raise DivergenceError(
+                    f"expert: parameters are not finite after round {index + 1}; the last good"
+                    f" ones are kept in {folder}; try a lower expert.learning_rate"
+                )
+            results = evaluate(settings, params, key)
+            seconds = time.monotonic() - started
+            writer.write(
+                index + 1,
+                {**metrics, **results, "steps": (index + 1) * expert.steps_per_round}
+                | {"seconds": seconds},
+                time.time(),
+            )
+            save_weights(rounds[index], ant_ppo.as_tree(params))
+            bar.set_postfix(success=f"{results['pretraining/success']:.2f}", refresh=False)
+            bar.update()
+    writer.close()
+    if finished == expert.rounds:
+        results = evaluate(settings, params, key)
+    directory.save_artifacts({name: np.float32(value) for name, value in results.items()})
+    directory.save_params(ant_ppo.as_tree(params))
+    return expert.rounds
+
+
+def run(settings: Settings, places: Places) -> None:
+    """Trains every seed."""
+    for_each_seed(settings, places, "expert", lambda _: functools.partial(train, settings))

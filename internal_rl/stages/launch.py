@@ -1,0 +1,185 @@
+"""The command line of every script: flags, checks, errors in one line.
+
+A script of a stage is `launch.run_stage("pretrain")`; others call `launch.run(main)` with
+`main(settings, places)`. Importing this file defines the flags; nothing else in the package does.
+"""
+
+import importlib.util
+import logging as python_logging
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+import internal_rl
+from internal_rl.errors import ConfigError, UserError
+from internal_rl.stages import running
+from internal_rl.stages.catalogue import stage_spec
+from internal_rl.stages.checks import check_settings
+from internal_rl.stages.places import Places
+from internal_rl.stages.settings import Settings
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+DEFAULT_CONFIG = "configs/gridworld.py:small"
+
+_ROOT = pathlib.Path(__file__).parents[2]
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string=f"Settings and preset; {DEFAULT_CONFIG} where not given."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder where the stages of a run find each other.")
+_UPSTREAM = flags.DEFINE_list(
+    "upstream", [], "Work directories of other runs, in which earlier stages may lie."
+)
+
+Main = Callable[[Settings, Places], None]
+
+
+def run_stage(stage: str) -> None:
+    """The script of a stage: parses the command line, runs the stage and leaves the process."""
+    run(lambda settings, places: running.run(settings, stage, places), stage=stage)
+
+
+def run(main: Main, default_workdir: str | None = None, stage: str = "") -> None:
+    """Parses the command line, runs `main(settings, places)` and leaves the process.
+
+    A fault that the user can mend becomes one line on the standard error and exit code 2.
+
+    Args:
+      main: the script.
+      default_workdir: where to work unless `--workdir` says otherwise; None asks for the flag.
+      stage: the stage that the config has to have; empty for none.
+    """
+
+    def parse(argv):
+        return _exit_with_one_line(lambda: _parse(argv))
+
+    def start(arguments):
+        _exit_with_one_line(lambda: _start(main, arguments, default_workdir, stage))
+
+    app.run(start, flags_parser=parse)
+
+
+def _exit_with_one_line(action: Callable):
+    try:
+        return action()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, stage: str) -> None:
+    if len(arguments) > 1:
+        raise ConfigError(f"{arguments[1]}: unexpected argument, allowed are flags: see --help")
+    workdir = _WORKDIR.value or default_workdir
+    if not workdir:
+        raise ConfigError("--workdir: not given, allowed is a folder for the results of the run")
+    _set_up_log()
+    settings = Settings.read(_CONFIG.value)
+    if stage:
+        stage_spec(settings, stage)
+    check_settings(settings)
+    main(settings, Places(workdir, tuple(_UPSTREAM.value), _config_arguments()))
+
+
+def _config_arguments() -> tuple[str, ...]:
+    """The arguments that choose the config, to name them in messages."""
+    if not _CONFIG.present:
+        return ()
+    flag = flags.FLAGS["config"]
+    overrides = config_flags.get_override_values(flag).items()
+    chosen = f"--config={config_flags.get_config_filename(flag)}"
+    return (chosen, *(f"--config.{field}={value}" for field, value in overrides))
+
+
+def _set_up_log() -> None:
+    """Shows what the project has to say, and of its libraries only warnings."""
+    logging.set_verbosity(logging.INFO)
+    python_logging.getLogger("jax").setLevel(python_logging.WARNING)
+    python_logging.getLogger("absl").addFilter(
+        lambda record: record.levelno > python_logging.INFO or "orbax" not in record.pathname
+    )
+    for line in (internal_rl.HOST_THREADS, internal_rl.HOST_MEMORY, internal_rl.HOST_COMPILER):
+        logging.info("%s", line)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses flags; every fault becomes a ConfigError."""
+    given = [a.partition("=")[2] for a in argv if re.match(r"--?config=", a)]
+    if not given:
+        if {"--config", "-config"} & set(argv):
+            raise ConfigError(f"--config: write it with an equals sign: --config={DEFAULT_CONFIG}")
+        folder = pathlib.Path("" if pathlib.Path("configs/gridworld.py").is_file() else _ROOT)
+        given = [str(folder / DEFAULT_CONFIG)]
+        argv = [argv[0], f"--config={given[0]}", *argv[1:]]
+    _check_overrides(given[-1], argv)
+    try:
+        return flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
+        if match is None:
+            raise ConfigError(str(error)) from None
+        field, value = match.groups()
+        kind = _type_name(_CONFIG.value, field)
+        raise ConfigError(f"config.{field}: '{value}' given, allowed is {kind}") from None
+    except flags.Error as error:
+        raise ConfigError(str(error)) from None
+
+
+def _check_overrides(specification: str, argv: Sequence[str]) -> None:
+    """Checks that the preset exists and that overrides name fields of it.
+
+    Raises:
+      ConfigError: names the first unknown field and its neighbours.
+    """
+    config = load_config(specification)
+    for argument in argv:
+        match = re.match(r"--?config\.([^=]+)", argument)
+        section, path = config, []
+        for part in match.group(1).split(".") if match else []:
+            if not isinstance(section, ConfigDict):
+                raise ConfigError(f"config.{'.'.join(path)}: has no fields, '{part}' asked for")
+            if part not in section:
+                fields = ", ".join(sorted(section))
+                where = ".".join(["config", *path])
+                raise ConfigError(f"{where}.{part}: unknown field, allowed in {where}: {fields}")
+            section = section[part]
+            path.append(part)
+
+
+def load_config(specification: str) -> ConfigDict:
+    """Builds the config that `--config=<specification>` stands for.
+
+    Args:
+      specification: path of a config file and, behind a colon, its preset.
+
+    Raises:
+      ConfigError: the file is no config file, or does not know the preset.
+    """
+    path, *arguments = specification.split(":", 1)
+    if not pathlib.Path(path).is_file() or not path.endswith(".py"):
+        raise ConfigError(
+            f"config: '{path}' is not there, allowed is a file such as {DEFAULT_CONFIG}"
+        )
+    module_spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    try:
+        return module.get_config(*arguments)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _type_name(config: ConfigDict, field: str) -> str:
+    value = config
+    for part in field.split("."):
+        value = value[part]
+    names = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a tuple"}
+    return names.get(type(value), "single fields, as --config.section.field=value")

@@ -1,0 +1,119 @@
+"""Where the stages of a run find each other: its work directory, and perhaps others before it."""
+
+import dataclasses
+import os
+import shlex
+
+import jax
+import numpy as np
+
+from internal_rl.errors import ConfigError
+from internal_rl.stages.settings import Settings
+from internal_rl.training.stage_directory import StageDirectory, check_stage, load_stage
+
+_CONFIG_FILES = {"gridworld-pinpad": "configs/gridworld.py", "ant-pinpad": "configs/ant.py"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Work directories of a run.
+
+    Attributes:
+      workdir: where the stages of this run are written, `<workdir>/<stage>/seed_<k>/`.
+      upstream: other work directories, in which earlier stages are looked for that `workdir` does
+        not hold; the first that holds one counts.
+      arguments: arguments of the command line that choose the config, for messages; empty for the
+        file of the world.
+    """
+
+    workdir: str | os.PathLike
+    upstream: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for folder in self.upstream:
+            if not os.path.isdir(folder):
+                raise ConfigError(
+                    f"--upstream: '{folder}' is not there, allowed are work directories of other"
+                    " runs, separated by commas"
+                )
+
+    def _holding(self, folder: str, seed: int) -> list[str | os.PathLike]:
+        """Work directories in which a seed of a stage has been begun, that of the run first."""
+        places = (self.workdir, *self.upstream)
+        return [place for place in places if StageDirectory(place, folder, seed).path.exists()]
+
+    def _reads(self, folder: str, seed: int) -> str | os.PathLike:
+        """The work directory from which a stage is read."""
+        return next(iter(self._holding(folder, seed)), self.workdir)
+
+    def holds(self, folder: str, seed: int) -> bool:
+        """Whether a seed of a stage has been begun anywhere."""
+        return bool(self._holding(folder, seed))
+
+    def command(self, settings: Settings, stage: str) -> str:
+        """The command that makes a stage with the settings of this run."""
+        name = settings.environment["name"]
+        given = (f"--config={_CONFIG_FILES.get(name, 'CONFIG.py')}:{settings.preset}",)
+        arguments = [*(self.arguments or given), f"--workdir={self.workdir}"]
+        if self.upstream:
+            arguments.append(f"--upstream={','.join(self.upstream)}")
+        return shlex.join(["python", "-m", f"experiments.{stage}", *arguments])
+
+    def load(self, settings: Settings, stage: str, seed: int, step: int | None = None) -> dict:
+        """Parameters of an earlier stage, which must have been run with these settings.
+
+        Args:
+          settings: of the run.
+          stage: name of the stage.
+          seed: which of its seeds.
+          step: training age of a snapshot; None for the final parameters.
+
+        Raises:
+          StageMissingError: the stage is not finished; names the command that makes it.
+          StageConflictError: it was run with other settings.
+          StorageError: its files cannot be read.
+        """
+        folder = settings.folder_of(stage)
+        params, _ = load_stage(
+            self._reads(folder, seed),
+            folder,
+            seed,
+            config=settings.stage_config(stage),
+            step=step,
+            command=self.command(settings, stage),
+        )
+        return params
+
+    def finished(self, settings: Settings, stage: str, seed: int) -> StageDirectory:
+        """Directory of an earlier stage that leaves no parameters; errors as in `load`."""
+        folder = settings.folder_of(stage)
+        return check_stage(
+            self._reads(folder, seed),
+            folder,
+            seed,
+            settings.stage_config(stage),
+            self.command(settings, stage),
+        )
+
+    def params(
+        self,
+        settings: Settings,
+        stage: str,
+        seeds: tuple[int, ...],
+        step: int | None = None,
+    ) -> tuple[dict, int | None]:
+        """Parameters of an earlier stage for every seed of a later one, see `Settings.seeds_read`.
+
+        Returns:
+          `(params, axis)`: with a leading axis over `seeds` and `axis = 0` where they differ, or
+          shared by all seeds and `axis = None`.
+
+        Raises:
+          UserError: as `load`.
+        """
+        sources = settings.seeds_read(stage, seeds)
+        loaded = {seed: self.load(settings, stage, seed, step) for seed in set(sources)}
+        if len(loaded) == 1:
+            return loaded[sources[0]], None
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *(loaded[k] for k in sources)), 0

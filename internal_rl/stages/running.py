@@ -1,0 +1,118 @@
+"""Runs stages by name: what the command line, the quickstart and Python call."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from internal_rl.analysis.report import write_report
+from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
+from internal_rl.stages.catalogue import STAGES, function_of, stage_spec, whole_run
+from internal_rl.stages.checks import check_settings
+from internal_rl.stages.places import Places
+from internal_rl.stages.settings import Settings
+from internal_rl.training.loop import run_stage
+from internal_rl.training.stage import Stage
+from internal_rl.training.stage_directory import StageDirectory
+
+REPORT = "report"
+
+
+def make_stage(settings: Settings, stage: str, places: Places) -> Stage:
+    """A stage of the training loop, as pure functions.
+
+    Raises:
+      ConfigError: the config has no such stage, or the training loop does not run it.
+      UserError: what it reads is missing or was made with other settings.
+    """
+    spec = stage_spec(settings, stage)
+    if spec.make is None:
+        loops = ", ".join(name for name, other in STAGES.items() if other.make)
+        raise ConfigError(f"config.{stage}: is no stage with updates, allowed are {loops}")
+    return function_of(spec.make)(settings, places)
+
+
+def run(settings: Settings, stage: str, places: Places) -> None:
+    """Runs one stage; a finished one is left as it is, an interrupted one goes on.
+
+    Raises:
+      UserError: a fault that the user can mend.
+    """
+    spec = stage_spec(settings, stage)
+    if spec.make is None:
+        function_of(spec.run)(settings, places)
+    else:
+        run_stage(make_stage(settings, stage, places), places.workdir)
+
+
+def run_all(settings: Settings, places: Places) -> None:
+    """Runs every stage in order, variants and baselines included, and writes the report.
+
+    A stage that is finished in one of `places.upstream` with the same settings is not run again.
+
+    Raises:
+      UserError: a fault that the user can mend.
+    """
+    for stage, chosen in whole_run(settings):
+        folder = chosen.folder_of(stage)
+        if _finished_upstream(chosen, stage, places):
+            logging.info("stage %s: finished in another work directory", folder)
+            continue
+        logging.info("stage %s", folder)
+        run(chosen, stage, places)
+    report(places)
+
+
+def _finished_upstream(settings: Settings, stage: str, places: Places) -> bool:
+    """Whether all seeds are finished with these settings, none of them in the run's own folder."""
+    folder = settings.folder_of(stage)
+    seeds = settings.seeds_of(stage)
+    if any(StageDirectory(places.workdir, folder, seed).path.exists() for seed in seeds):
+        return False
+    try:
+        for seed in seeds:
+            places.finished(settings, stage, seed)
+    except (StageConflictError, StageMissingError):
+        return False
+    return True
+
+
+def report(places: Places, wall_seconds: float = math.nan) -> dict:
+    """Writes `<workdir>/report/` of whatever stages there are, and returns its summary."""
+    summary = write_report(places.workdir, wall_seconds)
+    logging.info("figures and tables are in %s/report", places.workdir)
+    return summary
+
+
+def run_stages(
+    config: Settings | ConfigDict | Mapping,
+    workdir: str | os.PathLike,
+    stages: Sequence[str] | None = None,
+    *,
+    upstream: Sequence[str] = (),
+) -> None:
+    """Runs stages from Python, as the command line does.
+
+    Args:
+      config: what a config file gives, see `make_config`, or settings.
+      workdir: work directory of the run.
+      stages: names of stages in the order in which they are to run, `"report"` among them; None for
+        a whole run with all variants, baselines and the report.
+      upstream: other work directories in which earlier stages may lie.
+
+    Raises:
+      UserError: a fault that the user can mend, in one line.
+    """
+    settings = config if isinstance(config, Settings) else Settings.read(config)
+    check_settings(settings)
+    places = Places(workdir, tuple(os.fspath(folder) for folder in upstream))
+    if stages is None:
+        run_all(settings, places)
+        return
+    for stage in stages:
+        if stage != REPORT:
+            stage_spec(settings, stage)
+    for stage in stages:
+        report(places) if stage == REPORT else run(settings, stage, places)

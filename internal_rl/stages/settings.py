@@ -1,0 +1,209 @@
+"""A whole config as one typed object, and the config that a file for `--config` gives."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from internal_rl.envs.world import make_from_config, world_entry
+from internal_rl.errors import ConfigError
+from internal_rl.section import Section, SettingError
+from internal_rl.stages.catalogue import STAGES, section_types, stage_spec
+from internal_rl.stages.sizes import SIZES, Overlay
+from internal_rl.training.stage_config import StageConfig
+from internal_rl.types import World
+
+PRESETS = ("smoke", "small", "paper")
+"""Presets of the worlds of this package; `paper` is what all others are overlaid on."""
+
+QUICKSTART_SECTIONS = ("internal_rl", "raw_rl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A checked config. A section is an attribute: `settings.pretrain`; None where there is none.
+
+    Attributes:
+      preset: name of the preset.
+      seed: first seed; a stage trains `seed`, `seed + 1`, ... up to its `num_seeds`.
+      environment: `name` of the world and the fields of its config.
+      world_config: the same as the config of the world.
+      world: the world itself.
+      quickstart: fields that the quickstart changes, to end within minutes, by section.
+      sections: all sections by name.
+    """
+
+    preset: str
+    seed: int
+    environment: Mapping[str, Any]
+    world_config: Any
+    world: World
+    quickstart: Mapping[str, Mapping[str, Any]]
+    sections: Mapping[str, Section]
+
+    def __getattr__(self, name: str) -> Section | None:
+        if name in section_types():
+            return self.sections.get(name)
+        raise AttributeError(f"settings have no section '{name}'")
+
+    @classmethod
+    def read(cls, config: Mapping | ConfigDict) -> "Settings":
+        """Settings from what a config file gives.
+
+        Raises:
+          ConfigError: names the first field that is unknown or not allowed, and what is.
+        """
+        config = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+        environment, seed = config.pop("environment", {}), config.pop("seed", 0)
+        preset, quickstart = config.pop("preset", ""), config.pop("quickstart", {})
+        if not isinstance(seed, int) or seed < 0:
+            raise ConfigError(f"config.seed: {seed!r} given, allowed is 0 or more")
+        types = section_types()
+        for name in config:
+            if name not in types:
+                known = ", ".join(["preset", "seed", "environment", "quickstart", *types])
+                raise ConfigError(f"config.{name}: unknown section, allowed are {known}")
+        sections = {}
+        for name, section in types.items():
+            if name in config:
+                sections[name] = checked(section.read, name, config[name])
+        world = checked(make_from_config, "environment", environment)
+        entry = world_entry(environment["name"])
+        fields = {name: value for name, value in environment.items() if name != "name"}
+        world_config = entry.config(**fields)
+        return cls(preset, seed, environment, world_config, world, quickstart, sections)
+
+    def updated(self, section: str, **fields) -> "Settings":
+        """A copy with some fields of one section changed.
+
+        Raises:
+          ConfigError: a field is unknown or its value is not allowed.
+        """
+        changed = self.sections[section].as_dict() | fields
+        section_type = type(self.sections[section])
+        sections = {**self.sections, section: checked(section_type.read, section, changed)}
+        return dataclasses.replace(self, sections=sections)
+
+    def seeds_of(self, stage: str) -> tuple[int, ...]:
+        """Seeds that a stage trains."""
+        return tuple(range(self.seed, self.seed + self.sections[stage].num_seeds))
+
+    def seeds_read(self, stage: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        """Which seed of an earlier stage each seed of a later one reads.
+
+        The one that stands at the same place, counted modulo the number of seeds of the earlier
+        stage: ten policies on one base model all read its only seed.
+        """
+        num_seeds = self.sections[stage].num_seeds
+        return tuple(self.seed + (seed - self.seed) % num_seeds for seed in seeds)
+
+    def folder_of(self, stage: str) -> str:
+        """Folder of a stage; each variant of the metacontroller and each probed age has its own.
+
+        Raises:
+          ConfigError: this config has no such stage.
+        """
+        return stage_spec(self, stage).folder(self, stage)
+
+    def stage_config(self, stage: str) -> StageConfig:
+        """What the results of a stage depend on.
+
+        Which seeds run together does not belong to it: each seed has a folder of its own.
+
+        Raises:
+          ConfigError: this config has no such stage.
+        """
+        values, historical = {}, {}
+        for name in stage_spec(self, stage).depends_on:
+            if name == "environment":
+                values[name] = dict(self.environment)
+                historical[name] = _historical(world_entry(self.environment["name"]).config)
+            elif name in self.sections:
+                values[name] = self.sections[name].as_dict()
+                values[name].pop("num_seeds", None)
+                historical[name] = type(self.sections[name]).historical()
+        # JSON knows no tuples.
+        values = json.loads(json.dumps(values))
+        length = f"{stage}.steps" if "steps" in values.get(stage, {}) else ""
+        return StageConfig(values, historical, length)
+
+
+def _historical(world_config: type) -> dict[str, Any]:
+    """What a field of a world means that an older `config.json` lacks."""
+    return {
+        field.name: field.metadata.get("historical", field.default)
+        for field in dataclasses.fields(world_config)
+        if field.default is not dataclasses.MISSING
+    }
+
+
+def checked(function, section: str, *arguments, **keywords):
+    """Calls a function; a ValueError of it becomes a ConfigError that names section and field."""
+    try:
+        return function(*arguments, **keywords)
+    except SettingError as error:
+        field = f"{section}.{error.field}" if error.field else section
+        raise ConfigError(f"config.{field}: {error.problem}") from None
+    except ValueError as error:
+        raise ConfigError(f"config.{section}: {error}") from None
+
+
+def make_config(
+    world: str, preset: str, overlays: Mapping[str, Overlay], size: str = "paper"
+) -> ConfigDict:
+    """The config that a file for `--config` gives: `get_config = lambda preset: make_config(...)`.
+
+    Args:
+      world: name of a registered world.
+      preset: one of its presets.
+      overlays: by preset what differs from the defaults of the sections, section by section. That
+        of `paper` comes first, then that of the size, then that of the preset. Stages that are
+        optional are there if an overlay names them. `quickstart` holds fields of other sections, by
+        section.
+      size: how large models are and how long they train, see `sizes.SIZES`.
+
+    Raises:
+      ValueError: for an unknown world, preset, size, section or field.
+    """
+    entry = world_entry(world)
+    allowed = [name for name in PRESETS if name in entry.presets]
+    allowed += [name for name in entry.presets if name not in allowed]
+    if preset not in entry.presets:
+        raise ValueError(f"config: preset '{preset}' is unknown, allowed are {', '.join(allowed)}")
+    if size not in SIZES:
+        raise ValueError(f"config: size '{size}' is unknown, allowed are {', '.join(SIZES)}")
+    own = {} if preset == "paper" else overlays.get(preset, {})
+    chosen = [overlays.get("paper", {}), SIZES[size], own]
+    types = section_types()
+    sections = {
+        name: section().as_dict()
+        for name, section in types.items()
+        if not (name in STAGES and STAGES[name].optional)
+        or any(name in overlay for overlay in chosen)
+    }
+    quickstart = {name: {} for name in QUICKSTART_SECTIONS}
+    for overlay in chosen:
+        for name, fields in overlay.items():
+            if name == "quickstart":
+                for section, changes in fields.items():
+                    quickstart[section] = quickstart.get(section, {}) | dict(changes)
+                continue
+            if name not in types:
+                known = ", ".join([*types, "quickstart"])
+                raise ValueError(f"config.{name}: unknown section, allowed are {known}")
+            for field, value in fields.items():
+                if field not in sections[name]:
+                    known = ", ".join(sections[name])
+                    raise ValueError(f"config.{name}.{field}: unknown field, allowed are {known}")
+                sections[name][field] = value
+    return ConfigDict(
+        {
+            "preset": preset,
+            "seed": 0,
+            "environment": {"name": world} | dataclasses.asdict(entry.presets[preset]),
+            **sections,
+            "quickstart": quickstart,
+        }
+    )

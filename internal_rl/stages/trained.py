@@ -1,0 +1,115 @@
+"""The stages that the training loop runs: a method each, with what it reads (method §3 to §6)."""
+
+from internal_rl.envs.world import switch_tolerance
+from internal_rl.errors import ConfigError
+from internal_rl.methods.discovery import CodeDiscovery
+from internal_rl.methods.internal_rl import InternalRL
+from internal_rl.methods.pretraining import Pretraining
+from internal_rl.methods.probing import Probing
+from internal_rl.methods.raw_action import RawActionRL
+from internal_rl.methods.steering import Steering
+from internal_rl.models.steered_model import SteeredModel
+from internal_rl.stages.build import (
+    load_base,
+    load_steered,
+    make_base,
+    make_curriculum,
+    make_source,
+    reference_lines,
+    stage_of,
+)
+from internal_rl.stages.places import Places
+from internal_rl.stages.settings import Settings, checked
+from internal_rl.training.stage import Stage
+
+
+def make_pretrain(settings: Settings, places: Places) -> Stage:
+    """The base model learns to predict experts."""
+    source = make_source(settings, places, "pretraining")
+    curriculum = make_curriculum(settings, places)
+    base = make_base(settings)
+    method = checked(Pretraining, "pretrain", settings.pretrain, base, source, curriculum)
+    return stage_of(
+        "pretrain",
+        settings,
+        method,
+        model_of=lambda state, frozen: SteeredModel(base, 0, state.params),
+        source=source,
+        references=lambda: reference_lines(settings, source),
+        snapshot_steps=tuple(settings.pretrain.snapshot_steps),
+    )
+
+
+def make_probe(settings: Settings, places: Places) -> Stage:
+    """Linear probes of the subgoal at every layer of the base model."""
+    source = make_source(settings, places, "pretraining")
+    step = settings.probe.base_step or None
+    model, axes = load_base(settings, places, settings.seeds_of("probe"), step)
+    world = settings.world
+    num_subgoals = _num_subgoals(settings, "probe")
+    method = checked(
+        Probing, "probe", settings.probe, model, source, num_subgoals, world.time_limit
+    )
+    return stage_of("probe", settings, method, model_of=_frozen_model, source=source, axes=axes)
+
+
+def make_steer(settings: Settings, places: Places) -> Stage:
+    """Supervised controllers at every layer of the base model."""
+    source = make_source(settings, places, "clean")
+    model, axes = load_base(settings, places, settings.seeds_of("steer"))
+    num_subgoals = _num_subgoals(settings, "steer")
+    method = checked(Steering, "steer", settings.steer, model, source, num_subgoals)
+    return stage_of("steer", settings, method, model_of=_frozen_model, source=source, axes=axes)
+
+
+def make_metacontroller(settings: Settings, places: Places) -> Stage:
+    """The metacontroller learns abstract actions without labels."""
+    source = make_source(settings, places, "clean", include_terminal=True)
+    model, axes = load_base(settings, places, settings.seeds_of("metacontroller"))
+    tolerance = switch_tolerance(settings.world)
+    section = settings.metacontroller
+    method = checked(CodeDiscovery, "metacontroller", section, model, source, tolerance)
+    return stage_of(
+        "metacontroller",
+        settings,
+        method,
+        model_of=lambda state, frozen: method.steered(state.params, frozen),
+        source=source,
+        axes=axes,
+        references=lambda: reference_lines(settings, source),
+    )
+
+
+def make_internal_rl(settings: Settings, places: Places) -> Stage:
+    """A policy learns to choose codes of the frozen metacontroller."""
+    model, axes = load_steered(settings, places, settings.seeds_of("internal_rl"))
+    method = checked(InternalRL, "internal_rl", settings.internal_rl, settings.world, model)
+    return stage_of("internal_rl", settings, method, axes=axes)
+
+
+def make_raw_rl(settings: Settings, places: Places) -> Stage:
+    """The base model learns from its own actions."""
+    model, axes = load_base(settings, places, settings.seeds_of("raw_rl"))
+    method = checked(RawActionRL, "raw_rl", settings.raw_rl, settings.world, model)
+    return stage_of("raw_rl", settings, method, axes=axes)
+
+
+def _frozen_model(state, frozen: dict) -> SteeredModel:
+    """The model that a method has read without changing it."""
+    del state
+    return frozen["model"]
+
+
+def _num_subgoals(settings: Settings, stage: str) -> int:
+    """Subgoals of the world.
+
+    Raises:
+      ConfigError: it tells none, which the stage needs.
+    """
+    name = settings.environment["name"]
+    if not hasattr(settings.world, "num_subgoals"):
+        raise ConfigError(
+            f"config.environment.name: '{name}' tells no subgoals, allowed for the stage {stage}"
+            " are worlds with num_subgoals"
+        )
+    return settings.world.num_subgoals

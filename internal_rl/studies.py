@@ -1,0 +1,330 @@
+"""Studies from Python: figures and tables of an agent, and of a work directory.
+
+    agent = irl.load("gridworld-pinpad/small")
+    found = agent.discover(agent.rollout(num_episodes=256, key=jax.random.key(0)))
+    irl.studies.gates(found)
+
+An agent is an object with a `world` and a steered `model`. What was found are arrays whose rows are
+episodes, as `Agent.discover` returns them: `code` `(B, T, n_z)`, `mean` and `kl` of the posterior,
+`beta` and `active` `(B, T)`, `observation` `(B, T, d)`, and `subgoal` `(B, T)`, which is None where
+it is not known. A function that needs what the world or the data do not tell raises ValueError.
+
+Figures are matplotlib's. Tables show themselves in a notebook; `as_dict` gives their numbers.
+"""
+
+import os
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from internal_rl.analysis import base_model
+from internal_rl.analysis import codes as _codes
+from internal_rl.analysis import gates as _gates
+from internal_rl.analysis import injection as _injection
+from internal_rl.analysis import learning as _learning
+from internal_rl.analysis import paths as _paths
+from internal_rl.analysis import probe as _probe
+from internal_rl.analysis import rate_distortion as _rate_distortion
+from internal_rl.analysis import steering as _steering
+from internal_rl.analysis import switching as _switching
+from internal_rl.analysis import transitions as _transitions
+from internal_rl.analysis.found import bank_of_found, rows_of_found
+from internal_rl.analysis.report import report_figures, table_rows, write_report
+from internal_rl.analysis.results import read_run, read_sweep
+from internal_rl.analysis.study import Study, all_studies, as_arrays, register_study
+from internal_rl.analysis.table import Table
+from internal_rl.envs.world import capabilities
+from internal_rl.methods import probing
+from internal_rl.methods import steering as steering_method
+from internal_rl.methods.evaluation import held_out
+from internal_rl.methods.method import Method
+from internal_rl.methods.switching import SWITCH_THRESHOLD
+from internal_rl.models.controllers import Controllers
+from internal_rl.types import DataSource
+
+__all__ = [
+    "Study",
+    "Table",
+    "all_studies",
+    "base_success",
+    "codes",
+    "figures",
+    "gates",
+    "injection",
+    "learning",
+    "paths",
+    "probe",
+    "rate_distortion",
+    "register_study",
+    "report",
+    "steering",
+    "switching",
+    "table",
+    "transitions",
+]
+
+
+# Of an agent.
+
+
+def gates(found: Any, *, count: int = 5) -> Figure:
+    """The gate along the first episodes, against the true subgoal where that is known.
+
+    Args:
+      found: see the top of this file.
+      count: how many episodes.
+    """
+    subgoal = None if found.subgoal is None else np.asarray(found.subgoal[:count])
+    active = np.asarray(found.active[:count])
+    return _gates.gates(np.asarray(found.beta[:count]), subgoal, active)
+
+
+def switching(found: Any, *, tolerance: int = 1) -> Table:
+    """How well switches follow the changes of subgoal.
+
+    Args:
+      found: see the top of this file; with subgoals.
+      tolerance: steps by which a close match may be off.
+
+    Raises:
+      ValueError: there are no subgoals.
+    """
+    metrics = _switching.examine_switches(found.beta, rows_of_found(found), tolerance)
+    return Table.of(metrics, _switching.ROW_LABELS)
+
+
+def codes(agent: Any, found: Any, *, key: chex.PRNGKey | None = None) -> Table:
+    """How well subgoals are decoded from codes, and how many dimensions of the code are in use.
+
+    Args:
+      agent: whose world tells the number of subgoals.
+      found: see the top of this file; with subgoals.
+      key: randomness of the split in fitted and tested codes; None takes a fixed one.
+
+    Raises:
+      ValueError: there are no subgoals, or fewer than two codes that reached theirs.
+    """
+    _require(agent, "codes", {"subgoals"})
+    key = jax.random.key(0) if key is None else key
+    decoding = _codes.decoding_accuracy(
+        bank_of_found(agent.world, found), agent.world.num_subgoals, key
+    )
+    units = _codes.active_units(found.mean, rows_of_found(found))
+    values = as_arrays(decoding) | {"active_units": units.active_units}
+    return Table.of(values, _codes.ROW_LABELS)
+
+
+def injection(
+    agent: Any, found: Any, *, num_episodes: int = 256, key: chex.PRNGKey | None = None
+) -> Figure:
+    """Whether codes lead to the same place in other episodes, against a random code and none.
+
+    Args:
+      agent: whose model is injected into.
+      found: whose codes are injected; see the top of this file; with subgoals.
+      num_episodes: episodes per arm and moment.
+      key: randomness; None takes a fixed one.
+
+    Raises:
+      ValueError: there are no subgoals, or the world does not tell what is needed.
+    """
+    _require(agent, "injection", _injection.STUDY.needs - {"labels"})
+    key = jax.random.key(0) if key is None else key
+    reach = _injection.examine_injection(
+        agent.world, agent.model, bank_of_found(agent.world, found), key, num_episodes
+    )
+    return _injection.injected_codes(_injection.reach_by_moment(reach))
+
+
+def paths(agent: Any, found: Any, *, count: int = 5) -> Figure:
+    """The first episodes from above, in the colour of the active code.
+
+    Args:
+      agent: whose world tells what an observation shows of the plane.
+      found: see the top of this file.
+      count: how many episodes.
+
+    Raises:
+      ValueError: the world tells no scene.
+    """
+    _require(agent, "paths", {"scene"})
+    scene = agent.world.scene(found.observation[:count])
+    shown = _paths.Paths(
+        place=np.asarray(scene.place),
+        colours=np.asarray(scene.colours)[:, 0],
+        walls=np.asarray(scene.walls)[:, 0],
+        code=np.asarray(found.code[:count]),
+        switch=np.asarray(found.beta[:count]) >= SWITCH_THRESHOLD,
+        mask=np.asarray(found.active[:count]),
+    )
+    return _paths.draw_paths(shown, agent.world.grid_size)
+
+
+def base_success(
+    agent: Any, *, num_episodes: int = 1_024, key: chex.PRNGKey | None = None
+) -> float:
+    """Success of the base model alone on the post-training task.
+
+    Args:
+      agent: whose base model acts.
+      num_episodes: how many episodes.
+      key: randomness; None takes a fixed one.
+    """
+    key = jax.random.key(0) if key is None else key
+    result = base_model.sample_success(agent.world, agent.model, key, num_episodes)
+    return float(result.sampled_success)
+
+
+def transitions(agent: Any, *, num_episodes: int = 1_024, key: chex.PRNGKey | None = None) -> Table:
+    """Whether the base model takes the transitions that only the post-training task needs.
+
+    Args:
+      agent: whose base model acts.
+      num_episodes: how many episodes, which run free of any task.
+      key: randomness; None takes a fixed one.
+
+    Raises:
+      ValueError: the world does not tell what is needed.
+    """
+    _require(agent, "transitions", _transitions.STUDY.needs)
+    key = jax.random.key(0) if key is None else key
+    counted = _transitions.count_transitions(agent.world, agent.model, key, num_episodes)
+    arrays = as_arrays(counted)
+    del arrays["transition_counts"]
+    return Table.of(arrays)
+
+
+def probe(
+    agent: Any,
+    source: DataSource,
+    *,
+    config: probing.Config | None = None,
+    key: chex.PRNGKey | None = None,
+) -> dict[str, Figure]:
+    """Trains a probe at every layer and shows where the subgoal can be read.
+
+    Args:
+      agent: whose base model is read.
+      source: trajectories with subgoals.
+      config: how the probes are trained; None for a short training.
+      key: randomness of the data; None takes a fixed one.
+
+    Returns:
+      `probe_accuracy` by layer and time, and `probe_beliefs` along one trajectory.
+
+    Raises:
+      ValueError: the source has no labels.
+    """
+    _require(agent, "probe", {"subgoals"})
+    config = config or probing.Config(steps=500, batch_size=64, evaluation_rows=16)
+    limit = agent.world.time_limit
+    method = probing.Probing(config, agent.model, source, agent.world.num_subgoals, limit)
+    weights = _train(method, key)["weights"]
+    rows = held_out(source, config.evaluation_rows, source.arrays)
+    return _probe.draw_result(_probe.examine_probes(agent.model, weights, rows, limit))
+
+
+def steering(
+    agent: Any,
+    source: DataSource,
+    *,
+    config: steering_method.Config | None = None,
+    key: chex.PRNGKey | None = None,
+) -> Figure:
+    """Trains supervised controllers at every layer and lets them solve the post-training task.
+
+    Args:
+      agent: whose base model is steered.
+      source: trajectories with subgoals.
+      config: how the controllers are trained; None for a short training.
+      key: randomness of parameters and data; None takes a fixed one.
+
+    Raises:
+      ValueError: the source has no labels.
+    """
+    _require(agent, "steering", _steering.STUDY.needs)
+    config = config or steering_method.Config(
+        steps=200, batch_size=64, num_parts=1, evaluation_episodes=128
+    )
+    method = steering_method.Steering(config, agent.model, source, agent.world.num_subgoals)
+    params = _train(method, key)
+    layers = [Controllers(**params[f"layer_{i}"]) for i in range(len(params))]
+    result = _steering.examine_controllers(
+        agent.world, agent.model, layers, config.evaluation_episodes
+    )
+    return _steering.steering_success({f"{len(layers) - 1} blocks": result.success})
+
+
+# Of a work directory.
+
+
+def learning(workdir: str | os.PathLike) -> Figure:
+    """Success of reinforcement learning against episodes.
+
+    Args:
+      workdir: of a run.
+
+    Raises:
+      ValueError: no stage of reinforcement learning has begun there.
+    """
+    return _one(_learning.figures([read_run(workdir)]), "internal_rl or raw_rl", workdir)
+
+
+def rate_distortion(workdir: str | os.PathLike) -> Figure:
+    """Rate against distortion of metacontrollers trained with several weights of the KL.
+
+    Args:
+      workdir: of a run, with others in its folder `sweep`.
+
+    Raises:
+      ValueError: there is only one weight, or no metacontroller.
+    """
+    found = _rate_distortion.figures(read_sweep(workdir))
+    return _one(found, "metacontroller with two values of alpha", workdir)
+
+
+def figures(workdir: str | os.PathLike) -> dict[str, Figure]:
+    """All figures of a report by name, of whatever stages a work directory holds."""
+    return report_figures(read_sweep(workdir))
+
+
+def table(workdir: str | os.PathLike) -> Table:
+    """The table of a report, of whatever stages a work directory holds."""
+    return Table(tuple(table_rows(read_run(workdir))))
+
+
+def report(workdir: str | os.PathLike) -> dict:
+    """Writes `<workdir>/report/` and returns its summary, see `analysis.report`."""
+    return write_report(workdir)
+
+
+# What these share.
+
+
+def _require(agent: Any, study: str, needs: set[str] | frozenset[str]) -> None:
+    """Raises ValueError unless the world of an agent has the capabilities `needs`."""
+    missing = sorted(needs - capabilities(agent.world))
+    if missing:
+        raise ValueError(
+            f"study {study}: this world does not tell {', '.join(missing)}; allowed are worlds"
+            f" with {', '.join(sorted(needs))}, see envs.CAPABILITIES"
+        )
+
+
+def _train(method: Method, key: chex.PRNGKey | None) -> chex.ArrayTree:
+    """Parameters after all updates of a method."""
+    key, frozen = jax.random.key(0) if key is None else key, method.frozen
+    state, update = jax.jit(method.init)(key, frozen), jax.jit(method.update)
+    for _ in range(method.config.steps):
+        state, _ = update(state, frozen)
+    return method.params(state)
+
+
+def _one(found: dict[str, Figure | None], needed: str, workdir: str | os.PathLike) -> Figure:
+    """The figure of a study of one figure."""
+    if not found:
+        raise ValueError(f"{workdir}: nothing to show, allowed are runs with {needed}")
+    return next(iter(found.values()))

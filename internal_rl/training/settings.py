@@ -1,0 +1,70 @@
+"""Settings of every stage with updates: its optimiser, its length, how often it reports."""
+
+import dataclasses
+
+import optax
+
+from internal_rl.section import POSITIVE, Section, SettingError, at_least, one_of, setting, within
+from internal_rl.training.optimiser import OPTIMISERS, make_optimiser, make_schedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Section):
+    """Fields that the sections of all trained stages share.
+
+    Attributes:
+      num_seeds: seeds trained as one program: `seed`, `seed + 1`, ... of the config.
+      optimiser: `"adamw"` or `"muon"`.
+      learning_rate: after the warm-up.
+      warmup_steps: updates over which the rate rises from 0.
+      final_learning_rate: at the last update; below 0 the rate stays constant.
+      weight_decay: decoupled, multiplied by the learning rate.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      max_gradient_norm: gradients are scaled down to this global norm; 0 for no clipping.
+      steps: updates of the whole stage. May be raised later to train a finished stage further.
+      log_every: updates averaged into one line of metrics.
+      evaluate_every: updates between evaluations, a multiple of `log_every`; 0 for the end only.
+      checkpoint_every: updates between checkpoints, a multiple of `log_every`.
+      steps_per_call: updates inside one compiled call.
+    """
+
+    num_seeds: int = setting(1, at_least(1))
+    optimiser: str = setting("adamw", one_of(OPTIMISERS))
+    learning_rate: float = setting(3e-4, POSITIVE)
+    warmup_steps: int = setting(0, at_least(0))
+    final_learning_rate: float = setting(-1.0)
+    weight_decay: float = setting(0.03, at_least(0))
+    b1: float = setting(0.9, within(0, 1))
+    b2: float = setting(0.999, within(0, 1))
+    max_gradient_norm: float = setting(0.0, at_least(0))
+    steps: int = setting(1_000, at_least(1))
+    log_every: int = setting(100, at_least(1))
+    evaluate_every: int = setting(1_000, at_least(0))
+    checkpoint_every: int = setting(1_000, at_least(1))
+    steps_per_call: int = setting(100, at_least(1))
+
+    def check(self) -> None:
+        """Reports and checkpoints fall together; the warm-up ends before the stage does."""
+        for field in ("checkpoint_every", "evaluate_every"):
+            self.require_multiples(field, getattr(self, field))
+        self.require(self.warmup_steps < self.steps, "warmup_steps", f"below steps = {self.steps}")
+
+    def require_multiples(self, field: str, *values: int) -> None:
+        """Raises SettingError about a field unless all values are multiples of `log_every`."""
+        if any(value % self.log_every for value in values):
+            allowed = f"a multiple of log_every = {self.log_every}"
+            raise SettingError(field, f"{getattr(self, field)!r} given, allowed is {allowed}")
+
+    def make_optimiser(self) -> optax.GradientTransformation:
+        """The optimiser with its schedule."""
+        return make_optimiser(
+            make_schedule(
+                self.learning_rate, self.steps, self.warmup_steps, self.final_learning_rate
+            ),
+            weight_decay=self.weight_decay,
+            b1=self.b1,
+            b2=self.b2,
+            max_gradient_norm=self.max_gradient_norm,
+            optimiser=self.optimiser,
+        )

@@ -1,0 +1,91 @@
+"""What the examples and the README show works as it stands there."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def run(arguments, folder):
+    """A script that is started in another folder, from which only the package is seen."""
+    command = [sys.executable, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def test_a_world_of_ones_own_goes_through_all_stages(tmp_path):
+    process = run([EXAMPLES / "own_world.py", tmp_path / "castle", "smoke"], tmp_path)
+    assert process.returncode == 0, process.stderr[-3000:]
+    workdir = tmp_path / "castle"
+    for stage in ("pretrain", "probe", "metacontroller", "internal_rl", "raw_rl"):
+        assert (workdir / stage / "seed_0" / "DONE").exists(), stage
+    summary = json.loads((workdir / "report" / "summary.json").read_text())
+    for name in ("internal_rl_success", "raw_rl_success", "switching_f1", "reference_constant"):
+        assert isinstance(summary[name], float), name
+    assert (workdir / "report" / "gates.png").exists()
+    # What the world does not tell is said, not guessed.
+    assert re.search(r"study \w+ left out: .*layouts", process.stderr), process.stderr[-3000:]
+    assert not (workdir / "report" / "paths.png").exists()
+
+
+def test_a_block_of_ones_own_trains_steps_and_steers(tmp_path):
+    process = run([EXAMPLES / "own_block.py", tmp_path / "gru"], tmp_path)
+    assert process.returncode == 0, process.stderr[-3000:]
+    with np.load(tmp_path / "gru" / "steer" / "seed_0" / "artifacts.npz") as artifacts:
+        assert artifacts["success"].shape == (3,)
+
+
+@pytest.mark.parametrize("name", ["own_world.py", "own_block.py"])
+def test_examples_stay_short(name):
+    allowed = {"own_world.py": 150, "own_block.py": 60}[name]
+    assert len((EXAMPLES / name).read_text().splitlines()) <= allowed
+
+
+def readme_block(word):
+    """The Python block of the README that holds a word."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return next(block for block in blocks if word in block)
+
+
+def test_the_readme_steers_a_shipped_model_in_twelve_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    block = readme_block("irl.load")
+    assert len([line for line in block.splitlines() if line.strip()]) <= 12
+    names = {}
+    exec(block, names)
+    assert (tmp_path / "gates.png").exists()
+    episodes, steered, found = names["episodes"], names["steered"], names["found"]
+    assert names["residual"].shape == (*episodes.active.shape, 64)
+    assert found.code.shape == (*episodes.active.shape, 8)
+    assert jnp.any(steered.visit != episodes.visit)
+
+
+def test_the_readme_makes_and_updates_a_method():
+    names = {"irl": __import__("internal_rl"), "jax": jax}
+    exec(readme_block("Pretraining"), names)
+    assert np.isfinite(names["metrics"]["loss"])
+
+
+def test_every_cell_of_the_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((EXAMPLES / "steer_a_shipped_model.ipynb").read_text())["cells"]
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    reached = {
+        name: float(jnp.mean(names["first_visit"](names[name]) == names["colour"]))
+        for name in ("alone", "steered")
+    }
+    assert reached["steered"] > reached["alone"]
+    assert isinstance(names["agent"].model.layer, int) and jax.tree.leaves(names["agent"].model)

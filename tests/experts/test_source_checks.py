@@ -1,0 +1,57 @@
+"""Trajectories of another world are refused before anything trains on them."""
+
+import types
+
+import numpy as np
+import pytest
+
+from internal_rl.experts.dataset import Dataset
+from internal_rl.experts.source_checks import check_source
+from internal_rl.types import ActionSpec, ObservationSpec
+
+BINARY, REAL = ObservationSpec("bernoulli", 3, np.uint8), ObservationSpec("gaussian", 3)
+FOUR, TORQUES = ActionSpec("categorical", 4), ActionSpec("gaussian", 2)
+
+
+def world(observations=BINARY, actions=FOUR, **more):
+    return types.SimpleNamespace(observation_spec=observations, action_spec=actions, **more)
+
+
+def data(binary=True, discrete=True, labelled=True):
+    rng = np.random.default_rng(0)
+    shape = (20, 5)
+    return Dataset.from_arrays(
+        rng.integers(0, 2, (*shape, 3)) if binary else rng.normal(size=(*shape, 3)),
+        rng.integers(0, 4, shape) if discrete else rng.normal(size=(*shape, 2)),
+        np.full(20, 5),
+        rng.integers(0, 3, shape) if labelled else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "fitting"),
+    [
+        (data(), world(num_subgoals=3)),
+        (data(), world(REAL)),
+        (data(labelled=False), world(num_subgoals=1)),
+        (data(binary=False, discrete=False), world(REAL, TORQUES)),
+    ],
+)
+def test_trajectories_of_the_world_pass(source, fitting):
+    check_source(source, fitting)
+
+
+@pytest.mark.parametrize(
+    ("source", "other", "message"),
+    [
+        (data(), world(ObservationSpec("bernoulli", 4)), r"observations have the shape \(3,\)"),
+        (data(binary=False), world(), "observations hold .*, allowed are 0 and 1"),
+        (data(), world(actions=TORQUES), r"actions have the shape \(\), allowed is \(2,\)"),
+        (data(discrete=False), world(actions=FOUR), r"actions have the shape \(2,\)"),
+        (data(), world(actions=ActionSpec("categorical", 3)), "actions hold 3, allowed is 0 to 2"),
+        (data(), world(num_subgoals=2), "subgoals hold 2, allowed is 0 to 1"),
+    ],
+)
+def test_what_does_not_fit_is_named(source, other, message):
+    with pytest.raises(ValueError, match=message):
+        check_source(source, other)

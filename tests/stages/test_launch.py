@@ -1,0 +1,109 @@
+"""The command line refuses bad input in one line that names the field, with exit code 2."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from internal_rl.errors import ConfigError
+from internal_rl.stages import launch
+from tests.training.test_loop import ROOT
+
+
+def run_script(*arguments):
+    command = [sys.executable, "-m", "tests.stages.toy_script", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def error_line(process):
+    """The one line of a refused command; whatever the log said is no part of it."""
+    assert process.returncode == 2, process.stderr
+    assert "Traceback" not in process.stderr
+    lines = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert lines == process.stderr.splitlines()[-1:]
+    return lines[0]
+
+
+def test_a_good_command_runs_and_logs_the_thread_guard(tmp_path):
+    process = run_script(
+        "--config=configs/gridworld.py:smoke", f"--workdir={tmp_path}", "--config.seed=3"
+    )
+    assert process.returncode == 0, process.stderr
+    assert "host threads" in process.stderr
+    assert (tmp_path / "toy" / "seed_3" / "DONE").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/gridworld.py:huge"], "preset 'huge' .* smoke, small, paper"),
+        (["--config.pretrain.steps=1.5"], r"config.pretrain.steps: '1.5' .* a whole number"),
+        (["--config.base.block=lstm"], r"config.base.block: 'lstm' .* hawk, transformer"),
+        (["--wrkdir=x"], "wrkdir.*workdir"),
+        (["--upstream=nowhere"], "--upstream: 'nowhere' is not there, allowed are work dir"),
+        (["--config=configs/gridworld.py:paper"], "run: python -m experiments.pretrain --config"),
+    ],
+)
+def test_a_bad_command_line_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+    workdir = tmp_path / "run"
+    line = error_line(run_script(*arguments, f"--workdir={workdir}"))
+    assert re.search(message, line), line
+    assert not workdir.exists()
+
+
+def test_a_workdir_that_cannot_be_written_is_one_line_and_exit_code_2(tmp_path):
+    (tmp_path / "file").write_text("")
+    line = error_line(run_script(f"--workdir={tmp_path}/file/run"))
+    assert "--workdir must be a writable folder" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.pretrain.stepz=3", "config.pretrain.stepz: unknown field.*steps_per_call"),
+        ("--config.nope.x=3", "config.nope: unknown field, allowed in config: base, data"),
+        ("--config.preset.x=3", "config.preset: has no fields"),
+    ],
+)
+def test_unknown_fields_are_named_with_their_neighbours(override, message):
+    with pytest.raises(ConfigError, match=message):
+        launch._check_overrides("configs/gridworld.py:small", ["script", override])
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match="config: 'configs/moon.py' is not there"):
+        launch.load_config("configs/moon.py:small")
+
+
+def test_importing_the_package_defines_no_flags():
+    code = (
+        "import importlib, pkgutil\n"
+        "from absl import flags\n"
+        "import internal_rl\n"
+        "left_out = ('internal_rl.stages.launch',)\n"
+        "for module in pkgutil.walk_packages(internal_rl.__path__, 'internal_rl.'):\n"
+        "    if module.name not in left_out:\n"
+        "        importlib.import_module(module.name)\n"
+        "defined = {m for m in flags.FLAGS.flags_by_module_dict() if not m.startswith('absl')}\n"
+        "assert not {m for m in defined if 'internal_rl' in m}, defined\n"
+        "assert not {'config', 'workdir', 'upstream'} & set(flags.FLAGS), list(flags.FLAGS)\n"
+        "import internal_rl.stages.launch\n"
+        "assert {'config', 'workdir', 'upstream'} <= set(flags.FLAGS)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+
+
+def test_the_grid_world_needs_neither_mujoco_nor_brax():
+    code = (
+        "import sys\n"
+        "from internal_rl.stages import Settings\n"
+        "from internal_rl.stages.launch import load_config\n"
+        "import internal_rl.stages.trained\n"
+        "Settings.read(load_config('configs/gridworld.py:smoke'))\n"
+        "heavy = {'mujoco', 'brax'} & {name.partition('.')[0] for name in sys.modules}\n"
+        "assert not heavy, heavy\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr

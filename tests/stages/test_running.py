@@ -1,0 +1,153 @@
+"""Stages from Python, with a world and stages of one's own: what reads what, and from where."""
+
+import numpy as np
+import pytest
+
+from configs import ant, gridworld
+from internal_rl import run_stages
+from internal_rl.envs import world as worlds
+from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
+from internal_rl.stages import catalogue, running
+from internal_rl.stages.places import Places
+from internal_rl.stages.settings import Settings, make_config
+from internal_rl.training.loop import run_stage
+from internal_rl.training.metrics import read_metrics
+from internal_rl.training.stage_directory import StageDirectory, load_stage
+from tests.stages import toy_run
+from tests.training.toy import make_stage
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    """The toy world and its stages are known in these tests alone."""
+    with monkeypatch.context() as patch:
+        patch.setattr(worlds, "_ENTRIES", dict(worlds._ENTRIES))
+        toy_run.register()
+        for spec in toy_run.STAGES:
+            patch.setitem(catalogue.STAGES, spec.name, spec)
+        yield
+
+
+def parameter(workdir, stage, seed=0):
+    return load_stage(workdir, stage, seed)[0]["x"]
+
+
+def test_stages_run_in_the_order_given_and_read_each_other(tmp_path):
+    run_stages(toy_run.config_of(), tmp_path, ["early", "late"])
+    assert parameter(tmp_path, "late") > parameter(tmp_path, "early")
+    assert [line["step"] for line in read_metrics(tmp_path / "late" / "seed_0")] == [2, 4]
+    before = (tmp_path / "early" / "seed_0" / "params.msgpack").stat().st_mtime_ns
+    run_stages(toy_run.config_of(), tmp_path, ["early"])
+    assert (tmp_path / "early" / "seed_0" / "params.msgpack").stat().st_mtime_ns == before
+
+
+def test_a_stage_that_is_registered_has_a_section_in_every_config():
+    for config in (gridworld.get_config("smoke"), make_config(toy_run.WORLD, "only", {})):
+        assert config.late.target == 1.0
+        assert Settings.read(config).late == toy_run.Config()
+    with pytest.raises(ValueError, match="preset 'small' is unknown, allowed are only$"):
+        make_config(toy_run.WORLD, "small", {})
+
+
+def test_unknown_stages_are_named_before_anything_runs(tmp_path):
+    with pytest.raises(ConfigError, match="config.moon: no such stage.*allowed are early, late"):
+        run_stages(toy_run.config_of(), tmp_path / "run", ["early", "moon"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_earlier_stages_may_lie_in_other_work_directories(tmp_path):
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    other.mkdir()
+    config = toy_run.config_of()
+    run_stages(config, first, ["early"])
+    run_stages(config, second, ["late"], upstream=[other, first])
+    assert not (second / "early").exists()
+    run_stages(config, first, ["late"])
+    np.testing.assert_array_equal(parameter(second, "late"), parameter(first, "late"))
+    message = rf"python -m experiments.early --config=CONFIG.py:only .*--upstream={other}$"
+    with pytest.raises(StageMissingError, match=message):
+        run_stages(config, tmp_path / "third", ["late"], upstream=[other])
+    with pytest.raises(ConfigError, match="--upstream: '/nowhere' is not there"):
+        run_stages(config, second, ["late"], upstream=["/nowhere"])
+
+
+def test_the_own_work_directory_comes_before_the_others(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_stages(toy_run.config_of(early={"target": -5.0}), first, ["early"])
+    with pytest.raises(StageConflictError, match="early.target: 1.0 asked for, but .*first"):
+        run_stages(toy_run.config_of(), second, ["late"], upstream=[first])
+    run_stages(toy_run.config_of(), second, ["early", "late"], upstream=[first])
+    assert parameter(second, "early") > parameter(first, "early")
+
+
+def test_a_whole_run_skips_what_is_finished_elsewhere_and_reports(tmp_path, monkeypatch):
+    reports = []
+    monkeypatch.setattr(running, "write_report", lambda *arguments: reports.append(arguments))
+    first, second = tmp_path / "first", tmp_path / "second"
+    config = toy_run.config_of()
+    run_stages(config, first, ["early"])
+    run_stages(config, second, upstream=[first])
+    assert sorted(path.name for path in second.iterdir()) == ["late"]
+    assert [arguments[0] for arguments in reports] == [second]
+    # Made with other settings, it is made anew.
+    run_stages(toy_run.config_of(early={"target": 2.0}), tmp_path / "third", upstream=[first])
+    assert sorted(path.name for path in (tmp_path / "third").iterdir()) == ["early", "late"]
+
+
+def test_a_stage_trained_further_asks_for_later_ones_anew(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_stages(toy_run.config_of(), first, ["early", "late"])
+    longer = toy_run.config_of(early={"steps": 8})
+    with pytest.raises(StageConflictError, match="early.steps: more .*experiments.early"):
+        run_stages(longer, second, ["late"], upstream=[first])
+    run_stages(longer, first, ["early"])
+    assert parameter(first, "early") > 0.7
+    with pytest.raises(StageConflictError, match=f"early.steps: 8 .*--upstream={first}$"):
+        run_stages(longer, first, ["late"])
+    run_stages(longer, second, ["late"], upstream=[first])
+    assert StageDirectory(second, "late", 0).finished
+
+
+def test_seeds_of_a_later_stage_read_those_of_the_earlier_one_in_turn(tmp_path):
+    config = toy_run.config_of(early={"num_seeds": 2}, late={"num_seeds": 3, "learning_rate": 1e-6})
+    run_stages(config, tmp_path, ["early", "late"])
+    settings = Settings.read(config)
+    params, axis = Places(tmp_path).params(settings, "early", (0, 1, 2))
+    assert axis == 0
+    np.testing.assert_array_equal(params["x"][2], params["x"][0])
+    assert params["x"][1] != params["x"][0]
+    only, axis = Places(tmp_path).params(settings, "early", (0,))
+    assert axis is None and only["x"] == params["x"][0]
+
+
+def test_a_missing_earlier_stage_names_the_command_with_its_preset(tmp_path):
+    run_stage(make_stage(num_steps=4), tmp_path)
+    settings = Settings.read(gridworld.get_config("smoke"))
+    with pytest.raises(StageMissingError, match=r"experiments.metacontroller --config=\S+:smoke"):
+        Places(tmp_path).load(settings, "metacontroller", 0)
+
+
+def test_a_whole_run_goes_through_all_stages_and_variants_in_order(monkeypatch):
+    for spec in toy_run.STAGES:
+        monkeypatch.delitem(catalogue.STAGES, spec.name)
+
+    def folders(module):
+        settings = Settings.read(module.get_config("smoke")).updated(
+            "pretrain", snapshot_steps=(4,)
+        )
+        return [chosen.folder_of(stage) for stage, chosen in catalogue.whole_run(settings)]
+
+    trained = [
+        *("pretrain", "probe_4", "probe", "steer"),
+        *("metacontroller", "internal_rl"),
+        *("metacontroller_forced", "internal_rl_forced"),
+        *("metacontroller_unaligned", "internal_rl_unaligned"),
+        "raw_rl",
+    ]
+    assert folders(gridworld) == trained
+    assert folders(ant) == ["expert", "collect", *trained]
+
+
+def test_a_stage_is_made_or_run_but_not_both():
+    with pytest.raises(ValueError, match="stage x: make and run given, allowed is one of them"):
+        catalogue.StageSpec("x", toy_run.Config, make=print, run=print)

@@ -1,0 +1,230 @@
+"""Configs as typed settings: presets, what fits together, and what a stage depends on."""
+
+import functools
+import json
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import ant, gridworld
+from internal_rl.errors import ConfigError
+from internal_rl.stages.checks import check_settings
+from internal_rl.stages.settings import PRESETS, Settings, make_config
+from internal_rl.training.stage_config import StageConfig
+
+CONFIGS = {"gridworld": gridworld, "ant": ant}
+GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden_configs.json").read_text())
+
+
+def check(config):
+    settings = Settings.read(config)
+    check_settings(settings)
+    return settings
+
+
+@functools.cache
+def preset_settings(world, preset):
+    """The settings of a preset; some worlds take seconds to draw."""
+    return check(CONFIGS[world].get_config(preset))
+
+
+def without_tuples(value):
+    return json.loads(json.dumps(value))
+
+
+def historical(settings):
+    """What fields mean that older configs lack, by section."""
+    stages = [name for name in settings.sections if name not in ("data", "base")]
+    values = {}
+    for stage in stages:
+        values |= settings.stage_config(stage).historical
+    return without_tuples(values)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("world", sorted(CONFIGS))
+def test_presets_hold_the_values_that_shipped_runs_were_made_with(world, preset):
+    config = CONFIGS[world].get_config(preset)
+    settings = preset_settings(world, preset)
+    found, golden = without_tuples(config.to_dict()), GOLDEN[world][preset]
+    assert set(found) == set(golden)
+    for section, fields in golden.items():
+        if not isinstance(fields, dict) or section == "quickstart":
+            assert found[section] == fields
+            continue
+        assert {name: found[section].get(name) for name in fields} == fields, section
+        # Whatever has been added since means what it meant before.
+        for name in found[section].keys() - fields.keys():
+            assert found[section][name] == historical(settings)[section][name], (section, name)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("world", sorted(CONFIGS))
+def test_a_directory_made_before_a_field_was_added_is_still_valid(world, preset):
+    settings = preset_settings(world, preset)
+    golden = GOLDEN[world][preset]
+    for stage in settings.sections:
+        if stage in ("data", "base"):
+            continue
+        config = settings.stage_config(stage)
+        stored = {
+            name: {k: v for k, v in golden[name].items() if k != "num_seeds"}
+            for name in config.values
+        }
+        assert config.check(stored, "x") is False
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("world", sorted(CONFIGS))
+def test_every_preset_passes_its_own_checks(world, preset):
+    settings = preset_settings(world, preset)
+    assert settings.preset == preset
+    assert settings.world_config == settings.world.config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_have_the_same_fields_of_the_same_types(preset):
+    def types(section):
+        return {
+            name: types(value) if isinstance(value, ConfigDict) else type(value)
+            for name, value in section.items()
+        }
+
+    assert types(gridworld.get_config(preset)) == types(gridworld.get_config("paper"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("metacontroller.layer", 7, r"metacontroller.layer: 7 .* 0 to 6 \(base.depth\)"),
+        ("metacontroller.rank", 257, r"metacontroller.rank: 257 .* 0 \(full\) to 256"),
+        ("metacontroller.variant", "lucky", "discovered, forced, unaligned"),
+        ("internal_rl.min_std", 1.0, r"internal_rl.min_std: 1.0 .* below .*1.0"),
+        ("internal_rl.task", "0-1-9", "internal_rl.task: .*colour 9, allowed are 0 to"),
+        ("raw_rl.task", "0-0", "raw_rl.task: .*repeats a colour"),
+        ("environment.tasks", "moon", "environment: tasks is 'moon', allowed are"),
+        ("environment.num_colours", 60, "environment: num_colours"),
+        ("data.sequence_length", 5, "data.sequence_length: 5 .* 101 or more"),
+        ("data.epsilon", 1.5, "data.epsilon: 1.5 given, allowed is 0 to 1"),
+        ("pretrain.checkpoint_every", 7, "pretrain.checkpoint_every: 7 .* multiple of log_every"),
+        ("pretrain.snapshot_steps", (7,), "pretrain.snapshot_steps"),
+        ("probe.base_step", 50, r"probe.base_step: 50 .* 0 or one of pretrain.snapshot_steps"),
+        ("pretrain.learning_rate", float("nan"), "pretrain.learning_rate: nan .* above 0"),
+        ("seed", -1, "config.seed: -1 given, allowed is 0 or more"),
+    ],
+)
+def test_values_outside_their_range_name_the_field_and_the_range(field, value, message):
+    config = gridworld.get_config("paper")
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError, match=message):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("environment.cell_size", -1.0, "config.environment: cell_size is -1.0"),
+        ("expert.ties", "random", "config.expert.ties: 'random' given"),
+        ("expert.num_worlds", 7, "config.expert.num_worlds: 7 given"),
+        ("expert.discounting", 1.5, "config.expert.discounting: 1.5 given, allowed is 0 to 1"),
+        ("collect.num_shards", 0, "config.collect.num_shards: 0 given"),
+        ("base.num_heads", 3, "config.base.num_heads: 3 given"),
+    ],
+)
+def test_bad_settings_of_the_ant_are_named(field, value, message):
+    config = ant.get_config("small")
+    section, name = field.split(".")
+    config[section][name] = value
+    with pytest.raises(ConfigError, match=message):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "pretrain.curriculum_tasks: '' given, allowed is tasks separated by commas"),
+        ("0-9", "pretrain.curriculum_tasks: task 0-9 contains colour 9, allowed are 0 to 4"),
+        ("04,x", "pretrain.curriculum_tasks: task 'x' cannot be read"),
+    ],
+)
+def test_a_curriculum_needs_tasks_of_the_world(text, message):
+    config = gridworld.get_config("small")
+    config.pretrain.curriculum_tasks = text
+    with pytest.raises(ConfigError, match=message):
+        check(config)
+
+
+def test_a_curriculum_from_a_dataset_needs_one():
+    config = ant.get_config("small")
+    config.collect.curriculum_tasks = ""
+    config.pretrain.curriculum_steps = 0
+    check(config)
+    config.pretrain.curriculum_steps = 1
+    with pytest.raises(ConfigError, match="collect.curriculum_tasks: '' given"):
+        check(config)
+
+
+def test_every_field_of_a_config_is_one_of_its_section_and_sections_are_known():
+    config = gridworld.get_config("smoke")
+    with config.unlocked():
+        config.pretrain.stepz = 3
+    with pytest.raises(ConfigError, match="config.pretrain.stepz: unknown field, allowed are"):
+        Settings.read(config)
+    with pytest.raises(ConfigError, match="config.moon: unknown section, allowed are preset"):
+        Settings.read(gridworld.get_config("smoke").to_dict() | {"moon": {}})
+
+
+def test_sections_are_typed_attributes_and_those_that_are_absent_are_none():
+    settings = Settings.read(gridworld.get_config("smoke"))
+    assert settings.pretrain.steps == 8
+    assert settings.expert is None and settings.collect is None
+    with pytest.raises(AttributeError, match="moon"):
+        settings.moon  # noqa: B018
+
+
+def test_an_overlay_with_an_unknown_field_is_refused():
+    with pytest.raises(ValueError, match="config.base.color: unknown field, allowed are block"):
+        make_config("gridworld-pinpad", "smoke", {"smoke": {"base": {"color": 1}}})
+    with pytest.raises(ValueError, match="config.moon: unknown section"):
+        make_config("gridworld-pinpad", "smoke", {"smoke": {"moon": {}}})
+    with pytest.raises(ValueError, match="environment name is 'moon', allowed are"):
+        make_config("moon", "smoke", {})
+
+
+def test_seeds_have_folders_of_their_own_and_do_not_change_the_config_of_a_stage():
+    config = gridworld.get_config("smoke")
+    before = Settings.read(config).stage_config("internal_rl")
+    config.seed, config.pretrain.num_seeds = 2, 3
+    settings = Settings.read(config)
+    assert settings.seeds_of("pretrain") == (2, 3, 4)
+    assert settings.stage_config("internal_rl") == before
+    assert settings.updated("metacontroller", rank=2).stage_config("internal_rl") != before
+    assert "metacontroller" not in settings.stage_config("raw_rl").values
+    assert isinstance(before, StageConfig) and before.length == "internal_rl.steps"
+
+
+def test_later_seeds_read_the_earlier_ones_in_turn():
+    config = gridworld.get_config("smoke")
+    config.seed, config.pretrain.num_seeds = 3, 2
+    assert Settings.read(config).seeds_read("pretrain", (3, 4, 5)) == (3, 4, 3)
+
+
+def test_a_stage_that_a_config_lacks_is_named():
+    settings = Settings.read(gridworld.get_config("smoke"))
+    with pytest.raises(ConfigError, match="config.expert: .* allowed are pretrain, probe"):
+        settings.stage_config("expert")
+    with pytest.raises(ConfigError, match="config.moon: no such stage"):
+        settings.folder_of("moon")
+    assert Settings.read(ant.get_config("smoke")).folder_of("expert") == "expert"
+
+
+def test_variants_and_probed_ages_do_not_share_a_folder():
+    settings = preset_settings("gridworld", "small")
+    assert settings.folder_of("internal_rl") == "internal_rl"
+    forced = settings.updated("metacontroller", variant="forced")
+    assert forced.folder_of("internal_rl") == "internal_rl_forced"
+    assert forced.folder_of("raw_rl") == "raw_rl"
+    assert settings.folder_of("probe") == "probe"
+    assert settings.updated("probe", base_step=500).folder_of("probe") == "probe_500"
+    assert settings.probe.base_step == 0

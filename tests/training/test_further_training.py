@@ -1,0 +1,145 @@
+"""A stage can be trained further than it was begun for, in the same directory."""
+
+import json
+
+import pytest
+
+from internal_rl.errors import StageConflictError
+from internal_rl.training.loop import run_stage
+from internal_rl.training.stage_config import StageConfig
+from internal_rl.training.stage_directory import StageDirectory, load_stage
+from tests.training.test_loop import (
+    assert_same_params,
+    checkpoint_steps,
+    folder,
+    metrics_without_seconds,
+    run_interrupted,
+)
+from tests.training.toy import make_stage
+
+
+def asked_steps(workdir, seed=0):
+    return json.loads((folder(workdir, seed) / "config.json").read_text())["config"]["toy"]["steps"]
+
+
+def done_steps(workdir, seed=0):
+    return json.loads((folder(workdir, seed) / "DONE").read_text())["steps"]
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("long")
+    run_stage(make_stage(60, seeds=(0, 1)), workdir)
+    return workdir
+
+
+def assert_same_run(workdir, other, seeds=(0, 1)):
+    for seed in seeds:
+        assert_same_params(workdir, other, seed)
+        assert metrics_without_seconds(workdir, seed) == metrics_without_seconds(other, seed)
+        assert asked_steps(workdir, seed) == asked_steps(other, seed)
+        assert done_steps(workdir, seed) == done_steps(other, seed)
+
+
+def test_a_finished_stage_goes_on_to_the_bits_of_a_longer_one(tmp_path, long):
+    run_stage(make_stage(40, seeds=(0, 1)), tmp_path)
+    assert done_steps(tmp_path) == 40
+    run_stage(make_stage(60, seeds=(0, 1)), tmp_path)
+    assert_same_run(tmp_path, long)
+
+
+def test_an_unfinished_stage_goes_on_to_the_bits_of_a_longer_one(tmp_path, monkeypatch, long):
+    run_interrupted(monkeypatch, make_stage(40, seeds=(0, 1)), tmp_path, 28)
+    run_stage(make_stage(60, seeds=(0, 1)), tmp_path)
+    assert_same_run(tmp_path, long)
+
+
+def test_further_training_that_is_interrupted_goes_on(tmp_path, monkeypatch, long):
+    run_stage(make_stage(40, seeds=(0, 1)), tmp_path)
+    run_interrupted(monkeypatch, make_stage(60, seeds=(0, 1)), tmp_path, 52)
+    assert not StageDirectory(tmp_path, "toy", 0).finished
+    assert asked_steps(tmp_path) == 60
+    run_stage(make_stage(60, seeds=(0, 1)), tmp_path)
+    assert_same_run(tmp_path, long)
+
+
+def test_a_stage_cut_off_while_it_was_opened_again_still_has_its_old_length(tmp_path):
+    run_stage(make_stage(40), tmp_path)
+    before = (folder(tmp_path) / "params.msgpack").read_bytes()
+    (folder(tmp_path) / "DONE").unlink()
+    run_stage(make_stage(40), tmp_path)
+    assert (folder(tmp_path) / "params.msgpack").read_bytes() == before
+    assert done_steps(tmp_path) == 40
+
+
+def test_steps_cannot_be_taken_back(tmp_path):
+    run_stage(make_stage(12), tmp_path)
+    with pytest.raises(StageConflictError, match="toy.steps: 8 asked.* made with 12; allowed is"):
+        run_stage(make_stage(8), tmp_path)
+
+
+def test_a_finished_stage_without_checkpoints_says_so_and_stays_as_it_is(tmp_path):
+    run_stage(make_stage(12), tmp_path)
+    checkpoints = folder(tmp_path) / "checkpoints"
+    checkpoints.rename(tmp_path / "away")
+    before = {p: p.stat().st_mtime_ns for p in folder(tmp_path).rglob("*")}
+    with pytest.raises(StageConflictError, match="toy.steps: 16 asked.*keeps no checkpoint") as e:
+        run_stage(make_stage(16), tmp_path)
+    assert "\n" not in str(e.value)
+    assert {p: p.stat().st_mtime_ns for p in folder(tmp_path).rglob("*")} == before
+
+
+def test_only_the_length_may_change(tmp_path):
+    run_stage(make_stage(12), tmp_path)
+    with pytest.raises(StageConflictError, match="toy.learning_rate"):
+        run_stage(make_stage(16, learning_rate=0.1), tmp_path)
+    fixed = make_stage(16)
+    with pytest.raises(StageConflictError, match="toy.steps: 16 asked"):
+        StageConfig(fixed.config.values).check({"toy": {"learning_rate": 0.05, "steps": 12}}, "x")
+
+
+def test_a_later_stage_is_told_to_have_the_earlier_one_trained_further(tmp_path):
+    run_stage(make_stage(12), tmp_path)
+    with pytest.raises(StageConflictError, match="toy.steps: more asked .* further: this"):
+        load_stage(tmp_path, "toy", 0, config=make_stage(16).config, command="this")
+
+
+def test_a_stage_made_from_a_shorter_one_says_how_to_go_on():
+    config = StageConfig({"early": {"steps": 9}, "late": {"steps": 3}}, length="late.steps")
+    stored = {"early": {"steps": 6}, "late": {"steps": 3}}
+    message = "early.steps: 9 asked.* made with 6; .*another --workdir .* --upstream=/runs/a$"
+    with pytest.raises(StageConflictError, match=message):
+        config.check(stored, "/runs/a/late/seed_0")
+
+
+def test_checkpoints_of_the_old_length_are_replaced(tmp_path):
+    run_stage(make_stage(40), tmp_path)
+    run_stage(make_stage(60), tmp_path)
+    assert checkpoint_steps(tmp_path) == [56, 60]
+
+
+def test_absent_fields_mean_their_historical_value():
+    config = StageConfig({"toy": {"old": 1, "new": 5}}, historical={"toy": {"old": 3, "new": 5}})
+    assert config.check({"toy": {"old": 1}}, "x") is False
+    with pytest.raises(StageConflictError, match="toy.old: 1 asked for, but x was made with 3"):
+        config.check({"toy": {"new": 5}}, "x")
+    changed = StageConfig({"toy": {"old": 1, "new": 6}}, config.historical)
+    with pytest.raises(StageConflictError, match="toy.new: 6 asked for, but x was made with 5"):
+        changed.check({"toy": {"old": 1}}, "x")
+
+
+def test_a_section_that_is_missing_has_no_historical_values():
+    config = StageConfig({"a": {"x": 1}, "b": {"y": 2}}, historical={"b": {"y": 2}})
+    with pytest.raises(StageConflictError, match="b.y: 2 asked for, .* nothing of the kind"):
+        config.check({"a": {"x": 1}}, "x")
+
+
+def test_a_stored_field_that_is_no_longer_known_is_a_conflict():
+    config = StageConfig({"toy": {"old": 1}})
+    with pytest.raises(StageConflictError, match="toy.gone: x was made with 7, .* unknown here"):
+        config.check({"toy": {"old": 1, "gone": 7}}, "x")
+
+
+def test_tuples_equal_the_lists_that_json_makes_of_them():
+    config = StageConfig({"toy": {"ages": (1, 2)}})
+    assert config.check({"toy": {"ages": [1, 2]}}, "x") is False
