@@ -1,9 +1,4 @@
-"""A sequence block of your own, a GRU in place of attention, in one file outside of the package.
-
-    python examples/own_block.py runs/gru
-
-checks the block, pretrains a small base model made of it, and trains supervised controllers on it.
-"""
+"""A block of your own, a GRU: `python examples/own_block.py runs/gru` checks, trains and steers."""
 
 import sys
 
@@ -60,7 +55,6 @@ irl.register_block("gru", GRUBlock)
 
 if __name__ == "__main__":
     irl.testing.check_block("gru")
-    config = irl.make_config(
-        "gridworld-pinpad", "smoke", {"smoke": {"base": {"block": "gru"}}}, "smoke"
-    )
+    overlays = {"smoke": {"base": {"block": "gru"}}}
+    config = irl.make_config("gridworld-pinpad", "smoke", overlays, size="smoke")
     irl.run_stages(config, sys.argv[1], ["pretrain", "steer"])

@@ -63,7 +63,7 @@ def test_scripts_import_no_script_and_modules_define_no_flags(layer):
     program = (
         "import absl.flags, internal_rl as irl\n"
         "before = set(absl.flags.FLAGS)\n"
-        "import brax, orbax.checkpoint, grain\n"
+        "import brax, chex, orbax.checkpoint, grain\n"
         "others = set(absl.flags.FLAGS)\n"
         "[getattr(irl, name) for name in irl.__all__]\n"
         "assert set(absl.flags.FLAGS) == others, set(absl.flags.FLAGS) - others\n"

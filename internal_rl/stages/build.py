@@ -8,6 +8,7 @@ import numpy as np
 from internal_rl.analysis.baselines import action_baselines
 from internal_rl.analysis.study import StudyContext, measure_stage
 from internal_rl.envs.world import DataRequest, world_entry
+from internal_rl.experts.source_checks import check_source
 from internal_rl.files import storage_faults
 from internal_rl.methods.evaluation import evaluation_key, held_out
 from internal_rl.methods.method import Method
@@ -51,7 +52,11 @@ def make_source(
         collected=collected if settings.collect else None,
     )
     with storage_faults(places.workdir):
-        return checked(world_entry(settings.environment["name"]).make_data, "data", request)
+        source = checked(world_entry(settings.environment["name"]).make_data, "data", request)
+    # What is made on the device is made by this package; arrays may come from anywhere.
+    if source.arrays is not None:
+        checked(check_source, "data", source, settings.world)
+    return source
 
 
 def curriculum_tasks(settings: Settings) -> str:
@@ -120,7 +125,8 @@ def reference_lines(settings: Settings, source: DataSource) -> dict[str, float]:
     """Constants beside the curves: exact ones where the expert is known, else baselines."""
     pretrain, key = settings.pretrain, evaluation_key("references")
     exact = source.references(key, pretrain.reference_trajectories)
-    if exact or source.arrays is None:
+    # Baselines are fitted to the rows of a dataset.
+    if exact or not isinstance(source.arrays, Mapping) or "train" not in source.arrays:
         return exact
     rows = held_out(source, pretrain.evaluation_rows, source.arrays)
     train, spec = source.arrays["train"], settings.world.action_spec

@@ -148,6 +148,13 @@ STAGES: dict[str, StageSpec] = {
 }
 """All stages by name, in the order in which a whole run goes through them."""
 
+_WITH_SCRIPT = tuple(STAGES)
+
+
+def module_of(stage: str) -> str:
+    """What `python -m` runs to make a stage: its script, or that of all stages."""
+    return f"experiments.{stage}" if stage in _WITH_SCRIPT else f"experiments --stage={stage}"
+
 
 def register_stage(spec: StageSpec) -> None:
     """Adds a stage at the end of a run; registering a name again replaces it."""

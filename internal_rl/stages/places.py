@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from internal_rl.errors import ConfigError
+from internal_rl.stages.catalogue import module_of
 from internal_rl.stages.settings import Settings
 from internal_rl.training.stage_directory import StageDirectory, check_stage, load_stage
 
@@ -58,7 +59,7 @@ class Places:
         arguments = [*(self.arguments or given), f"--workdir={self.workdir}"]
         if self.upstream:
             arguments.append(f"--upstream={','.join(self.upstream)}")
-        return shlex.join(["python", "-m", f"experiments.{stage}", *arguments])
+        return f"python -m {module_of(stage)} {shlex.join(arguments)}"
 
     def load(self, settings: Settings, stage: str, seed: int, step: int | None = None) -> dict:
         """Parameters of an earlier stage, which must have been run with these settings.

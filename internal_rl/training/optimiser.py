@@ -41,6 +41,7 @@ def make_schedule(
 
 def make_optimiser(
     learning_rate: float | optax.Schedule,
+    *,
     weight_decay: float = 0.0,
     b1: float = 0.9,
     b2: float = 0.999,

@@ -92,3 +92,14 @@ def test_without_a_metacontroller_it_is_the_base_model_and_says_so(model):
     ):
         with pytest.raises(ValueError, match="this model has no metacontroller"):
             call()
+
+
+def test_it_runs_in_a_mesh_whose_axes_are_explicit(model):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    expected = steered_prediction(model, jax.random.key(3))[1]
+    with jax.set_mesh(mesh):
+        _, action = jax.jit(steered_prediction.__wrapped__)(model, jax.random.key(3))
+        state = model.restart(model.initial_state(2), jnp.ones(2, bool))
+        residual, _ = jax.jit(lambda model, x: model.lower_step(x, state))(model, OBSERVATION[:, 0])
+    np.testing.assert_allclose(action, expected, atol=1e-5)
+    np.testing.assert_allclose(residual, model.lower(OBSERVATION, SEGMENT)[:, 0], atol=1e-5)

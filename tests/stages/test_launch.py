@@ -107,3 +107,21 @@ def test_the_grid_world_needs_neither_mujoco_nor_brax():
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
+
+
+def test_a_config_file_from_outside_brings_its_world_and_its_stages(tmp_path):
+    def run(stage, *arguments):
+        chosen = ("--config=tests/stages/own_config.py", *arguments, f"--workdir={tmp_path}")
+        command = [sys.executable, "-m", "experiments", f"--stage={stage}", *chosen]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    line = error_line(run("late", "--config.late.target=3.0"))
+    assert line.endswith(
+        "run: python -m experiments --stage=early --config=tests/stages/own_config.py"
+        f" --config.late.target=3.0 --workdir={tmp_path}"
+    )
+    for stage in ("early", "late"):
+        process = run(stage)
+        assert process.returncode == 0, process.stderr
+        assert (tmp_path / stage / "seed_0" / "DONE").exists()
+    assert "no such stage in this config" in error_line(run("moon"))

@@ -20,12 +20,11 @@ from tests.training.toy import make_stage
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     """The toy world and its stages are known in these tests alone."""
-    with monkeypatch.context() as patch:
-        patch.setattr(worlds, "_ENTRIES", dict(worlds._ENTRIES))
-        toy_run.register()
-        for spec in toy_run.STAGES:
-            patch.setitem(catalogue.STAGES, spec.name, spec)
-        yield
+    toy_run.register()
+    for spec in toy_run.STAGES:
+        monkeypatch.setitem(catalogue.STAGES, spec.name, spec)
+    yield
+    del worlds._ENTRIES[toy_run.WORLD]
 
 
 def parameter(workdir, stage, seed=0):
@@ -64,7 +63,7 @@ def test_earlier_stages_may_lie_in_other_work_directories(tmp_path):
     assert not (second / "early").exists()
     run_stages(config, first, ["late"])
     np.testing.assert_array_equal(parameter(second, "late"), parameter(first, "late"))
-    message = rf"python -m experiments.early --config=CONFIG.py:only .*--upstream={other}$"
+    message = rf"python -m experiments --stage=early --config=CONFIG.py:only .*--upstream={other}$"
     with pytest.raises(StageMissingError, match=message):
         run_stages(config, tmp_path / "third", ["late"], upstream=[other])
     with pytest.raises(ConfigError, match="--upstream: '/nowhere' is not there"):
@@ -98,7 +97,7 @@ def test_a_stage_trained_further_asks_for_later_ones_anew(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     run_stages(toy_run.config_of(), first, ["early", "late"])
     longer = toy_run.config_of(early={"steps": 8})
-    with pytest.raises(StageConflictError, match="early.steps: more .*experiments.early"):
+    with pytest.raises(StageConflictError, match="early.steps: more .*experiments --stage=early"):
         run_stages(longer, second, ["late"], upstream=[first])
     run_stages(longer, first, ["early"])
     assert parameter(first, "early") > 0.7
