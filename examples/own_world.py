@@ -136,8 +136,8 @@ irl.register_world("castle", CastleWorld, config=CastleConfig, presets=PRESETS, 
 SHORT = {"baseline_steps": 500, "curriculum_tasks": "circle"}
 SMALL = {"steps": 1_500, "curriculum_steps": 500, "evaluation_episodes": 4_096, **SHORT}
 OVERLAYS = {
-    "small": {"pretrain": SMALL, "metacontroller": {"steps": 2_000}, "raw_rl": {"steps": 100}}
-    | {"internal_rl": {"steps": 500, "initial_std": 1.5}},
+    "small": {"pretrain": SMALL, "metacontroller": {"steps": 2_000}, "raw_rl": {"steps": 250}}
+    | {"internal_rl": {"steps": 250, "initial_std": 1.5}},
     "smoke": {"pretrain": {"curriculum_steps": 2, **SHORT}},
 }
 
