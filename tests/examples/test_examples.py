@@ -23,6 +23,7 @@ def run(arguments, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_a_world_of_ones_own_goes_through_all_stages(tmp_path):
     process = run([EXAMPLES / "own_world.py", tmp_path / "castle", "smoke"], tmp_path)
     assert process.returncode == 0, process.stderr[-3000:]
@@ -39,6 +40,7 @@ def test_a_world_of_ones_own_goes_through_all_stages(tmp_path):
     assert not (workdir / "report" / "paths.png").exists()
 
 
+@pytest.mark.slow
 def test_a_block_of_ones_own_trains_steps_and_steers(tmp_path):
     process = run([EXAMPLES / "own_block.py", tmp_path / "gru"], tmp_path)
     assert process.returncode == 0, process.stderr[-3000:]
