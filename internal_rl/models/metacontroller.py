@@ -71,6 +71,8 @@ class MetacontrollerConfig(Section):
       temperature: divides the gate's logit.
       switch_rate: probability of a switch per step, for the `"random"` gate.
       initial_log_std: initial posterior log standard deviation (open).
+      min_log_std: the least that it is clipped to (open).
+      max_log_std: the most that it is clipped to (open).
       switch_bias: initial bias of the gate's logit (open).
       controller_gain: initial size of `U e` relative to `e`, for a code drawn from the prior
         (open).
@@ -91,6 +93,8 @@ class MetacontrollerConfig(Section):
     temperature: float = setting(1.0, POSITIVE)
     switch_rate: float = setting(0.2, within(0, 1))
     initial_log_std: float = setting(-2.0)
+    min_log_std: float = setting(-6.0)
+    max_log_std: float = setting(2.0)
     switch_bias: float = setting(-1.0)
     controller_gain: float = setting(0.35, POSITIVE)
 
@@ -248,7 +252,9 @@ class Metacontroller(nn.Module):
         embedding = self.summary(normed, segment)
         encoded = self.encoder(jnp.concatenate([normed, history, embedding], axis=-1))
         mean, log_std = jnp.split(encoded, 2, axis=-1)
-        log_std = jnp.clip(log_std + self.config.initial_log_std, -6.0, 2.0)
+        log_std = jnp.clip(
+            log_std + self.config.initial_log_std, self.config.min_log_std, self.config.max_log_std
+        )
         noise = jax.random.normal(proposal_key, mean.shape, mean.dtype)
         proposal = mean + jnp.exp(log_std) * noise
         beta, code = self._integrate(
