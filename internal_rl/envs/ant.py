@@ -287,16 +287,6 @@ class AntWorld(pinpad.PinpadWorld):
         reward = completed.astype(jnp.float32)
         return state, self._timestep(state, reward, pinpad.visited_colour(content, moved))
 
-    def _timestep(self, state: AntState, reward: chex.Array, visit: chex.Array) -> Timestep:
-        return Timestep(
-            observation=self.observe(state),
-            reward=reward,
-            done=state.done,
-            visit=visit,
-            progress=state.progress,
-            subgoal=self.next_subgoal(state.task, state.progress),
-        )
-
     def _lost(self, physics: PhysicsState, content: chex.Array) -> chex.Array:
         """Whether an ant in a cell that holds `content` has fallen, or is where it must not be."""
         height = physics.qpos[2]

@@ -153,16 +153,6 @@ class GridWorld(pinpad.PinpadWorld):
         reward = completed.astype(jnp.float32)
         return state, self._timestep(state, reward, pinpad.visited_colour(content, moved))
 
-    def _timestep(self, state: GridState, reward: chex.Array, visit: chex.Array) -> Timestep:
-        return Timestep(
-            observation=self.observe(state),
-            reward=reward,
-            done=state.done,
-            visit=visit,
-            progress=state.progress,
-            subgoal=self.next_subgoal(state.task, state.progress),
-        )
-
     def observe(self, state: GridState) -> chex.Array:
         """Observation `(d,)` uint8 of a state."""
         return self.encode(state.objects, state.walls, state.cell)

@@ -13,7 +13,7 @@ import numpy as np
 
 from internal_rl.envs import tasks
 from internal_rl.envs.layout_pool import LayoutPoolConfig, pool_of
-from internal_rl.types import Scene
+from internal_rl.types import Scene, Timestep
 
 MAX_GRID_SIZE = 31
 MAX_REDRAWS = 1000
@@ -183,6 +183,17 @@ class PinpadWorld:
         tasks.check_task(task, self.num_places)
         self.task_set.subgoal_ids(task)
         return tasks.task_array((task,), len(task))[0]
+
+    def _timestep(self, state, reward: chex.Array, visit: chex.Array) -> Timestep:
+        """What a state shows, with the colour that the last step entered."""
+        return Timestep(
+            observation=self.observe(state),
+            reward=reward,
+            done=state.done,
+            visit=visit,
+            progress=state.progress,
+            subgoal=self.next_subgoal(state.task, state.progress),
+        )
 
     def next_subgoal(self, task: chex.Array, progress: chex.Array) -> chex.Array:
         """Subgoal `()` int32 that a task `(K,)` asks for after `progress ()` visits.
