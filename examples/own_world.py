@@ -134,10 +134,11 @@ def make_data(request):
 PRESETS = {name: CastleConfig() for name in ("smoke", "small")}
 irl.register_world("castle", CastleWorld, config=CastleConfig, presets=PRESETS, data=make_data)
 SHORT = {"baseline_steps": 500, "curriculum_tasks": "circle"}
-SMALL = {"steps": 1_500, "curriculum_steps": 500, "evaluation_episodes": 4_096, **SHORT}
+BASE = {"steps": 1_500, "curriculum_steps": 500, "evaluation_episodes": 4_096, **SHORT}
+CODES = {"layer": 1, "steps": 2_000}  # higher up the model's own belief is harder to overrule
+POLICY, RAW = {"steps": 250, "initial_std": 1.5}, {"steps": 250}
 OVERLAYS = {
-    "small": {"pretrain": SMALL, "metacontroller": {"steps": 2_000}, "raw_rl": {"steps": 250}}
-    | {"internal_rl": {"steps": 250, "initial_std": 1.5}},
+    "small": {"pretrain": BASE, "metacontroller": CODES, "internal_rl": POLICY, "raw_rl": RAW},
     "smoke": {"pretrain": {"curriculum_steps": 2, **SHORT}},
 }
 

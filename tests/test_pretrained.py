@@ -3,20 +3,25 @@
 import dataclasses
 import functools
 import importlib
+import json
 import pathlib
 
+import chex
+import jax
 import pytest
 
 from internal_rl import pretrained
 from internal_rl.errors import StageConflictError, StageMissingError
+from internal_rl.stages.build import make_base
 from internal_rl.stages.places import Places
 from internal_rl.stages.running import run
 from internal_rl.stages.settings import Settings
 from internal_rl.training.stage_config import StageConfig
-from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_directory import StageDirectory, load_stage
 
 GRID = "gridworld-pinpad"
-SHIPPED = sorted(pathlib.Path(pretrained.__file__).parent.glob("*/*/*/seed_*"))
+SHIPPED = sorted(pathlib.Path(pretrained.__file__).parent.glob("*/small/*/seed_*"))
+PAPER = pathlib.Path(pretrained.__file__).parent / GRID / "paper"
 
 
 @functools.cache
@@ -32,6 +37,18 @@ def test_shipped_stages_have_the_settings_of_their_preset(folder):
     settings = _settings(f"{file}:{preset}")
     wanted = settings.stage_config(stage)
     assert pretrained.offers(world, preset, stage, int(seed.removeprefix("seed_")), wanted)
+
+
+def test_the_base_model_of_paper_size_is_that_of_the_preset_trained_in_another_way():
+    params, config = load_stage(PAPER, "pretrain", 0)
+    wanted = _settings("gridworld:paper").stage_config("pretrain").values
+    for section in ("environment", "data", "base"):
+        assert config[section] == json.loads(json.dumps(wanted[section]))
+    assert set(config["pretrain"]) == set(wanted["pretrain"])
+    shapes = jax.eval_shape(
+        make_base(_settings("gridworld:paper")).initial_params, jax.random.key(0)
+    )
+    chex.assert_trees_all_equal_shapes_and_dtypes(params, shapes)
 
 
 def test_install_copies_finished_stages_and_leaves_others_alone(tmp_path):
