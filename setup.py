@@ -9,6 +9,29 @@ HERE = pathlib.Path(__file__).parent
 INIT = (HERE / "internal_rl" / "__init__.py").read_text()
 README = HERE / "README.md"
 
+EXTRAS = {
+    "ant": [
+        "array_record>=0.7",
+        "brax>=0.12",
+        "grain>=0.2.10",
+        "mujoco>=3.3",
+        "mujoco-mjx>=3.3",
+    ],
+    "cuda": ["jax[cuda12]>=0.10"],
+    "tables": ["pandas>=2.1"],
+    "wandb": ["wandb>=0.19"],
+}
+EXTRAS["test"] = [
+    *EXTRAS["ant"],
+    *EXTRAS["tables"],
+    *EXTRAS["wandb"],
+    "import-linter>=2.1",
+    "networkx>=3.2",
+    "pytest>=8.0",
+    "pytest-xdist>=3.5",
+    "ruff>=0.8",
+]
+
 setup(
     name="internal_rl",
     version=re.search(r'__version__ = "(.*)"', INIT).group(1),
@@ -16,25 +39,34 @@ setup(
     "abstractions, in JAX",
     long_description=README.read_text() if README.exists() else "",
     long_description_content_type="text/markdown",
-    packages=find_packages(
-        include=["internal_rl*", "experiments*", "configs*", "benchmarks*"], exclude=["tests*"]
-    ),
-    package_data={"internal_rl": ["pretrained/*/*/*/*/*"]},
+    # The files of `configs/` go into the package, so that a wheel brings nothing but `internal_rl`.
+    packages=[*find_packages(include=["internal_rl*"]), "internal_rl.configs"],
+    package_dir={"internal_rl.configs": "configs"},
+    package_data={"internal_rl": ["py.typed", "pretrained/*/*/*/*/*"]},
+    entry_points={"console_scripts": ["internal-rl = internal_rl.stages.command:main"]},
+    license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    project_urls={"Paper": "https://arxiv.org/abs/2512.20605"},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
-        "array_record>=0.7",
-        "brax>=0.12",
         "chex>=0.1.88",
         "flax>=0.10.2",
-        "grain>=0.2.10",
         "imageio>=2.34",
         "jax>=0.10",
         "matplotlib>=3.8",
         "ml_collections>=1.0",
         "msgpack>=1.0",
-        "mujoco>=3.3",
-        "mujoco-mjx>=3.3",
         "numpy>=1.26",
         "optax>=0.2.4",
         "orbax-checkpoint>=0.11",
@@ -42,14 +74,5 @@ setup(
         "tensorboardX>=2.6.2",
         "tqdm>=4.66",
     ],
-    extras_require={
-        "test": [
-            "import-linter>=2.1",
-            "networkx>=3.2",
-            "pytest>=8.0",
-            "pytest-xdist>=3.5",
-            "ruff>=0.8",
-        ],
-        "cuda": ["jax[cuda12]>=0.10"],
-    },
+    extras_require=EXTRAS,
 )

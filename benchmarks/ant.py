@@ -5,8 +5,6 @@ Every program runs the same number of control steps with uniformly random torque
 device. The worlds observe, judge and start again in their first state when an episode has ended.
 """
 
-import os
-
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -15,6 +13,7 @@ from mujoco import rollout as mujoco_rollout
 
 from benchmarks.timing import Stopwatch
 from internal_rl.envs.ant import AntWorld, AntWorldConfig
+from internal_rl.host_threads import available_cores
 
 NATIVE = (1024, 16)
 # Worlds and control steps: MJX runs a few thousand physics steps per second on a CPU.
@@ -47,7 +46,7 @@ def world_program(world: AntWorld, num_worlds: int, num_steps: int):
 
 def bare_native_program(world: AntWorld, num_worlds: int, num_steps: int):
     """`mujoco.rollout` over the same number of physics steps."""
-    model, threads = world.model, len(os.sched_getaffinity(0))
+    model, threads = world.model, available_cores()
     data = [mujoco.MjData(model) for _ in range(threads)]
     pool = mujoco_rollout.Rollout(nthread=threads if threads > 1 else 0)
     kind = mujoco.mjtState.mjSTATE_FULLPHYSICS

@@ -17,6 +17,7 @@ from benchmarks.timing import CLOCKS, Stopwatch
 from configs import ant as ant_config
 from configs import gridworld
 from internal_rl.errors import ConfigError, UserError
+from internal_rl.host_threads import available_cores
 from internal_rl.stages.settings import PRESETS, Settings
 
 # Exit code of faults that the user can mend.
@@ -81,7 +82,7 @@ def machine() -> dict:
     return {
         "platform": device.platform,
         "device": device.device_kind,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
         "load": os.getloadavg()[0],
         "host_threads": internal_rl.HOST_THREADS,
         "jax": jax.__version__,

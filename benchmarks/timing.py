@@ -6,7 +6,6 @@ every program, so that whatever else runs on the machine disturbs both sides of 
 """
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -16,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from internal_rl.errors import ConfigError
+from internal_rl.host_threads import available_cores
 
 CLOCKS = ("wall", "cpu")
 # Bytes of the array that is copied; several times the last-level cache of a large CPU.
@@ -39,7 +39,7 @@ def make_clock(name: str) -> Callable[[], float]:
         raise ConfigError(f"--clock: '{name}' given, allowed is {', '.join(CLOCKS)}")
     if name == "wall":
         return time.perf_counter
-    if jax.default_backend() != "cpu" or len(os.sched_getaffinity(0)) > 1:
+    if jax.default_backend() != "cpu" or available_cores() > 1:
         raise ConfigError("--clock: 'cpu' given, allowed is wall unless one CPU core runs all")
     return time.process_time
 

@@ -12,9 +12,8 @@ trains everything within half an hour on two cores; `smoke` behind it only shows
 """
 
 import dataclasses
-import itertools
 import sys
-from itertools import pairwise as pairs
+from itertools import pairwise, product
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +56,7 @@ class CastleWorld:
     post_training_task = np.array(HELD_OUT, np.int32)
     num_places = num_subgoals = K
     subgoal_places = np.arange(K)
-    unseen_transitions = frozenset(pairs(HELD_OUT))
+    unseen_transitions = frozenset(pairwise(HELD_OUT))
     num_pretraining_visits = len(HELD_OUT)
 
     def __init__(self, config):
@@ -105,12 +104,12 @@ class CastleWorld:
 def make_data(request):
     """The trajectories that a stage asks for, as arrays: walkers who follow the right signs."""
     world, noise = request.world, 0.0 if request.role == "clean" else NOISE
-    tasks = itertools.product(range(K), repeat=len(HELD_OUT))
+    tasks = product(range(K), repeat=len(HELD_OUT))
     if request.role == "curriculum":  # the next room is certain: one less, around the circle
-        tasks = [task for task in tasks if all((a - b) % K == 1 for a, b in pairs(task))]
+        tasks = [task for task in tasks if all((a - b) % K == 1 for a, b in pairwise(task))]
     else:
         unseen = world.unseen_transitions
-        tasks = [t for t in tasks if all(a != b and (a, b) not in unseen for a, b in pairs(t))]
+        tasks = [t for t in tasks if all(a != b and (a, b) not in unseen for a, b in pairwise(t))]
 
     def walk(key, task):
         def step(carry, lot):

@@ -1,42 +1,6 @@
-"""The main job in minutes: internal RL against raw-action RL on the held-out task.
+"""The main job in minutes: internal RL against raw-action RL on the held-out task."""
 
-Loads the small pretrained base model and metacontroller that the package ships, or, with
-`--from_scratch`, trains every stage.
-"""
-
-import time
-
-from absl import flags
-
-from internal_rl import pretrained
-from internal_rl.stages import launch, running
-from internal_rl.stages.places import Places
-from internal_rl.stages.settings import QUICKSTART_SECTIONS, Settings
-
-DEFAULT_WORKDIR = "runs/quickstart"
-
-_FROM_SCRATCH = flags.DEFINE_bool("from_scratch", False, "Train every stage instead of loading.")
-
-
-def main(settings: Settings, places: Places) -> None:
-    """Runs the main job and prints one line that compares both ways of learning."""
-    started = time.monotonic()
-    if _FROM_SCRATCH.value:
-        running.run_all(settings, places)
-    else:
-        for stage in QUICKSTART_SECTIONS:
-            settings = settings.updated(stage, **settings.quickstart[stage])
-        pretrained.install(settings.environment["name"], settings.preset, places.workdir)
-        for stage in QUICKSTART_SECTIONS:
-            running.run(settings, stage, places)
-    summary = running.report(places, time.monotonic() - started)
-    print(
-        f"internal RL solves {summary['internal_rl_success']:.1%} of the held-out task's episodes,"
-        f" raw-action RL {summary['raw_rl_success']:.1%},"
-        f" after {summary['internal_rl_episodes']:,.0f} and {summary['raw_rl_episodes']:,.0f}"
-        f" episodes ({summary['wall_seconds'] / 60:.1f} minutes)"
-    )
-
+from internal_rl.stages import quickstart
 
 if __name__ == "__main__":
-    launch.run(main, default_workdir=DEFAULT_WORKDIR)
+    quickstart.launch_quickstart()

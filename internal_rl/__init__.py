@@ -10,6 +10,10 @@ Everything below is imported when it is first used; none of it defines command-l
 """
 
 import importlib
+import sys
+
+if sys.platform == "win32":
+    raise ImportError("internal_rl does not run on Windows itself: use WSL (Linux) or macOS")
 
 from internal_rl.host_compiler import guard_host_compiler
 from internal_rl.host_memory import keep_host_memory
@@ -38,6 +42,8 @@ _PUBLIC = {
     "register_world": ("internal_rl.envs.world", "register_world"),
     "register_block": ("internal_rl.models.blocks", "register_block"),
     "register_study": ("internal_rl.analysis.study", "register_study"),
+    "curves": ("internal_rl.training.curves", "curves"),
+    "register_logger": ("internal_rl.training.loggers", "register_logger"),
     "make_config": ("internal_rl.stages.settings", "make_config"),
     "run_stages": ("internal_rl.stages", "run_stages"),
     "studies": ("internal_rl.studies", ""),

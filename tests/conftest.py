@@ -20,6 +20,26 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _made
 
 
+# Files that take longest, longest first: a worker that begins with one at the end would be the only
+# one at work.
+LONGEST = (
+    "tests/stages/test_stages.py",
+    "tests/examples/test_examples.py",
+    "tests/methods/test_internal_rl.py",
+    "tests/experts/test_x64_and_mesh.py",
+    "tests/stages/test_launch.py",
+    "tests/stages/test_x64.py",
+    "tests/testing/test_worlds.py",
+    "tests/analysis/test_study.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest files first."""
+    place = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+
+
 def pytest_unconfigure(config):
     del config
     if _made:

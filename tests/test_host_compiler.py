@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from internal_rl import host_compiler
+from internal_rl.training.program import Program
+from tests.training.toy import make_stage
 
 PROGRAM = """
 import internal_rl
@@ -42,6 +44,7 @@ def host(monkeypatch):
     def make(version, flags, started=False):
         monkeypatch.setattr(host_compiler.importlib.metadata, "version", lambda _: version)
         monkeypatch.setattr(host_compiler, "backend_is_initialised", lambda: started)
+        monkeypatch.setattr(host_compiler, "_at_risk", [])
         monkeypatch.setenv("XLA_FLAGS", flags)
 
     return make
@@ -61,7 +64,12 @@ def test_other_versions_are_left_alone(host):
     assert os.environ["XLA_FLAGS"] == "--mine=1"
 
 
-def test_a_started_jax_is_told_and_not_touched(host):
+def test_a_started_jax_is_not_touched_and_training_on_it_warns_once(host, caplog):
     host("0.10.2", "", started=True)
-    assert "import internal_rl first" in host_compiler.guard_host_compiler()
+    host_compiler.guard_host_compiler()
     assert os.environ["XLA_FLAGS"] == ""
+    assert not caplog.records
+    Program(make_stage())
+    Program(make_stage())
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "import internal_rl first" in caplog.text

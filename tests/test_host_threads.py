@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from internal_rl import host_threads
+from internal_rl.envs.physics import mjx_physics
 
 
 @pytest.fixture
@@ -17,6 +18,7 @@ def host(monkeypatch):
     def make(cores, started=False, nproc=None):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
         monkeypatch.setattr(host_threads, "backend_is_initialised", lambda: started)
+        monkeypatch.setattr(host_threads, "_at_risk", [])
         monkeypatch.setenv("NPROC", nproc or "")
         if nproc is None:
             monkeypatch.delenv("NPROC")
@@ -40,11 +42,15 @@ def test_the_users_choice_and_large_hosts_are_left_alone(host, settings):
     assert os.environ.get("NPROC") == settings.get("nproc")
 
 
-def test_a_guard_that_comes_too_late_warns(host, caplog):
+def test_a_guard_that_comes_too_late_warns_once_and_only_before_what_can_hang(host, caplog):
     host(cores=2, started=True)
-    assert "import internal_rl first" in host_threads.guard_host_threads()
-    assert caplog.records[0].levelno == logging.WARNING
+    host_threads.guard_host_threads()
     assert "NPROC" not in os.environ
+    assert not caplog.records  # a notebook that starts jax first is not frightened
+    mjx_physics(frame_skip=1)
+    mjx_physics(frame_skip=1)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "import internal_rl first" in caplog.text
 
 
 @pytest.mark.parametrize("factorisations", [1, 3])
@@ -61,6 +67,12 @@ def test_batched_factorisations_side_by_side_do_not_wait_for_ever(factorisations
     )
     small_host = {name: value for name, value in os.environ.items() if name != "NPROC"}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=small_host)
+
+
+def test_cores_are_counted_where_there_is_no_affinity(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert host_threads.available_cores() == 8
 
 
 def test_importing_the_package_starts_no_backend():

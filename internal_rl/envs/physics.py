@@ -9,7 +9,6 @@ run that was cut off goes on with the same bits.
 import contextlib
 import functools
 import io
-import os
 import threading
 from collections.abc import Callable
 
@@ -22,6 +21,7 @@ from absl import logging
 from flax import struct
 
 from internal_rl.errors import ConfigError
+from internal_rl.host_threads import available_cores, warn_of_host_threads
 
 KINDS = ("auto", "mjx", "native")
 _FULL_PHYSICS = mujoco.mjtState.mjSTATE_FULLPHYSICS
@@ -88,6 +88,9 @@ def mjx_physics(frame_skip: int) -> Physics:
             "choose 'native'"
         ) from None
 
+    if jax.default_backend() == "cpu":
+        warn_of_host_threads()
+
     @functools.lru_cache(maxsize=4)
     def on_device(model):
         # The arrays must not belong to the trace in which they happen to be made first.
@@ -121,7 +124,7 @@ def native_physics(frame_skip: int, num_threads: int | None = None) -> Physics:
             "physics 'native' needs mujoco.rollout.Rollout, which this mujoco lacks: "
             "pip install -U mujoco, or choose 'mjx'"
         ) from None
-    threads = num_threads or len(os.sched_getaffinity(0))
+    threads = num_threads or available_cores()
     pools = {}
     lock = threading.Lock()
 

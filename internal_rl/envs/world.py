@@ -16,6 +16,7 @@ import chex
 import jax
 import numpy as np
 
+from internal_rl.extras import needs_extra
 from internal_rl.types import ActionSpec, DataSource, World
 
 CAPABILITIES = {
@@ -172,9 +173,10 @@ class WorldEntry:
 
 
 _ENTRIES: dict[str, WorldEntry] = {}
+# Name of a world of this package, its module, and the extra that installs what it needs.
 _SHIPPED = {
-    "gridworld-pinpad": "internal_rl.envs.gridworld",
-    "ant-pinpad": "internal_rl.envs.ant",
+    "gridworld-pinpad": ("internal_rl.envs.gridworld", ""),
+    "ant-pinpad": ("internal_rl.envs.ant", "ant"),
 }
 
 
@@ -216,9 +218,12 @@ def world_entry(name: str) -> WorldEntry:
 
     Raises:
       ValueError: for an unknown name.
+      ConfigError: packages that the world needs are not installed.
     """
     if name not in _ENTRIES and name in _SHIPPED:
-        importlib.import_module(_SHIPPED[name])
+        module, extra = _SHIPPED[name]
+        with needs_extra(extra, f"environment '{name}'"):
+            importlib.import_module(module)
     if name not in _ENTRIES:
         raise ValueError(
             f"environment name is '{name}', allowed are {', '.join(registered_worlds())}"

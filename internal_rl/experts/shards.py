@@ -16,6 +16,7 @@ import numpy as np
 from flax import serialization
 
 from internal_rl.errors import StorageError
+from internal_rl.extras import needs_extra
 from internal_rl.files import read_json, write_json
 
 Episode = Mapping[str, np.ndarray]
@@ -65,7 +66,8 @@ def write_dataset(
       StorageError: the folder was begun with other settings.
       OSError: the folder cannot be written.
     """
-    from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+    with needs_extra("ant", "a dataset in shards"):
+        from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +146,8 @@ def load_rows(
     Raises:
       StorageError: no episode fits.
     """
-    import grain
+    with needs_extra("ant", "a dataset in shards"):
+        import grain
 
     source = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
     dataset = grain.MapDataset.source(source).shuffle(seed=seed)[shard_index::shard_count]

@@ -8,6 +8,7 @@ section and one line in `variants` and `folder` below.
 import dataclasses
 import importlib
 import itertools
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -151,9 +152,13 @@ STAGES: dict[str, StageSpec] = {
 _WITH_SCRIPT = tuple(STAGES)
 
 
-def module_of(stage: str) -> str:
-    """What `python -m` runs to make a stage: its script, or that of all stages."""
-    return f"experiments.{stage}" if stage in _WITH_SCRIPT else f"experiments --stage={stage}"
+def command_of(stage: str) -> str:
+    """What is typed to make a stage: a script of the checkout, or the console command elsewhere."""
+    if not (pathlib.Path(__file__).parents[2] / "setup.py").is_file():
+        return f"internal-rl {stage}"
+    if stage in _WITH_SCRIPT:
+        return f"python -m experiments.{stage}"
+    return f"python -m experiments --stage={stage}"
 
 
 def register_stage(spec: StageSpec) -> None:

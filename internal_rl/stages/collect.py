@@ -15,7 +15,7 @@ from internal_rl.experts import ant_data, ant_ppo, shards
 from internal_rl.stages.places import Places
 from internal_rl.stages.seeds import for_each_seed
 from internal_rl.stages.settings import Settings
-from internal_rl.training.metrics import progress_bar
+from internal_rl.training.progress import Progress
 from internal_rl.training.randomness import named_key
 from internal_rl.training.stage_directory import StageDirectory
 
@@ -56,7 +56,7 @@ def collect(settings: Settings, params: tuple, directory: StageDirectory) -> int
             )
             folder = directory.path / name
             finished = len(shards.read_manifest(folder)["shards"])
-            with progress_bar(section.num_shards, finished, f"collect {name}", "shard") as bar:
+            with Progress(section.num_shards, finished, f"collect {name}", "shard") as progress:
                 shards.write_dataset(
                     folder,
                     {"dataset": name, "seed": seed},
@@ -64,11 +64,17 @@ def collect(settings: Settings, params: tuple, directory: StageDirectory) -> int
                     lambda index, key=key, episodes=episodes: episodes(
                         key=jax.random.fold_in(key, index)
                     ),
-                    lambda _, bar=bar: bar.update(),
+                    functools.partial(_tell, progress),
                 )
     except ValueError as error:
         raise ConfigError(f"collect: {error}") from None
     return section.num_shards
+
+
+def _tell(progress: Progress, num_finished: int) -> None:
+    del num_finished
+    progress.advance()
+    progress.tell({})
 
 
 def _take_shipped_expert(settings: Settings, places: Places, seed: int) -> None:

@@ -11,7 +11,9 @@ from internal_rl.experts import ant_ppo
 from internal_rl.stages.places import Places
 from internal_rl.stages.seeds import for_each_seed
 from internal_rl.stages.settings import Settings
-from internal_rl.training.metrics import MetricsWriter, progress_bar, read_metrics
+from internal_rl.training.loggers import LoggedRun, make_loggers
+from internal_rl.training.metrics import MetricsWriter, read_metrics
+from internal_rl.training.progress import Progress
 from internal_rl.training.randomness import named_key
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.weights import load_weights, save_weights
@@ -39,7 +41,7 @@ def evaluate(settings: Settings, params: tuple, key: jax.Array) -> dict[str, flo
     return results
 
 
-def train(settings: Settings, directory: StageDirectory) -> int:
+def train(settings: Settings, loggers: tuple[str, ...], directory: StageDirectory) -> int:
     """Trains one seed, round by round; goes on after the last finished round.
 
     Returns:
@@ -54,11 +56,13 @@ def train(settings: Settings, directory: StageDirectory) -> int:
     rounds = [folder / f"round_{index}.msgpack" for index in range(expert.rounds)]
     finished = max((i + 1 for i, file in enumerate(rounds) if file.exists()), default=0)
     params = ant_ppo.as_params(load_weights(rounds[finished - 1])) if finished else None
-    writer = MetricsWriter(directory.path, finished)
+    config = settings.stage_config("expert").values
+    logged = LoggedRun(directory.path, config, finished)
+    writer = MetricsWriter(directory.path, finished, make_loggers(loggers, logged))
     lines = read_metrics(directory.path)
     started = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
     key = named_key(jax.random.key(seed), "evaluation")
-    with progress_bar(expert.rounds, finished, "expert", "round") as bar:
+    with Progress(expert.rounds, finished, "expert", "round") as progress:
         for index in range(finished, expert.rounds):
             params, metrics = ant_ppo.train_round(world, expert, index, seed, params)
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
@@ -75,8 +79,8 @@ def train(settings: Settings, directory: StageDirectory) -> int:
                 time.time(),
             )
             save_weights(rounds[index], ant_ppo.as_tree(params))
-            bar.set_postfix(success=f"{results['pretraining/success']:.2f}", refresh=False)
-            bar.update()
+            progress.advance()
+            progress.tell({f"evaluation/{name}": value for name, value in results.items()})
     writer.close()
     if finished == expert.rounds:
         results = evaluate(settings, params, key)
@@ -87,4 +91,6 @@ def train(settings: Settings, directory: StageDirectory) -> int:
 
 def run(settings: Settings, places: Places) -> None:
     """Trains every seed."""
-    for_each_seed(settings, places, "expert", lambda _: functools.partial(train, settings))
+    for_each_seed(
+        settings, places, "expert", lambda _: functools.partial(train, settings, places.loggers)
+    )

@@ -17,16 +17,19 @@ from ml_collections import ConfigDict, config_flags
 import internal_rl
 from internal_rl.errors import ConfigError, UserError
 from internal_rl.stages import running
-from internal_rl.stages.catalogue import stage_spec
+from internal_rl.stages.catalogue import section_types, stage_spec
 from internal_rl.stages.checks import check_settings
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
+from internal_rl.training.loggers import DEFAULT_LOGGERS
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 DEFAULT_CONFIG = "configs/gridworld.py:small"
 
-_ROOT = pathlib.Path(__file__).parents[2]
+_PACKAGE = pathlib.Path(internal_rl.__file__).parent
+# Where the files of `configs/` lie: beside the package in a checkout, inside of it in a wheel.
+_CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string=f"Settings and preset; {DEFAULT_CONFIG} where not given."
@@ -34,6 +37,12 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder where the stages of a run find each other.")
 _UPSTREAM = flags.DEFINE_list(
     "upstream", [], "Work directories of other runs, in which earlier stages may lie."
+)
+
+_LOGGERS = flags.DEFINE_list(
+    "loggers",
+    list(DEFAULT_LOGGERS),
+    "Where curves go beside metrics.jsonl: tensorboard, wandb (offline with WANDB_MODE=offline).",
 )
 
 Main = Callable[[Settings, Places], None]
@@ -86,7 +95,8 @@ def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, st
     if stage:
         stage_spec(settings, stage)
     check_settings(settings)
-    main(settings, Places(workdir, tuple(_UPSTREAM.value), _config_arguments()))
+    loggers = tuple(_LOGGERS.value)
+    main(settings, Places(workdir, tuple(_UPSTREAM.value), _config_arguments(), loggers))
 
 
 def _config_arguments() -> tuple[str, ...]:
@@ -95,7 +105,10 @@ def _config_arguments() -> tuple[str, ...]:
         return ()
     flag = flags.FLAGS["config"]
     overrides = config_flags.get_override_values(flag).items()
-    chosen = f"--config={config_flags.get_config_filename(flag)}"
+    path = pathlib.Path(config_flags.get_config_filename(flag))
+    if path.parent in _CONFIG_FOLDERS:
+        path = pathlib.Path("configs") / path.name
+    chosen = f"--config={path}"
     return (chosen, *(f"--config.{field}={value}" for field, value in overrides))
 
 
@@ -111,15 +124,21 @@ def _set_up_log() -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses flags; every fault becomes a ConfigError."""
+    """Parses flags; every fault becomes a ConfigError. `--help` lists them and leaves."""
+    if {"--help", "-help", "-h", "-?"} & set(argv):
+        print(_help())
+        sys.exit(0)
     given = [a.partition("=")[2] for a in argv if re.match(r"--?config=", a)]
     if not given:
         if {"--config", "-config"} & set(argv):
             raise ConfigError(f"--config: write it with an equals sign: --config={DEFAULT_CONFIG}")
-        folder = pathlib.Path("" if pathlib.Path("configs/gridworld.py").is_file() else _ROOT)
-        given = [str(folder / DEFAULT_CONFIG)]
+        given = [DEFAULT_CONFIG]
         argv = [argv[0], f"--config={given[0]}", *argv[1:]]
-    _check_overrides(given[-1], argv)
+    found = {text: find_config(text) for text in given}
+    argv = [
+        f"--config={found[a.partition('=')[2]]}" if re.match(r"--?config=", a) else a for a in argv
+    ]
+    _check_overrides(found[given[-1]], argv)
     try:
         return flags.FLAGS(argv)
     except flags.IllegalFlagValueError as error:
@@ -131,6 +150,21 @@ def _parse(argv: Sequence[str]) -> list[str]:
         raise ConfigError(f"config.{field}: '{value}' given, allowed is {kind}") from None
     except flags.Error as error:
         raise ConfigError(str(error)) from None
+
+
+def _help() -> str:
+    """What the script does, its flags, and the sections of a config."""
+    script = (sys.modules["__main__"].__doc__ or "").strip()
+    ours = ("internal_rl", "experiments", sys.argv[0])
+    modules = [m for m in flags.FLAGS.flags_by_module_dict() if m.startswith(ours)]
+    listed = "\n".join(flags.FLAGS.module_help(module) for module in modules)
+    sections = ", ".join(section_types())
+    return (
+        f"{script}\n\nusage: {sys.argv[0]} [flags]\n{listed}\n\n"
+        "  --config.SECTION.FIELD=VALUE changes one field of the config; an unknown FIELD is\n"
+        f"    answered with all there are. Sections: environment, {sections}.\n"
+        "  --helpfull lists the flags of all libraries too."
+    )
 
 
 def _check_overrides(specification: str, argv: Sequence[str]) -> None:
@@ -154,16 +188,32 @@ def _check_overrides(specification: str, argv: Sequence[str]) -> None:
             path.append(part)
 
 
+def find_config(specification: str) -> str:
+    """A specification with the path of a file that is there.
+
+    `gridworld:small` and `configs/gridworld.py:small` mean the file of the package wherever the
+    working directory has no such file.
+    """
+    path, colon, preset = specification.partition(":")
+    name = re.fullmatch(r"(?:configs/)?(\w+)(?:\.py)?", path)
+    if name and not pathlib.Path(path).is_file():
+        for folder in _CONFIG_FOLDERS:
+            file = folder / f"{name.group(1)}.py"
+            if file.is_file():
+                return f"{file}{colon}{preset}"
+    return specification
+
+
 def load_config(specification: str) -> ConfigDict:
     """Builds the config that `--config=<specification>` stands for.
 
     Args:
-      specification: path of a config file and, behind a colon, its preset.
+      specification: path of a config file, see `find_config`, and, behind a colon, its preset.
 
     Raises:
       ConfigError: the file is no config file, or does not know the preset.
     """
-    path, *arguments = specification.split(":", 1)
+    path, *arguments = find_config(specification).split(":", 1)
     if not pathlib.Path(path).is_file() or not path.endswith(".py"):
         raise ConfigError(
             f"config: '{path}' is not there, allowed is a file such as {DEFAULT_CONFIG}"

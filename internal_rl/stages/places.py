@@ -1,4 +1,4 @@
-"""Where the stages of a run find each other: its work directory, and perhaps others before it."""
+"""Where the stages of a run find each other, and where their curves go."""
 
 import dataclasses
 import os
@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from internal_rl.errors import ConfigError
-from internal_rl.stages.catalogue import module_of
+from internal_rl.stages.catalogue import command_of
 from internal_rl.stages.settings import Settings
+from internal_rl.training.loggers import DEFAULT_LOGGERS, check_loggers
 from internal_rl.training.stage_directory import StageDirectory, check_stage, load_stage
 
 _CONFIG_FILES = {"gridworld-pinpad": "configs/gridworld.py", "ant-pinpad": "configs/ant.py"}
@@ -17,7 +18,7 @@ _CONFIG_FILES = {"gridworld-pinpad": "configs/gridworld.py", "ant-pinpad": "conf
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Work directories of a run.
+    """Work directories of a run, and the loggers of its curves.
 
     Attributes:
       workdir: where the stages of this run are written, `<workdir>/<stage>/seed_<k>/`.
@@ -25,13 +26,16 @@ class Places:
         not hold; the first that holds one counts.
       arguments: arguments of the command line that choose the config, for messages; empty for the
         file of the world.
+      loggers: names of what takes curves beside `metrics.jsonl`, see `training.loggers`.
     """
 
     workdir: str | os.PathLike
     upstream: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
+    loggers: tuple[str, ...] = DEFAULT_LOGGERS
 
     def __post_init__(self):
+        check_loggers(self.loggers)
         for folder in self.upstream:
             if not os.path.isdir(folder):
                 raise ConfigError(
@@ -59,7 +63,7 @@ class Places:
         arguments = [*(self.arguments or given), f"--workdir={self.workdir}"]
         if self.upstream:
             arguments.append(f"--upstream={','.join(self.upstream)}")
-        return f"python -m {module_of(stage)} {shlex.join(arguments)}"
+        return f"{command_of(stage)} {shlex.join(arguments)}"
 
     def load(self, settings: Settings, stage: str, seed: int, step: int | None = None) -> dict:
         """Parameters of an earlier stage, which must have been run with these settings.

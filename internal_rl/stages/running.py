@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from absl import logging
 from ml_collections import ConfigDict
 
-from internal_rl.analysis.report import write_report
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
 from internal_rl.stages.catalogue import STAGES, function_of, stage_spec, whole_run
 from internal_rl.stages.checks import check_settings
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
+from internal_rl.training.loggers import DEFAULT_LOGGERS
 from internal_rl.training.loop import run_stage
 from internal_rl.training.stage import Stage
 from internal_rl.training.stage_directory import StageDirectory
@@ -44,7 +44,7 @@ def run(settings: Settings, stage: str, places: Places) -> None:
     if spec.make is None:
         function_of(spec.run)(settings, places)
     else:
-        run_stage(make_stage(settings, stage, places), places.workdir)
+        run_stage(make_stage(settings, stage, places), places.workdir, places.loggers)
 
 
 def run_all(settings: Settings, places: Places) -> None:
@@ -81,6 +81,9 @@ def _finished_upstream(settings: Settings, stage: str, places: Places) -> bool:
 
 def report(places: Places, wall_seconds: float = math.nan) -> dict:
     """Writes `<workdir>/report/` of whatever stages there are, and returns its summary."""
+    # Here, because it brings matplotlib, which no other stage needs at its start.
+    from internal_rl.analysis.report import write_report
+
     summary = write_report(places.workdir, wall_seconds)
     logging.info("figures and tables are in %s/report", places.workdir)
     return summary
@@ -92,6 +95,7 @@ def run_stages(
     stages: Sequence[str] | None = None,
     *,
     upstream: Sequence[str] = (),
+    loggers: Sequence[str] = DEFAULT_LOGGERS,
 ) -> None:
     """Runs stages from Python, as the command line does.
 
@@ -101,13 +105,16 @@ def run_stages(
       stages: names of stages in the order in which they are to run, `"report"` among them; None for
         a whole run with all variants, baselines and the report.
       upstream: other work directories in which earlier stages may lie.
+      loggers: what takes the curves beside `metrics.jsonl`: `"tensorboard"`, `"wandb"`, or one of
+        yours, see `register_logger`.
 
     Raises:
       UserError: a fault that the user can mend, in one line.
     """
     settings = config if isinstance(config, Settings) else Settings.read(config)
     check_settings(settings)
-    places = Places(workdir, tuple(os.fspath(folder) for folder in upstream))
+    folders = tuple(os.fspath(folder) for folder in upstream)
+    places = Places(workdir, folders, loggers=tuple(loggers))
     if stages is None:
         run_all(settings, places)
         return

@@ -17,13 +17,17 @@ from absl import logging
 from internal_rl.errors import DivergenceError, StageConflictError
 from internal_rl.files import read_json, storage_faults, write_json
 from internal_rl.training.checkpoints import Checkpoints
-from internal_rl.training.metrics import MetricsWriter, progress_bar, read_metrics
+from internal_rl.training.loggers import DEFAULT_LOGGERS, LoggedRun, make_loggers
+from internal_rl.training.metrics import MetricsWriter, read_metrics
 from internal_rl.training.program import Program
+from internal_rl.training.progress import Progress
 from internal_rl.training.stage import Stage, State
 from internal_rl.training.stage_directory import StageDirectory
 
 
-def run_stage(stage: Stage, workdir: str | os.PathLike) -> None:
+def run_stage(
+    stage: Stage, workdir: str | os.PathLike, loggers: tuple[str, ...] = DEFAULT_LOGGERS
+) -> None:
     """Trains what is not yet trained of a stage.
 
     A finished stage is left as it is, an interrupted one goes on from its last checkpoint; so does
@@ -32,8 +36,10 @@ def run_stage(stage: Stage, workdir: str | os.PathLike) -> None:
     Args:
       stage: the stage.
       workdir: work directory of the run.
+      loggers: names of what takes the curves beside `metrics.jsonl`, see `training.loggers`.
 
     Raises:
+      ConfigError: a logger is unknown or its package is not installed.
       StageConflictError: the directory was made with another configuration, or is in use.
       DivergenceError: the loss or a parameter is not finite; the last good checkpoint is kept.
       StorageError: the work directory cannot be read or written.
@@ -48,7 +54,8 @@ def run_stage(stage: Stage, workdir: str | os.PathLike) -> None:
                 for seed in seeds:
                     stack.callback(directories[seed].release)
                     directories[seed].begin(stage.config, seeds)
-                _Run(stage.for_seeds(seeds), [directories[seed] for seed in seeds]).run()
+                group = [directories[seed] for seed in seeds]
+                _Run(stage.for_seeds(seeds), group, loggers).run()
 
 
 def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[list[int]]:
@@ -89,8 +96,11 @@ def _cannot_go_on(stage: Stage, directory: StageDirectory) -> StageConflictError
 class _Run:
     """One group of seeds on its way from its last checkpoint to the end of the stage."""
 
-    def __init__(self, stage: Stage, directories: Sequence[StageDirectory]):
+    def __init__(
+        self, stage: Stage, directories: Sequence[StageDirectory], loggers: tuple[str, ...]
+    ):
         self._stage = stage
+        self._loggers = loggers
         self._directories = directories
         self._program = Program(stage)
         self._stack = contextlib.ExitStack()
@@ -150,7 +160,9 @@ class _Run:
     def _open_metrics(self, first_step: int) -> None:
         self._writers = []
         for directory in self._directories:
-            self._writers.append(MetricsWriter(directory.path, first_step))
+            run = LoggedRun(directory.path, self._stage.config.values, first_step)
+            loggers = make_loggers(self._loggers, run)
+            self._writers.append(MetricsWriter(directory.path, first_step, loggers))
             self._stack.callback(self._writers[-1].close)
         lines = read_metrics(self._directories[0].path)
         seconds_before = lines[-1]["seconds"] if lines else 0.0
@@ -159,7 +171,8 @@ class _Run:
     def _train(self, state: State, step: int) -> State:
         """Advances from line to line of metrics."""
         stage, program = self._stage, self._program
-        bar = self._stack.enter_context(progress_bar(stage.num_steps, step, stage.name, "update"))
+        progress = Progress(stage.num_steps, step, stage.name, "update")
+        self._stack.enter_context(progress)
         while step < stage.num_steps:
             line_step = min(step + stage.log_every - step % stage.log_every, stage.num_steps)
             count, sums = line_step - step, {}
@@ -170,11 +183,11 @@ class _Run:
                 for name, value in means.items():
                     sums[name] = sums.get(name, 0.0) + chunk * value.astype(np.float64)
                 step += chunk
-                bar.update(chunk)
+                progress.advance(chunk)
             means = {name: value / count for name, value in sums.items()}
-            bar.set_postfix(loss=f"{means['loss'].mean():.4f}", refresh=False)
             if self._is_due(step, stage.evaluate_every):
                 means |= program.evaluate(state)
+            progress.tell({name: value.mean() for name, value in means.items()})
             # Lines come before the checkpoint of their step, so that none is missing after a kill.
             self._write_line(step, means)
             if step in stage.snapshot_steps or self._is_due(step, stage.checkpoint_every):

@@ -1,16 +1,12 @@
-"""Training curves: JSON lines, and TensorBoard events beside them."""
+"""Training curves: JSON lines, and what goes to loggers beside them."""
 
 import json
 import math
 import os
 import pathlib
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tqdm import tqdm
+from internal_rl.training.loggers import Logger
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -43,18 +39,6 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
         file.truncate(keep)
 
 
-def progress_bar(total: int, finished: int, name: str, unit: str) -> tqdm:
-    """A progress bar; where nobody watches, a line every half minute."""
-    return tqdm(
-        total=total,
-        initial=finished,
-        desc=name,
-        unit=unit,
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30.0,
-    )
-
-
 class MetricsWriter:
     """Appends the metrics of one seed to its stage directory.
 
@@ -62,27 +46,24 @@ class MetricsWriter:
     synchronous, so that a full disk is an OSError in the caller and nowhere else.
     """
 
-    def __init__(self, directory: str | os.PathLike, last_step: int):
-        """Opens the files and drops what lies behind the checkpoint a run goes on from.
+    def __init__(
+        self, directory: str | os.PathLike, last_step: int, loggers: Sequence[Logger] = ()
+    ):
+        """Opens the file and drops what lies behind the checkpoint a run goes on from.
 
         Args:
           directory: stage directory of one seed; exists.
           last_step: step of that checkpoint, 0 for a fresh start.
+          loggers: take every line too; they are closed with the file.
 
         Raises:
-          OSError: the files cannot be written.
+          OSError: the file cannot be written.
         """
-        directory = pathlib.Path(directory)
-        path = directory / METRICS_FILE
+        path = pathlib.Path(directory) / METRICS_FILE
         if path.exists():
             _truncate(path, last_step)
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        events = directory / "events"
-        events.mkdir(exist_ok=True)
-        # The process id keeps two starts within one second from sharing a file.
-        self._events = EventsWriter(str(events / "events"), f".{os.getpid()}")
-        restart = Event(step=last_step + 1, session_log=SessionLog(status=SessionLog.START))
-        self._events.write_event(restart)
+        self._loggers = loggers
 
     def write(self, step: int, values: Mapping[str, float], wall_time: float) -> None:
         """Writes one line.
@@ -90,22 +71,21 @@ class MetricsWriter:
         Args:
           step: updates done.
           values: scalars by name; one that is not finite becomes null.
-          wall_time: seconds since the epoch, for TensorBoard alone.
+          wall_time: seconds since the epoch, for the loggers alone.
 
         Raises:
-          OSError: the files cannot be written.
+          OSError: it cannot be written.
         """
         line = {"step": step}
         for name, value in values.items():
             line[name] = float(value) if math.isfinite(value) else None
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
-        scalars = [Summary.Value(tag=k, simple_value=float(v)) for k, v in values.items()]
-        event = Event(step=step, wall_time=wall_time, summary=Summary(value=scalars))
-        self._events.write_event(event)
-        self._events.flush()
+        for logger in self._loggers:
+            logger.write(step, values, wall_time)
 
     def close(self) -> None:
-        """Closes both files."""
+        """Closes the file and the loggers."""
         self._lines.close()
-        self._events.close()
+        for logger in self._loggers:
+            logger.close()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from internal_rl.host_compiler import warn_of_host_compiler
 from internal_rl.training import mesh as mesh_lib
 from internal_rl.training.stage import Frozen, Metrics, Stage, State, map_frozen
 
@@ -41,6 +42,8 @@ class Program:
     """
 
     def __init__(self, stage: Stage):
+        if jax.default_backend() == "cpu":
+            warn_of_host_compiler()
         self._stage = stage
         self.batched = len(stage.seeds) > 1
         self._mesh = mesh_lib.make_mesh(len(stage.seeds))

@@ -12,10 +12,12 @@ import io
 import os
 import pathlib
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from internal_rl.errors import StageConflictError, StageMissingError
@@ -30,7 +32,7 @@ _PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers, and the device."""
+    """Versions of Python and of the packages that decide the numbers, the device, the commit."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -38,7 +40,25 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     device = jax.devices()[0]
-    return versions | {"platform": device.platform, "device": device.device_kind}
+    where = {"platform": device.platform, "device": device.device_kind}
+    return versions | where | {"commit": source_commit()}
+
+
+def source_commit() -> str:
+    """The git commit of the checkout that runs, with `+changes` where files differ from it."""
+    root = pathlib.Path(__file__).parents[2]
+    if not (root / ".git").exists() or not (root / "setup.py").exists():
+        return "not a checkout"
+
+    def git(*arguments):
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "-uno")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}{'+changes' if changes else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +212,7 @@ def _check_same(directory: StageDirectory, config: StageConfig | None, command: 
 
 
 def _missing(workdir, what: str, stage: str, command: str) -> StageMissingError:
-    command = command or f"python -m experiments.{stage} --workdir={workdir}"
+    command = command or f"internal-rl {stage} --workdir={workdir}"
     return StageMissingError(f"{what}: not there or not finished in {workdir}; run: {command}")
 
 
@@ -233,7 +253,13 @@ def load_stage(
             file = directory.path / "snapshots" / f"params_{step}.msgpack"
             if not file.exists():
                 raise _missing(workdir, f"{stage} seed {seed} at step {step}", stage, command)
-        return load_weights(file), read_json(directory.path / "config.json")["config"]
+        params = jax.tree.map(_whole, load_weights(file))
+        return params, read_json(directory.path / "config.json")["config"]
+
+
+def _whole(leaf: np.ndarray) -> np.ndarray:
+    """Parameters are float32; large shipped ones are kept in half the bits."""
+    return leaf.astype(np.float32) if leaf.dtype == jnp.bfloat16 else leaf
 
 
 def load_artifacts(workdir: str | os.PathLike, stage: str, seed: int) -> dict[str, np.ndarray]:

@@ -5,7 +5,6 @@ import pathlib
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
@@ -30,15 +29,12 @@ def save_weights(path: str | os.PathLike, params: chex.ArrayTree) -> None:
 def load_weights(path: str | os.PathLike) -> dict:
     """Reads what `save_weights` wrote, as nested dictionaries of NumPy arrays.
 
-    Weights kept in bfloat16, to ship half as much, are read as float32.
-
     Raises:
       StorageError: the file is damaged.
       OSError: the file cannot be read.
     """
     content = pathlib.Path(path).read_bytes()
     try:
-        params = serialization.msgpack_restore(content)
+        return serialization.msgpack_restore(content)
     except Exception as error:
         raise StorageError(f"{path}: not a file of weights, or damaged") from error
-    return jax.tree.map(lambda x: x.astype(np.float32) if x.dtype == jnp.bfloat16 else x, params)

@@ -71,6 +71,14 @@ def test_unknown_fields_are_named_with_their_neighbours(override, message):
         launch._check_overrides("configs/gridworld.py:small", ["script", override])
 
 
+def test_help_lists_the_flags(tmp_path):
+    process = run_script("--help")
+    assert process.returncode == 0
+    for expected in ("--workdir", "--upstream", "--loggers", "--config.SECTION.FIELD=VALUE"):
+        assert expected in process.stdout
+    assert "chex" not in process.stdout
+
+
 def test_a_file_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="config: 'configs/moon.py' is not there"):
         launch.load_config("configs/moon.py:small")
@@ -81,7 +89,7 @@ def test_importing_the_package_defines_no_flags():
         "import importlib, pkgutil\n"
         "from absl import flags\n"
         "import internal_rl\n"
-        "left_out = ('internal_rl.stages.launch',)\n"
+        "left_out = ('internal_rl.stages.launch', 'internal_rl.stages.quickstart')\n"
         "for module in pkgutil.walk_packages(internal_rl.__path__, 'internal_rl.'):\n"
         "    if module.name not in left_out:\n"
         "        importlib.import_module(module.name)\n"

@@ -5,9 +5,10 @@ import pytest
 
 from configs import ant, gridworld
 from internal_rl import run_stages
+from internal_rl.analysis import report
 from internal_rl.envs import world as worlds
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
-from internal_rl.stages import catalogue, running
+from internal_rl.stages import catalogue
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, make_config
 from internal_rl.training.loop import run_stage
@@ -81,7 +82,7 @@ def test_the_own_work_directory_comes_before_the_others(tmp_path):
 
 def test_a_whole_run_skips_what_is_finished_elsewhere_and_reports(tmp_path, monkeypatch):
     reports = []
-    monkeypatch.setattr(running, "write_report", lambda *arguments: reports.append(arguments))
+    monkeypatch.setattr(report, "write_report", lambda *arguments: reports.append(arguments))
     first, second = tmp_path / "first", tmp_path / "second"
     config = toy_run.config_of()
     run_stages(config, first, ["early"])

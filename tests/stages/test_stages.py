@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from configs import gridworld
+from internal_rl import run_stages
 from tests.training.test_loop import ROOT
 
 
@@ -21,18 +23,17 @@ def run_script(name, workdir, *arguments, world="gridworld"):
     )
 
 
+TRAINED = ("pretrain", "probe", "steer", "metacontroller", "internal_rl", "raw_rl")
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    result = run_script("reproduce", folder)
-    assert result.returncode == 0, result.stderr[-2000:]
+    run_stages(gridworld.get_config("smoke"), folder, [*TRAINED, "report"])
     return folder
 
 
-def test_every_stage_leaves_its_parameters_and_metrics(workdir):
-    stages = ["pretrain", "probe", "steer", "raw_rl"]
-    for variant in ("", "_forced", "_unaligned"):
-        stages += [f"metacontroller{variant}", f"internal_rl{variant}"]
+def check_trained(workdir, stages):
     for stage in stages:
         folder = workdir / stage / "seed_0"
         for name in ("DONE", "params.msgpack", "artifacts.npz", "config.json", "versions.json"):
@@ -40,6 +41,19 @@ def test_every_stage_leaves_its_parameters_and_metrics(workdir):
                 assert (folder / name).exists(), (stage, name)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
         assert lines[-1]["step"] == 8 and all("loss" in line for line in lines)
+
+
+def test_every_stage_leaves_its_parameters_and_metrics(workdir):
+    check_trained(workdir, TRAINED)
+
+
+@pytest.mark.slow
+def test_a_whole_run_makes_the_variants_too(tmp_path):
+    result = run_script("reproduce", tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    variants = [f"{stage}_{v}" for stage in TRAINED[3:5] for v in ("forced", "unaligned")]
+    check_trained(tmp_path, [*TRAINED, *variants])
+    assert (tmp_path / "report" / "table.md").exists()
 
 
 def test_report_holds_the_summary_and_figures(workdir):

@@ -27,14 +27,6 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_weights_kept_in_bfloat16_are_read_as_float32(tmp_path):
-    rounded = np.asarray(jnp.float32([1.0 + 2.0**-7, -3e-5]).astype(jnp.bfloat16))
-    save_weights(tmp_path / "w.msgpack", {"half": rounded, "whole": np.int32([3])})
-    loaded = load_weights(tmp_path / "w.msgpack")
-    assert loaded["half"].dtype == np.float32 and loaded["whole"].dtype == np.int32
-    np.testing.assert_array_equal(loaded["half"], rounded.astype(np.float32))
-
-
 def test_weights_come_back_bit_for_bit_and_as_plain_dictionaries(tmp_path):
     params = {
         "block": {"kernel": jnp.arange(6.0).reshape(2, 3), "step": jnp.int32(3)},
@@ -65,7 +57,6 @@ def test_metrics_keep_whole_lines_and_write_nan_as_null(tmp_path):
     assert read_metrics(tmp_path)[0] == {"step": 1, "loss": 0.5, "ratio": None}
     MetricsWriter(tmp_path, 1).close()
     assert [line["step"] for line in read_metrics(tmp_path)] == [1]
-    assert len(list((tmp_path / "events").iterdir())) >= 1
 
 
 def test_keys_by_name_do_not_depend_on_each_other():

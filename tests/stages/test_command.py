@@ -1,0 +1,85 @@
+"""The console command, config files found from any folder, and scripts run by their path."""
+
+import builtins
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from internal_rl.envs.world import _ENTRIES, world_entry
+from internal_rl.errors import ConfigError
+from internal_rl.extras import needs_extra
+from internal_rl.stages import launch
+from internal_rl.stages.catalogue import STAGES
+from internal_rl.stages.command import OTHERS, usage
+from tests.training.test_loop import ROOT
+
+COMMAND = "from internal_rl.stages.command import main; main()"
+
+
+def run_in(folder, *command):
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"},
+    )
+
+
+def test_usage_names_every_command():
+    assert all(name in usage() for name in (*OTHERS, *STAGES))
+
+
+def test_a_flag_in_place_of_a_command_is_refused():
+    process = run_in(ROOT, "-c", COMMAND, "--workdir=x")
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: --workdir=x: given in place of a command")
+
+
+@pytest.mark.parametrize("config", ["gridworld:smoke", "configs/gridworld.py:smoke"])
+def test_the_command_finds_the_config_files_of_the_package_from_any_folder(config, tmp_path):
+    process = run_in(
+        tmp_path, "-c", COMMAND, "probe", f"--config={config}", f"--workdir={tmp_path}/run"
+    )
+    assert process.returncode == 2
+    assert "pretrain seed 0: not there" in process.stderr.splitlines()[-1]
+    assert "--config=configs/gridworld.py:smoke" in process.stderr.splitlines()[-1]
+
+
+def test_a_file_in_the_working_directory_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert launch.find_config("gridworld:small") != "gridworld:small"
+    pathlib.Path("configs").mkdir()
+    pathlib.Path("configs/gridworld.py").write_text("")
+    assert launch.find_config("configs/gridworld.py:small") == "configs/gridworld.py:small"
+    assert launch.find_config("elsewhere/gridworld.py") == "elsewhere/gridworld.py"
+
+
+@pytest.mark.parametrize("script", ["pretrain", "internal_rl"])
+def test_a_script_runs_by_its_path_too(script):
+    process = run_in(ROOT, f"experiments/{script}.py", "--config=configs/gridworld.py:smoke")
+    assert process.stderr.splitlines()[-1].startswith("error: --workdir: not given")
+
+
+def test_a_missing_extra_is_one_line_that_names_the_command(monkeypatch):
+    real = builtins.__import__
+
+    def without_mujoco(name, *arguments, **keywords):
+        if name.partition(".")[0] == "mujoco":
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without_mujoco)
+    for module in [m for m in sys.modules if m.startswith("internal_rl.envs.ant")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delitem(_ENTRIES, "ant-pinpad", raising=False)
+    message = r"environment 'ant-pinpad' needs mujoco, .*: pip install 'internal_rl\[ant\]'"
+    with pytest.raises(ConfigError, match=message):
+        world_entry("ant-pinpad")
+
+
+def test_a_module_of_the_package_that_is_missing_is_no_missing_extra():
+    with pytest.raises(ModuleNotFoundError), needs_extra("ant", "a test"):
+        import internal_rl.not_there  # noqa: F401
