@@ -18,18 +18,19 @@ EXTRAS = {
         "mujoco-mjx>=3.3",
     ],
     "cuda": ["jax[cuda12]>=0.10"],
+    "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
+    "gym": ["gymnasium>=1.1", "gymnax>=1.0"],
     "tables": ["pandas>=2.1"],
     "wandb": ["wandb>=0.19"],
 }
 EXTRAS["test"] = [
-    *EXTRAS["ant"],
-    *EXTRAS["tables"],
-    *EXTRAS["wandb"],
+    *(package for extra in ("ant", "docs", "gym", "tables", "wandb") for package in EXTRAS[extra]),
     "import-linter>=2.1",
     "networkx>=3.2",
     "pytest>=8.0",
-    "pytest-xdist>=3.5",
+    "pytest-xdist>=3.7",
     "ruff>=0.8",
+    "setuptools>=70.1",
 ]
 
 setup(

@@ -36,6 +36,8 @@ _PUBLIC = {
     "Trajectory": ("internal_rl.types", "Trajectory"),
     "Dataset": ("internal_rl.experts.dataset", "Dataset"),
     "SteeredModel": ("internal_rl.models.steered_model", "SteeredModel"),
+    "adapters": ("internal_rl.envs.adapters", ""),
+    "register_gym": ("internal_rl.envs.adapters", "register_gym"),
     "capabilities": ("internal_rl.envs.world", "capabilities"),
     "make_data": ("internal_rl.experts.data_section", "make_data"),
     "make_world": ("internal_rl.envs.world", "make"),
@@ -49,6 +51,10 @@ _PUBLIC = {
     "studies": ("internal_rl.studies", ""),
     "testing": ("internal_rl.testing", ""),
 }
+
+if "gymnasium" in sys.modules:
+    # `gymnasium.make` knows the worlds of this package, as users of gymnasium expect of an import.
+    importlib.import_module("internal_rl.envs.adapters").register_gym()
 
 __all__ = ["__version__", *_PUBLIC]
 

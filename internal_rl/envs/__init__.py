@@ -1,13 +1,6 @@
-"""Worlds as pure functions."""
+"""Worlds as pure functions. What is named here is imported when it is first used."""
 
-from internal_rl.envs.world import (
-    capabilities,
-    make,
-    make_from_config,
-    register_world,
-    registered_worlds,
-    world_entry,
-)
+import importlib
 
 __all__ = [
     "capabilities",
@@ -17,3 +10,9 @@ __all__ = [
     "registered_worlds",
     "world_entry",
 ]
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module 'internal_rl.envs' has no attribute '{name}'")
+    return getattr(importlib.import_module("internal_rl.envs.world"), name)

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from internal_rl.envs.adapters.brax import BraxEnv, State
 from internal_rl.envs.ant import AntState, AntWorld
 from internal_rl.envs.tasks import followers
-from internal_rl.experts import brax_ppo, shortest_path
+from internal_rl.experts import shortest_path
 from internal_rl.experts.ant_expert import AntExpertConfig
 
 # Up, down, left, right in the axes of the plane.
@@ -78,28 +79,25 @@ def guided_observation(state: GuidedState, observation: chex.Array) -> chex.Arra
     return jnp.concatenate([observation, jax.nn.one_hot(way, 4).reshape(-1), *egocentric])
 
 
-class GuidedAnt(brax_ppo.Env):
+class GuidedAnt(BraxEnv):
     """brax's view of the ant world, with the way shown and rewarded.
 
-    Every reset draws one of `tasks` and a layout.
+    Every reset draws one of `tasks` and a layout. Unlike in its base `done` holds at the time limit
+    too: to the expert, who is to arrive, running out of time is an end like any other.
     """
 
     def __init__(self, world: AntWorld, config: AntExpertConfig, tasks: chex.Array):
         """Shows the way in `world`; `tasks (N, K)` int32, padded with -1."""
-        self._world = world
+        super().__init__(world, tasks)
         self._config = config
-        self._tasks = tasks
 
-    def reset(self, rng: chex.PRNGKey) -> brax_ppo.State:
+    def reset(self, rng: chex.PRNGKey) -> State:
         """Starts an episode."""
-        task_key, reset_key = jax.random.split(rng)
-        index = jax.random.randint(task_key, (), 0, len(self._tasks), jnp.int32)
-        task = jnp.asarray(self._tasks)[index]
-        ant, timestep = self._world.reset(reset_key, task)
-        state = solve(self._world, ant, self._config.ties)
+        ant, timestep = self.world.reset(*self.draw(rng))
+        state = solve(self.world, ant, self._config.ties)
         zero = jnp.float32(0.0)
         metrics = dict.fromkeys(("success", "colours", "speed", "diverged"), zero)
-        return brax_ppo.State(
+        return State(
             pipeline_state=state,
             obs=guided_observation(state, timestep.observation),
             reward=zero,
@@ -107,19 +105,19 @@ class GuidedAnt(brax_ppo.Env):
             metrics=metrics,
         )
 
-    def step(self, state: brax_ppo.State, action: chex.Array) -> brax_ppo.State:
+    def step(self, state: State, action: chex.Array) -> State:
         """One control step."""
         guided = state.pipeline_state
         before = guided.ant
         goal = before.task[jnp.minimum(before.progress, before.task.shape[0] - 1)]
         direction = jnp.asarray(DIRECTIONS)[guided.way[jnp.maximum(goal, 0)][before.cell]]
-        ant, timestep = self._world.step(before, action)
+        ant, timestep = self.world.step(before, action)
         guided = guided.replace(ant=ant)
         speed = jnp.dot(ant.physics.qvel[:2], direction)
         reward = speed + self._config.success_reward * timestep.reward
         reward -= self._config.control_cost * jnp.sum(jnp.clip(action, -1.0, 1.0) ** 2)
         reward -= self._config.hop_cost * jnp.maximum(ant.physics.qpos[2] - TALL, 0.0)
-        failed = timestep.done & ~ant.success & (ant.time < self._world.time_limit)
+        failed = timestep.done & ~ant.success & (ant.time < self.world.time_limit)
         reward = jnp.where(ant.diverged, 0.0, reward) - self._config.failure_cost * failed
         return state.replace(
             pipeline_state=guided,
@@ -137,15 +135,10 @@ class GuidedAnt(brax_ppo.Env):
     @property
     def observation_size(self) -> int:
         """Numbers in an observation."""
-        grid = self._world.config.grid_size**2
-        return self._world.observation_spec.size + 4 * grid + NUM_EGOCENTRIC
-
-    @property
-    def action_size(self) -> int:
-        """8 torques."""
-        return self._world.action_spec.size
+        grid = self.world.config.grid_size**2
+        return super().observation_size + 4 * grid + NUM_EGOCENTRIC
 
     @property
     def backend(self) -> str:
         """Name of the physics."""
-        return self._world.config.physics
+        return self.world.config.physics

@@ -23,7 +23,6 @@ def run(arguments, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.slow
 def test_a_world_of_ones_own_goes_through_all_stages(tmp_path):
     process = run([EXAMPLES / "own_world.py", tmp_path / "castle", "smoke"], tmp_path)
     assert process.returncode == 0, process.stderr[-3000:]
@@ -40,7 +39,6 @@ def test_a_world_of_ones_own_goes_through_all_stages(tmp_path):
     assert not (workdir / "report" / "paths.png").exists()
 
 
-@pytest.mark.slow
 def test_a_block_of_ones_own_trains_steps_and_steers(tmp_path):
     process = run([EXAMPLES / "own_block.py", tmp_path / "gru"], tmp_path)
     assert process.returncode == 0, process.stderr[-3000:]
@@ -52,6 +50,20 @@ def test_a_block_of_ones_own_trains_steps_and_steers(tmp_path):
 def test_examples_stay_short(name):
     allowed = {"own_world.py": 150, "own_block.py": 60}[name]
     assert len((EXAMPLES / name).read_text().splitlines()) <= allowed
+
+
+def test_the_first_command_of_the_readme_shortened(tmp_path):
+    command = re.search(r"pip install -e \. && python (.*)", (ROOT / "README.md").read_text())[1]
+    steps = [f"--config.quickstart.{stage}.steps=5" for stage in ("internal_rl", "raw_rl")]
+    arguments = [sys.executable, *command.split(), *steps, f"--workdir={tmp_path}"]
+    process = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert re.fullmatch(
+        r"internal RL solves [\d.]+% of the held-out task's episodes, raw-action RL 0.0%,"
+        r" after 5,120 and 5,120 episodes \([\d.]+ minutes\)\n",
+        process.stdout,
+    )
+    assert (tmp_path / "report" / "reinforcement_learning.png").exists()
 
 
 def readme_block(word):
