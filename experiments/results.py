@@ -1,0 +1,172 @@
+"""Prints the results of a work directory as Markdown: stage by stage, under what made them.
+
+    python -m experiments.results --workdir=DIR [--into=docs/results.md]
+
+Above every table stand the command, the length, the commit, jax and the device of the run, as its
+`config.json` and `versions.json` tell them. `--into` puts the tables into a file of the
+documentation instead, between `<!-- results of DIR -->` and `<!-- end of results -->`.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+from absl import flags
+
+from internal_rl.analysis.report import STAGE_ORDER, table_rows
+from internal_rl.analysis.results import SeedResults, read_run
+from internal_rl.analysis.table import Row, format_number
+from internal_rl.errors import ConfigError
+from internal_rl.stages import launch
+from internal_rl.stages.catalogue import STAGES, command_of
+from internal_rl.stages.settings import PRESETS, Settings
+
+CONFIG_FILES = {"gridworld-pinpad": "gridworld", "ant-pinpad": "ant"}
+"""Name of the config file of each world of the package."""
+
+EXPERT_TASKS = {"pretraining": "pretraining tasks", "post_training": "post-training task"}
+EXPERT_LABELS = {"success": "success of mean actions", "steps_per_colour": "steps per colour"}
+UNKNOWN = "not recorded"
+DIGITS_OF_COMMIT = 7
+
+
+def results_text(workdir: str | os.PathLike) -> str:
+    """Tables of all stages of a work directory, as Markdown.
+
+    Args:
+      workdir: of a run; finished and unfinished stages are shown alike.
+
+    Raises:
+      StorageError: files cannot be read.
+    """
+    run = read_run(workdir)
+    parts = []
+    for stage in sorted(run, key=_place_of):
+        seeds = run[stage]
+        rows = _expert_rows(stage, seeds) or table_rows({stage: seeds})
+        origin = _origin(pathlib.Path(workdir), seeds)
+        parts.append("\n".join([f"**{stage}** – {origin}", "", *_table(rows, seeds)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _place_of(stage: str) -> tuple[int, str]:
+    order = [name for name in STAGES if name not in STAGE_ORDER] + list(STAGE_ORDER)
+    known = (i for i, name in enumerate(order) if f"{stage}_".startswith(f"{name}_"))
+    return next(known, len(order)), stage
+
+
+def _expert_rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
+    """What the evaluations of an expert say; no study looks at that stage."""
+    if stage != "expert":
+        return []
+    return [
+        Row(f"{key}/{name}", f"{tasks}, {label}", tuple(s.last(f"{key}/{name}") for s in seeds))
+        for key, tasks in EXPERT_TASKS.items()
+        for name, label in EXPERT_LABELS.items()
+    ]
+
+
+def _table(rows: Sequence[Row], seeds: Sequence[SeedResults]) -> list[str]:
+    several = len(seeds) > 1
+    heads = [f"seed {results.seed}" for results in seeds] + ["median"] * several
+    lines = [f"| quantity | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    for row in rows:
+        values = [*row.values, *([row.median] if several else [])]
+        lines.append(f"| {row.label} | {' | '.join(map(_shown, values))} |")
+    return lines
+
+
+def _shown(value: float) -> str:
+    whole = value >= 1_000 and value == round(value)
+    return f"{value:,.0f}" if whole else format_number(value)
+
+
+def _origin(workdir: pathlib.Path, seeds: Sequence[SeedResults]) -> str:
+    """What made a stage, in one line."""
+    first = seeds[0]
+    folder = workdir / first.stage / f"seed_{first.seed}"
+    versions = _read(folder / "versions.json")
+    commit = str(versions.get("commit", UNKNOWN))
+    if set(commit.partition("+")[0]) <= set("0123456789abcdef"):
+        hashed, plus, changes = commit.partition("+")
+        commit = f"{hashed[:DIGITS_OF_COMMIT]}{plus}{changes}"
+    steps, seconds = _read(folder / "DONE").get("steps", first.last("step")), first.last("seconds")
+    told = [
+        _command(first),
+        f"{_shown(steps)} {'rounds' if first.stage == 'expert' else 'updates'}",
+        f"commit {commit}",
+        f"jax {versions.get('jax', UNKNOWN)} on {versions.get('device', UNKNOWN)}",
+    ]
+    if not math.isnan(seconds):
+        told.append(f"{seconds / 60:.1f} minutes")
+    return ", ".join(told)
+
+
+def _read(file: pathlib.Path) -> Mapping:
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _command(results: SeedResults) -> str:
+    """The command that makes a stage with the settings of a run, preset and single fields."""
+    name = next(
+        (name for name in STAGES if f"{results.stage}_".startswith(f"{name}_")), results.stage
+    )
+    world = results.config["environment"]["name"]
+    file = CONFIG_FILES.get(world)
+    if file is None:
+        return f"`irl.run_stages` with the config of `{world}`"
+    found = {preset: _changes(file, preset, name, results.config) for preset in PRESETS}
+    preset = min(found, key=lambda preset: len(found[preset]))
+    fields = [f" --config.{field}={value}" for field, value in found[preset].items()]
+    return f"`{command_of(name)} --config=configs/{file}.py:{preset}{''.join(fields)}`"
+
+
+def _changes(file: str, preset: str, stage: str, stored: Mapping) -> dict[str, object]:
+    """Fields of a run, by dotted name, that differ from those of a preset."""
+    settings = Settings.read(launch.load_config(f"configs/{file}.py:{preset}"))
+    if stage not in settings.sections:
+        return dict(_fields(stored))
+    config = settings.stage_config(stage)
+    asked, historical = dict(_fields(config.values)), dict(_fields(config.historical))
+    found = dict(_fields(stored))
+    held = {name: found.get(name, historical.get(name)) for name in asked}
+    return {name: held[name] for name in asked if asked[name] != held[name]}
+
+
+def _fields(config: Mapping) -> Iterator[tuple[str, object]]:
+    for section, fields in json.loads(json.dumps(config)).items():
+        for name, value in fields.items():
+            yield f"{section}.{name}", value
+
+
+def put_into(text: str, workdir: str | os.PathLike) -> str:
+    """A file of the documentation with the block of a work directory made again.
+
+    Raises:
+      ConfigError: the file has no such block.
+    """
+    begin, end = f"<!-- results of {workdir} -->\n", "<!-- end of results -->"
+    head, found, rest = text.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise ConfigError(
+            f"--into: {begin.strip()} or {end} is missing, allowed is a file with both"
+        )
+    return f"{head}{begin}\n{results_text(workdir)}\n{end}{tail}"
+
+
+if __name__ == "__main__":
+    into = flags.DEFINE_string("into", "", "File whose block of the work directory is renewed.")
+
+    def main(settings, places):
+        """Prints the tables, or puts them into a file."""
+        del settings
+        if into.value:
+            file = pathlib.Path(into.value)
+            file.write_text(put_into(file.read_text(), places.workdir))
+        else:
+            print(results_text(places.workdir), end="")
+
+    launch.run(main)

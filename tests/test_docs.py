@@ -1,0 +1,151 @@
+"""The documentation says what is there: sections, links, files, figures, excerpts of code."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+import internal_rl
+from experiments.results import put_into
+
+ROOT = pathlib.Path(__file__).parents[1]
+CODE = ("internal_rl", "experiments", "configs", "benchmarks", "examples")
+PAGES = [
+    *(ROOT / name for name in ("README.md", "BUILD_NOTES.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+LONGEST_NOTES = 200
+SHIPPED = sorted(
+    folder.relative_to(ROOT).as_posix()
+    for folder in (ROOT / "internal_rl" / "pretrained").glob("*/*")
+    if folder.is_dir() and folder.parent.name != "__pycache__"
+)
+FENCE = re.compile(r"^```(\w*)(?: title=\"(.+?)\")?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def page_name(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_section_of_the_method_that_the_code_cites_is_there():
+    sections = set(re.findall(r"^## §(\d+) ", (ROOT / "docs/method.md").read_text(), re.MULTILINE))
+    assert sections == {"1", "2", "3", "4", "5", "6", "7"}
+    for folder in CODE:
+        for path in (ROOT / folder).rglob("*.py"):
+            cited = set(re.findall(r"§(\d+)", path.read_text()))
+            assert cited <= sections, path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_lead_to_files(page):
+    text = FENCE.sub("", page.read_text())
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path = target.partition("#")[0]
+        if path and not re.match(r"[a-z]+:", target):
+            assert (page.parent / path).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_files_and_modules_that_are_named_are_there(page):
+    text = page.read_text()
+    folders = "|".join((*CODE, "tests", "docs"))
+    named = set(re.findall(rf"(?<![\w/.<>-])((?:{folders})/[\w./-]+\.(?:py|md|ipynb|json))", text))
+    for span in re.findall(r"`([^`\n]+)`", text):
+        named |= {word for word in span.split() if re.fullmatch(r"\w[\w/]*/\w+\.py", word)}
+    for path in named:
+        assert (ROOT / path).exists() or (ROOT / "internal_rl" / path).exists(), path
+    for folder, name in re.findall(r"\b(experiments|benchmarks)\.(\w+)", text):
+        assert (ROOT / folder / f"{name}.py").exists(), f"{folder}.{name}"
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "mkdocs.yml", ROOT / "CITATION.cff"], ids=page_name
+)
+def test_no_page_names_a_place_of_one_machine(page):
+    assert not re.findall(r"(?<![\w.])/(?:work|tmp|root|home|mnt)/\S*", page.read_text())
+
+
+def test_the_notes_are_short():
+    assert len((ROOT / "BUILD_NOTES.md").read_text().splitlines()) <= LONGEST_NOTES
+
+
+def test_licence_and_citation_fit_the_package():
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == internal_rl.__version__
+    assert citation["license"] == "Apache-2.0"
+    assert "2512.20605" in citation["preferred-citation"]["url"]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "tutorials" in str(page)], ids=page_name
+)
+def test_excerpts_stand_in_the_files_that_they_are_from(page):
+    for language, title, code in FENCE.findall(page.read_text()):
+        assert not title or language == "python"
+        if title.endswith(".ipynb"):
+            cells = json.loads((ROOT / title).read_text())["cells"]
+            assert any(code.rstrip("\n") in "".join(cell["source"]) for cell in cells), code
+        elif title:
+            assert code in (ROOT / title).read_text(), code
+
+
+def tutorial_on_arrays():
+    """The Python blocks of the tutorial, in order."""
+    blocks = FENCE.findall((ROOT / "docs/tutorials/arrays.md").read_text())
+    return [code for language, _, code in blocks if language == "python"]
+
+
+def test_arrays_become_data_as_the_tutorial_shows():
+    names = {}
+    exec("\n".join(tutorial_on_arrays()[:2]), names)
+    assert names["data"].labelled
+    assert names["data"].arrays["train"].observation.shape[1:] == (64, 8)
+
+
+@pytest.mark.slow
+def test_methods_learn_from_arrays_as_the_tutorial_shows():
+    code = "\n".join(tutorial_on_arrays())
+    # The same in a few updates of each method.
+    shortened, count = re.subn(r"steps=\d+", "steps=2", code)
+    assert count == 4
+    names = {}
+    exec(shortened, names)
+    assert 0 <= float(names["figures"]["f1"]) <= 1
+
+
+@pytest.mark.parametrize("folder", SHIPPED)
+def test_the_figures_of_shipped_runs_are_those_of_their_folders(folder, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs/results.md").read_text()
+    assert put_into(text, folder) == text
+
+
+def test_every_setting_has_a_meaning(hooks):
+    rows = [line for line in hooks.settings_text().splitlines() if line.startswith("| `")]
+    assert len(rows) > 100
+    assert not [row for row in rows if re.search(r"\|\s*\|$", row)]
+
+
+def test_the_documentation_is_built_strictly(tmp_path):
+    for name in ("mkdocs", "material", "mkdocstrings_handlers.python"):
+        pytest.importorskip(name)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert (tmp_path / "site" / "reference" / "settings" / "index.html").exists()
