@@ -19,7 +19,8 @@ EXTRAS = {
     ],
     "cuda": ["jax[cuda12]>=0.10"],
     "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
-    "gym": ["gymnasium>=1.1", "gymnax>=1.0"],
+    # gymnax imports six and does not say so.
+    "gym": ["gymnasium>=1.1", "gymnax>=1.0", "six>=1.16"],
     "tables": ["pandas>=2.1"],
     "wandb": ["wandb>=0.19"],
 }

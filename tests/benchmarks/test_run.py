@@ -175,6 +175,6 @@ def test_unknown_names_are_one_line_and_exit_code_2(flag, message):
 
 
 def test_the_clock_of_the_processor_is_refused_on_several_cores(monkeypatch):
-    monkeypatch.setattr("benchmarks.timing.os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr("benchmarks.timing.available_cores", lambda: 2)
     with pytest.raises(ConfigError, match="--clock"):
         Stopwatch("cpu", 1, ((2, 2, 2),))

@@ -1,14 +1,11 @@
 """The console command, config files found from any folder, and scripts run by their path."""
 
-import builtins
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
-from internal_rl.envs.world import _ENTRIES, world_entry
-from internal_rl.errors import ConfigError
 from internal_rl.extras import needs_extra
 from internal_rl.stages import launch
 from internal_rl.stages.catalogue import STAGES
@@ -63,21 +60,14 @@ def test_a_script_runs_by_its_path_too(script):
     assert process.stderr.splitlines()[-1].startswith("error: --workdir: not given")
 
 
-def test_a_missing_extra_is_one_line_that_names_the_command(monkeypatch):
-    real = builtins.__import__
-
-    def without_mujoco(name, *arguments, **keywords):
-        if name.partition(".")[0] == "mujoco":
-            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
-        return real(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", without_mujoco)
-    for module in [m for m in sys.modules if m.startswith("internal_rl.envs.ant")]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.delitem(_ENTRIES, "ant-pinpad", raising=False)
-    message = r"environment 'ant-pinpad' needs mujoco, .*: pip install 'internal_rl\[ant\]'"
-    with pytest.raises(ConfigError, match=message):
-        world_entry("ant-pinpad")
+def test_a_missing_extra_is_one_line_that_names_the_command(tmp_path):
+    without = f"import sys; sys.modules['mujoco'] = None; {COMMAND}"
+    process = run_in(tmp_path, "-c", without, "expert", "--config=ant:smoke", "--workdir=run")
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1] == (
+        "error: environment 'ant-pinpad' needs mujoco, which is not installed:"
+        " pip install 'internal_rl[ant]'"
+    )
 
 
 def test_a_module_of_the_package_that_is_missing_is_no_missing_extra():

@@ -210,7 +210,7 @@ def test_another_config_is_refused_by_the_field_that_differs(undisturbed):
 
 
 def test_a_missing_stage_names_the_command_that_makes_it(tmp_path, monkeypatch):
-    with pytest.raises(StageMissingError, match=r"run: python -m experiments.toy"):
+    with pytest.raises(StageMissingError, match=r"run: internal-rl toy"):
         load_stage(tmp_path, "toy", 0)
     run_interrupted(monkeypatch, make_stage(), tmp_path, 28)
     with pytest.raises(StageMissingError, match=r"run: this"):
@@ -240,7 +240,7 @@ def test_a_disk_that_fills_up_is_one_line_and_can_be_resumed(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("internal_rl.training.metrics.EventsWriter.flush", full)
+        patch.setattr("internal_rl.training.loggers.EventsWriter.flush", full)
         with pytest.raises(StorageError, match="No space left on device"):
             run_stage(make_stage(), tmp_path)
     save = checkpoints.Checkpoints.save
