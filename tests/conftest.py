@@ -23,8 +23,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # Files that take longest, longest first: a worker that begins with one at the end would be the only
 # one at work.
 LONGEST = (
-    "tests/stages/test_stages.py",
     "tests/examples/test_examples.py",
+    "tests/stages/test_stages.py",
+    "tests/experts/test_two_devices.py",
+    "tests/envs/test_physics.py",
     "tests/methods/test_internal_rl.py",
     "tests/experts/test_x64_and_mesh.py",
     "tests/stages/test_launch.py",

@@ -1,12 +1,14 @@
 """Memory of a stage by XLA's own analysis, without running it."""
 
 import jax
+import pytest
 
 from benchmarks import memory
 from configs import ant, gridworld
 from internal_rl.stages.settings import Settings
 
 
+@pytest.mark.slow
 def test_a_later_stage_compiles_on_random_parameters_of_the_earlier_ones():
     settings = Settings.read(gridworld.get_config("smoke"))
     figures = memory.measure(settings, ["probe"])

@@ -98,6 +98,7 @@ def test_worlds_start_again_and_every_observation_is_consumed(settings, restart)
     np.testing.assert_array_equal(total, 60 * world.num_channels)
 
 
+@pytest.mark.slow
 def test_data_and_training_rates(settings, stopwatch):
     figures = data.benchmark(settings, stopwatch, rows=2)
     all_positive(figures)

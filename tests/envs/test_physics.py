@@ -127,6 +127,7 @@ def test_auto_is_refused_where_no_physics_is_installed(monkeypatch):
         make_physics("auto", FRAME_SKIP)
 
 
+@pytest.mark.slow
 def test_an_mjx_step_has_fewer_factorisations_side_by_side_than_the_guard_has_threads():
     physics = make_physics("mjx", 1)
     states = jax.tree.map(lambda x: jnp.stack([x] * 64), standing(0.55))

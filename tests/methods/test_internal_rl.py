@@ -22,11 +22,18 @@ ON_A_LINE = dataclasses.replace(
 )
 
 
-def test_five_lines_make_and_update_it():
+@pytest.fixture(scope="module")
+def updated():
+    """A method, its first state, and what one update makes of it."""
     method = InternalRL(SMALL, steered.make_world(), steered.make_model(), task=jnp.array([0]))
     state = method.init(jax.random.key(0), method.frozen)
     update = jax.jit(method.update)
     after, metrics = update(state, method.frozen)
+    return method, state, after, metrics
+
+
+def test_five_lines_make_and_update_it(updated):
+    _, state, after, metrics = updated
     assert 0 < metrics["success"] < 1 and metrics["gradient_norm"] > 0
     assert 1 <= metrics["switches"] <= metrics["episode_length"]
     np.testing.assert_allclose(
@@ -36,11 +43,9 @@ def test_five_lines_make_and_update_it():
     assert all(jax.tree.leaves(moved["params"]["output"])) and after.episodes == EPISODES
 
 
-def test_the_policy_improves_the_objective_on_the_batch_it_learns_from():
+def test_the_policy_improves_the_objective_on_the_batch_it_learns_from(updated):
     """The update follows the gradient of the surrogate of what it has played itself."""
-    method = InternalRL(SMALL, steered.make_world(), steered.make_model(), task=jnp.array([0]))
-    state = method.init(jax.random.key(0), method.frozen)
-    after, _ = jax.jit(method.update)(state, method.frozen)
+    method, state, after, _ = updated
     rollout_key, _, key = jax.random.split(state.key, 3)
     np.testing.assert_array_equal(jax.random.key_data(after.key), jax.random.key_data(key))
     episodes = jax.jit(
