@@ -7,6 +7,7 @@ colour in every cell.
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from internal_rl.envs.adapters.brax import BraxEnv, State
@@ -16,7 +17,7 @@ from internal_rl.experts import shortest_path
 from internal_rl.experts.ant_expert import AntExpertConfig
 
 # Up, down, left, right in the axes of the plane.
-DIRECTIONS = ((0.0, 1.0), (0.0, -1.0), (-1.0, 0.0), (1.0, 0.0))
+DIRECTIONS = np.float32([(0.0, 1.0), (0.0, -1.0), (-1.0, 0.0), (1.0, 0.0)])
 NUM_EGOCENTRIC = 11
 # Height of the torso, in metres, above which a hop costs; beyond 1 m it ends the episode.
 TALL = 0.7
@@ -107,6 +108,8 @@ class GuidedAnt(BraxEnv):
 
     def step(self, state: State, action: chex.Array) -> State:
         """One control step."""
+        # With double precision switched on, brax's policies act in it.
+        action = action.astype(self.world.action_spec.dtype)
         guided = state.pipeline_state
         before = guided.ant
         goal = before.task[jnp.minimum(before.progress, before.task.shape[0] - 1)]

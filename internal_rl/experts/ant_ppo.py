@@ -117,7 +117,8 @@ def train_round(
         progress_fn=report,
         restore_params=params,
     )
-    with brax_on_recent_jax():
+    # brax's wrappers do not keep their types where double precision is switched on.
+    with brax_on_recent_jax(), jax.enable_x64(False):
         params = train()[1]
     jax.effects_barrier()
     return params, metrics

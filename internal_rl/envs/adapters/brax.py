@@ -74,7 +74,8 @@ class BraxEnv(Env):
     def step(self, state: State, action: chex.Array) -> State:
         """Takes one action."""
         if self.world.action_spec.discrete:
-            action = jnp.argmax(action, axis=-1).astype(self.world.action_spec.dtype)
+            action = jnp.argmax(action, axis=-1)
+        action = action.astype(self.world.action_spec.dtype)
         before = state.pipeline_state.shown
         episode = advance(self.world, state.pipeline_state, action)
         shown = episode.shown
