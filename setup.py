@@ -18,7 +18,7 @@ EXTRAS = {
         "mujoco-mjx>=3.3",
     ],
     "cuda": ["jax[cuda12]>=0.10"],
-    "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
+    "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"],
     # gymnax imports six and does not say so.
     "gym": ["gymnasium>=1.1", "gymnax>=1.0", "six>=1.16"],
     "tables": ["pandas>=2.1"],
