@@ -33,7 +33,8 @@ def assert_same_on_two_devices(name):
 
 def test_spread_lanes_give_the_same_rows():
     code = "from tests.experts import test_two_devices as t; t.assert_same_on_two_devices('pool')"
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    environment = os.environ | {"XLA_FLAGS": flags}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
 
 

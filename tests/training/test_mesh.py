@@ -52,8 +52,9 @@ def test_an_update_runs_in_an_explicit_mesh():
 
 def test_four_devices_train_the_same_as_one(tmp_path):
     command = [sys.executable, "-m", "tests.training.toy", str(tmp_path / "four"), "40", "2"]
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | flags, capture_output=True)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True)
     run_stage(make_stage(seeds=(0, 1)), tmp_path / "one")
     for seed in (0, 1):
         four, one = (load_stage(tmp_path / name, "toy", seed)[0] for name in ("four", "one"))
