@@ -12,7 +12,7 @@ README = HERE / "README.md"
 EXTRAS = {
     "ant": [
         "array_record>=0.7",
-        "brax>=0.12",
+        "brax>=0.12.3",
         "grain>=0.2.10",
         "mujoco>=3.3",
         "mujoco-mjx>=3.3",
@@ -21,7 +21,7 @@ EXTRAS = {
     "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"],
     # gymnax imports six and does not say so.
     "gym": ["gymnasium>=1.1", "gymnax>=1.0", "six>=1.16"],
-    "tables": ["pandas>=2.1"],
+    "tables": ["pandas>=2.2.2"],
     "wandb": ["wandb>=0.19"],
 }
 EXTRAS["test"] = [
@@ -29,7 +29,7 @@ EXTRAS["test"] = [
     "import-linter>=2.1",
     "networkx>=3.2",
     "pytest>=8.0",
-    "pytest-xdist>=3.7",
+    "pytest-xdist>=3.8",
     "ruff>=0.8",
     "setuptools>=70.1",
 ]
@@ -70,8 +70,8 @@ setup(
         "ml_collections>=1.0",
         "msgpack>=1.0",
         "numpy>=1.26",
-        "optax>=0.2.4",
-        "orbax-checkpoint>=0.11",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.11.20",
         "pillow>=10.0",
         "tensorboardX>=2.6.2",
         "tqdm>=4.66",
