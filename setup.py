@@ -70,7 +70,7 @@ setup(
         "ml_collections>=1.0",
         "msgpack>=1.0",
         "numpy>=1.26",
-        "optax>=0.2.6",
+        "optax>=0.2.8",
         "orbax-checkpoint>=0.11.20",
         "pillow>=10.0",
         "tensorboardX>=2.6.2",

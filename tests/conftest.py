@@ -26,7 +26,8 @@ def _options_known(names) -> set[str]:
     found = set()
     for path in pathlib.Path(spec.origin).parent.glob("*.so"):
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found |= {name for name in names if data.find(name.encode()) >= 0}
+            # As a text of its own; a name that is merely reserved stands in longer ones.
+            found |= {name for name in names if data.find(f"\0{name}\0".encode()) >= 0}
     return found
 
 
