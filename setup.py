@@ -22,6 +22,7 @@ EXTRAS = {
     # gymnax imports six and does not say so.
     "gym": ["gymnasium>=1.1", "gymnax>=1.0", "six>=1.16"],
     "tables": ["pandas>=2.2.2"],
+    "tpu": ["jax[tpu]>=0.10"],
     "wandb": ["wandb>=0.19"],
 }
 EXTRAS["test"] = [

@@ -47,8 +47,9 @@ def define_flags() -> None:
 def update_memory(stage: Stage) -> dict[str, int]:
     """Bytes of the compiled update: the `PARTS` and their `total`."""
     program = Program(stage)
-    program.compile()
-    parts = {part: int(getattr(program.memory, f"{part}_size_in_bytes")) for part in PARTS}
+    program.compile_update()
+    memory = program.compiled.memory_analysis()
+    parts = {part: int(getattr(memory, f"{part}_size_in_bytes")) for part in PARTS}
     total = parts["argument"] + parts["output"] + parts["temp"] - parts["alias"]
     return {**parts, "total": total}
 

@@ -139,4 +139,5 @@ class CodePolicyControl:
             return index + 1, held
 
         loop = (jnp.int32(0), held)
-        return jax.lax.while_loop(lambda loop: loop[0] * rows < count, ask_some, loop)[1]
+        with jax.named_scope("policy_calls"):
+            return jax.lax.while_loop(lambda loop: loop[0] * rows < count, ask_some, loop)[1]

@@ -20,6 +20,7 @@ import numpy as np
 from absl import logging
 from flax import struct
 
+from internal_rl.backend import on_cpu
 from internal_rl.errors import ConfigError
 from internal_rl.host_threads import available_cores, warn_of_host_threads
 
@@ -60,7 +61,7 @@ def make_physics(kind: str, frame_skip: int) -> Physics:
     makers = {"native": native_physics, "mjx": mjx_physics}
     if kind != "auto":
         return makers[kind](frame_skip)
-    first, second = makers if jax.default_backend() == "cpu" else reversed(makers)
+    first, second = makers if on_cpu() else reversed(makers)
     try:
         return makers[first](frame_skip)
     except ConfigError as missing:
@@ -88,14 +89,15 @@ def mjx_physics(frame_skip: int) -> Physics:
             "choose 'native'"
         ) from None
 
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         warn_of_host_threads()
 
     @functools.lru_cache(maxsize=4)
     def on_device(model):
         # The arrays must not belong to the trace in which they happen to be made first.
         with jax.ensure_compile_time_eval():
-            return mjx.put_model(model)
+            # NumPy arrays suit whatever device the program is compiled for.
+            return jax.tree.map(np.asarray, mjx.put_model(model))
 
     def physics(model: mujoco.MjModel, state: PhysicsState, control: chex.Array) -> PhysicsState:
         device_model = on_device(model)

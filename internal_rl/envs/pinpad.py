@@ -314,7 +314,8 @@ def solvable(
     )
     # Where the cells are spread over devices the flag has to be so too from the start.
     begun = jnp.any(jnp.stack(origin) > 0)
-    rows, _ = jax.lax.while_loop(lambda carry: carry[1], flood, (origin, begun))
+    with jax.named_scope("flood"):
+        rows, _ = jax.lax.while_loop(lambda carry: carry[1], flood, (origin, begun))
     # Colours are not free, so that a flood stops in front of them and one more step enters them.
     entered = jnp.stack(spread(rows))
     source = jnp.concatenate([jnp.zeros(1, task.dtype), task[:-1] + 1])
@@ -353,7 +354,8 @@ def sample_layout(
     # All that the loop carries is spread over devices as its condition is; the same numbers.
     start = (key, jnp.int32(1), layout, solved)
     start = jax.tree.map(lambda x: jax.lax.select(solved, x, x), start)
-    _, _, layout, _ = jax.lax.while_loop(unsolved, redraw, start)
+    with jax.named_scope("redraw"):
+        _, _, layout, _ = jax.lax.while_loop(unsolved, redraw, start)
     return layout
 
 

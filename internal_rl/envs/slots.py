@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from internal_rl.backend import on_cpu
 from internal_rl.batching import largest
 
 # Every phase has this many times fewer slots than the one before.
@@ -49,7 +50,7 @@ class Slots:
 def choose_num_slots(num_slots: int, num_episodes: int) -> int:
     """`num_slots`, or for 0 what suits the backend; never more than there are episodes."""
     if num_slots == 0:
-        num_slots = CPU_SLOTS if jax.default_backend() == "cpu" else num_episodes
+        num_slots = CPU_SLOTS if on_cpu() else num_episodes
     return min(num_slots, num_episodes)
 
 
@@ -117,11 +118,13 @@ def run_episodes(
     loop = _start(step, fresh, memory, num_episodes, num_slots, num_steps)
     for phase in range(num_phases):
         fewer = num_slots // SHRINK if phase + 1 < num_phases else 0
-        loop = jax.lax.while_loop(
-            lambda loop, fewer=fewer: largest(_must_go_on(loop, num_episodes, fewer)),
-            lambda loop: _advance(step, fresh, loop, num_episodes, num_steps),
-            loop,
-        )
+        # The names are those of `benchmarks.tpu`, to which the loops' lengths have to be told.
+        with jax.named_scope("last_episode_steps" if phase else "episode_steps"):
+            loop = jax.lax.while_loop(
+                lambda loop, fewer=fewer: largest(_must_go_on(loop, num_episodes, fewer)),
+                lambda loop: _advance(step, fresh, loop, num_episodes, num_steps),
+                loop,
+            )
         if not fewer:
             break
         loop = _move_to_fewer(loop, fewer)

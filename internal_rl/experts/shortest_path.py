@@ -80,7 +80,8 @@ def distance_fields(objects: chex.Array, walls: chex.Array, grid_size: int) -> c
     # The first step comes before the loop: under `jax.shard_map` its results have the types of all
     # further ones.
     first = relax((start, True))
-    distance, _ = jax.lax.while_loop(lambda carry: carry[1], relax, first)
+    with jax.named_scope("relax"):
+        distance, _ = jax.lax.while_loop(lambda carry: carry[1], relax, first)
     return distance.reshape(-1, grid_size**2)
 
 

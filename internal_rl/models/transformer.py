@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from internal_rl.backend import on_cpu
 from internal_rl.batching import largest
 from internal_rl.models.blocks import MLP, BlockShape, register_block, scaled_initializer
 
@@ -254,7 +255,7 @@ class TransformerBlock(nn.Module):
     def initial_state(self, batch_size: int) -> KeyValueCache:
         """Empty cache for episodes of up to `max_length` steps."""
         num_chunks = 1
-        if jax.default_backend() == "cpu":
+        if on_cpu():
             num_chunks = -(-self.max_length // CPU_CACHE_CHUNK)
         shape = (batch_size, self.num_heads, -(-self.max_length // num_chunks), self.head_size)
 

@@ -176,6 +176,7 @@ def stage_of(
         log_every=section.log_every,
         evaluate_every=section.evaluate_every,
         checkpoint_every=section.checkpoint_every,
+        checkpoint_minutes=section.checkpoint_minutes,
         steps_per_call=section.steps_per_call,
         **more,
     )

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 import internal_rl
 from internal_rl.errors import ConfigError, UserError
+from internal_rl.interruption import Interrupted, watched
 from internal_rl.stages import running
 from internal_rl.stages.catalogue import section_types, stage_spec
 from internal_rl.stages.checks import check_settings
@@ -24,7 +25,6 @@ from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 DEFAULT_CONFIG = "configs/gridworld.py:small"
 
 _PACKAGE = pathlib.Path(internal_rl.__file__).parent
@@ -75,13 +75,14 @@ def run(main: Main, default_workdir: str | None = None, stage: str = "") -> None
 
 def _exit_with_one_line(action: Callable):
     try:
-        return action()
+        with watched():
+            return action()
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+    except Interrupted as interrupted:
+        print(f"interrupted: {interrupted}", file=sys.stderr)
+        sys.exit(interrupted.exit_code)
 
 
 def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, stage: str) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import chex
 import jax
@@ -12,6 +12,8 @@ import numpy as np
 from internal_rl.errors import StorageError
 
 NUM_KEPT = 2
+# Names of the sums of metrics beside the leaves of the state.
+_SUM = "metrics since the last line: "
 
 
 def _is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
@@ -66,7 +68,12 @@ class Checkpoints:
         self._orbax = ocp
         self._batched = batched
         options = ocp.CheckpointManagerOptions(max_to_keep=NUM_KEPT, cleanup_tmp_directories=True)
-        self._managers = [ocp.CheckpointManager(path, options=options) for path in directories]
+        self._managers = [
+            ocp.CheckpointManager(
+                path, options=options, item_handlers=ocp.StandardCheckpointHandler()
+            )
+            for path in directories
+        ]
         self._slice = jax.jit(self._slices)
 
     def _slices(self, state: chex.ArrayTree) -> list[dict[str, jax.Array]]:
@@ -87,23 +94,40 @@ class Checkpoints:
         steps = [set(manager.all_steps()) for manager in self._managers]
         return max(set.intersection(*steps), default=0)
 
-    def save(self, step: int, state: chex.ArrayTree) -> None:
+    def save(
+        self, step: int, state: chex.ArrayTree, sums: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         """Starts to save; a later round of saves of the same step replaces nothing.
 
         Args:
           step: updates done.
           state: state of all seeds.
+          sums: of the metrics since their last line, by name `(seeds,)` float64.
 
         Raises:
           StorageError: this save or the last one cannot be written.
         """
         self.wait()
-        for manager, leaves in zip(self._managers, self._slice(state), strict=True):
+        for index, (manager, leaves) in enumerate(
+            zip(self._managers, self._slice(state), strict=True)
+        ):
+            leaves |= {_SUM + name: np.array(x[index]) for name, x in (sums or {}).items()}
             with _faults(manager.directory):
                 if step not in manager.all_steps():
                     manager.save(step, args=self._orbax.args.StandardSave(leaves))
 
-    def restore(self, step: int, template: chex.ArrayTree) -> chex.ArrayTree:
+    def _read(self, manager, step: int) -> dict[str, np.ndarray]:
+        """Everything that a checkpoint holds, on the host.
+
+        The devices that it was saved from may be others than those that there are now.
+        """
+        found = manager.item_metadata(step)
+        target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in found.items()}
+        return manager.restore(step, args=self._orbax.args.StandardRestore(target))
+
+    def restore(
+        self, step: int, template: chex.ArrayTree
+    ) -> tuple[chex.ArrayTree, dict[str, np.ndarray]]:
         """Reads the state of all seeds back, bit for bit.
 
         Args:
@@ -111,17 +135,18 @@ class Checkpoints:
           template: shapes and dtypes of the state, as `jax.eval_shape` gives them.
 
         Returns:
-          The state, on the host but for keys.
+          The state, on the host but for keys, and the sums that were saved with it.
 
         Raises:
           StorageError: a checkpoint cannot be read or has another structure.
         """
         names, (leaves, structure) = _names(template), jax.tree.flatten(template)
-        seeds = []
+        seeds, stored_sums = [], []
         for manager in self._managers:
             with _faults(manager.directory):
-                stored = manager.restore(step, args=self._orbax.args.StandardRestore())
+                stored = self._read(manager, step)
                 seeds.append([np.asarray(stored[name]) for name in names])
+            stored_sums.append({k: x for k, x in stored.items() if k.startswith(_SUM)})
         restored = []
         for name, leaf, copies in zip(names, leaves, zip(*seeds, strict=True), strict=True):
             array = np.stack(copies) if self._batched else copies[0]
@@ -135,7 +160,11 @@ class Checkpoints:
                     f" expected {leaf.dtype}{list(leaf.shape)}"
                 )
             restored.append(array)
-        return structure.unflatten(restored)
+        sums = {
+            name.removeprefix(_SUM): np.stack([found[name] for found in stored_sums])
+            for name in stored_sums[0]
+        }
+        return structure.unflatten(restored), sums
 
     def wait(self) -> None:
         """Waits for saves under way.

@@ -3,7 +3,11 @@
 A stage is pure functions over a state pytree. Several updates run inside one compiled call that
 reuses the memory of the state; the seeds of a stage are one vmapped program. The state holds all
 that an update reads and changes (parameters, optimiser, keys, counters of the data), so that a run
-which goes on from a checkpoint repeats, bit for bit, what an undisturbed run would have done.
+which goes on from a checkpoint repeats, bit for bit, what an undisturbed run would have done: the
+same number of devices provided, as sums over more of them round differently.
+
+Checkpoints are saved every so many updates, every so many minutes, and when the process is told to
+stop (`internal_rl.interruption`). One between two lines of metrics holds the sums of the line.
 """
 
 import contextlib
@@ -16,6 +20,7 @@ from absl import logging
 
 from internal_rl.errors import DivergenceError, StageConflictError
 from internal_rl.files import read_json, storage_faults, write_json
+from internal_rl.interruption import watched
 from internal_rl.training.checkpoints import Checkpoints
 from internal_rl.training.loggers import DEFAULT_LOGGERS, LoggedRun, make_loggers
 from internal_rl.training.metrics import MetricsWriter, read_metrics
@@ -43,6 +48,7 @@ def run_stage(
       StageConflictError: the directory was made with another configuration, or is in use.
       DivergenceError: the loss or a parameter is not finite; the last good checkpoint is kept.
       StorageError: the work directory cannot be read or written.
+      Interrupted: the process was told to stop; what was trained is saved.
     """
     directories = {seed: StageDirectory(workdir, stage.name, seed) for seed in stage.seeds}
     with storage_faults(workdir):
@@ -108,22 +114,31 @@ class _Run:
     def run(self) -> None:
         """Trains to the end, then writes what later stages read."""
         stage, program = self._stage, self._program
-        with self._stack:
+        with watched() as self._watch, self._stack:
             paths = [directory.path / "checkpoints" for directory in self._directories]
             self._checkpoints = Checkpoints(paths, program.batched)
             self._stack.callback(self._checkpoints.close)
-            first_step = self._checkpoints.latest_step()
+            first_step, sums = self._checkpoints.latest_step(), {}
             if first_step:
                 template = program.state_template()
-                state = program.place_state(self._checkpoints.restore(first_step, template))
+                state, sums = self._checkpoints.restore(first_step, template)
+                state = program.place_state(state)
                 logging.info("%s: goes on from step %d", stage.name, first_step)
             else:
                 state = program.initial_state()
+            for directory in self._directories:
+                directory.record_start(first_step)
             self._extend(first_step)
             self._references = self._load_references()
             self._open_metrics(first_step)
-            state = self._train(state, first_step)
-            self._checkpoints.wait()
+            if first_step < stage.num_steps:
+                # Before there is anything to lose: a signal ends a compilation at once.
+                program.compile()
+            self._saved_at = time.monotonic()
+            with self._watch.held():
+                state = self._train(state, first_step, sums)
+                self._checkpoints.wait()
+            self._watch.check()
             for index, directory in enumerate(self._directories):
                 self._finish(directory, *program.of_seed(state, index))
         for directory in self._directories:
@@ -168,14 +183,23 @@ class _Run:
         seconds_before = lines[-1]["seconds"] if lines else 0.0
         self._started = time.monotonic() - seconds_before
 
-    def _train(self, state: State, step: int) -> State:
-        """Advances from line to line of metrics."""
+    def _train(self, state: State, step: int, sums: dict[str, np.ndarray]) -> State:
+        """Advances from line to line of metrics.
+
+        Args:
+          state: after `step` updates.
+          step: where to begin.
+          sums: of the metrics of the updates since the last line, by name `(seeds,)`.
+
+        Returns:
+          The state after the last update.
+        """
         stage, program = self._stage, self._program
         progress = Progress(stage.num_steps, step, stage.name, "update")
         self._stack.enter_context(progress)
         while step < stage.num_steps:
-            line_step = min(step + stage.log_every - step % stage.log_every, stage.num_steps)
-            count, sums = line_step - step, {}
+            last_line = step - step % stage.log_every
+            line_step = min(last_line + stage.log_every, stage.num_steps)
             while step < line_step:
                 chunk = min(stage.steps_per_call, line_step - step)
                 state, means = program.advance(state, chunk)
@@ -184,7 +208,10 @@ class _Run:
                     sums[name] = sums.get(name, 0.0) + chunk * value.astype(np.float64)
                 step += chunk
                 progress.advance(chunk)
-            means = {name: value / count for name, value in sums.items()}
+                if step < line_step:
+                    self._pause_if_due(step, state, sums)
+            means = {name: value / (line_step - last_line) for name, value in sums.items()}
+            sums = {}
             if self._is_due(step, stage.evaluate_every):
                 means |= program.evaluate(state)
             progress.tell({name: value.mean() for name, value in means.items()})
@@ -196,8 +223,26 @@ class _Run:
                 for index, directory in enumerate(self._directories):
                     directory.save_snapshot(step, stage.params(program.of_seed(state, index)[0]))
             if self._is_due(step, stage.checkpoint_every):
-                self._checkpoints.save(step, state)
+                self._save(step, state, sums)
+            self._pause_if_due(step, state, sums)
         return state
+
+    def _save(self, step: int, state: State, sums: Mapping[str, np.ndarray]) -> None:
+        self._checkpoints.save(step, state, sums)
+        self._saved_at = time.monotonic()
+
+    def _pause_if_due(self, step: int, state: State, sums: Mapping[str, np.ndarray]) -> None:
+        """Saves where the last checkpoint is old, or where the process is told to stop."""
+        stop = self._watch.signalled
+        minutes = self._stage.checkpoint_minutes
+        if not stop and not 0 < minutes * 60 < time.monotonic() - self._saved_at:
+            return
+        self._check(self._program.finite(state), "parameters", step)
+        self._save(step, state, sums)
+        if stop:
+            self._checkpoints.wait()
+            logging.info("%s: checkpoint of step %d saved", self._stage.name, step)
+            self._watch.check()
 
     def _is_due(self, step: int, every: int) -> bool:
         return step == self._stage.num_steps or (every > 0 and step % every == 0)

@@ -1,12 +1,13 @@
 """The compiled functions of a stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from internal_rl.backend import on_cpu
 from internal_rl.host_compiler import warn_of_host_compiler
 from internal_rl.training import mesh as mesh_lib
 from internal_rl.training.stage import Frozen, Metrics, Stage, State, map_frozen
@@ -30,32 +31,48 @@ def _all_finite(tree: chex.ArrayTree) -> jax.Array:
     return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in leaves] or [jnp.array(True)]))
 
 
+def _shapes(tree: chex.ArrayTree, sharding: jax.sharding.Sharding) -> chex.ArrayTree:
+    """Shapes and dtypes in place of arrays, where devices are only described."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
 class Program:
     """The functions of a stage, compiled for all its seeds and placed on the devices.
 
     One seed runs without a seed axis, several are vmapped and have one in front of every leaf.
 
+    For devices that are only described (`jax.experimental.topologies`) it can be compiled, not run.
+
     Attributes:
       batched: the state has a leading seed axis.
       frozen: the constants, on the devices.
-      memory: XLA's own analysis of the memory of the update; None before `compile`.
+      compiled: the update as compiled, for its text and analyses; None before `compile`.
     """
 
-    def __init__(self, stage: Stage):
-        if jax.default_backend() == "cpu":
+    def __init__(self, stage: Stage, devices: Sequence[jax.Device] | None = None):
+        """Makes the functions; none is compiled yet.
+
+        Args:
+          stage: what is trained.
+          devices: where; all that there are by default.
+        """
+        if on_cpu():
             warn_of_host_compiler()
         self._stage = stage
         self.batched = len(stage.seeds) > 1
-        self._mesh = mesh_lib.make_mesh(len(stage.seeds))
+        self._mesh = mesh_lib.make_mesh(len(stage.seeds), devices)
+        self._described = not set(self._mesh.devices.flat) <= set(jax.devices())
         self._sharding = self._sharding_of(self.batched)
         self.frozen = self._place_frozen()
         keys = jnp.stack([jax.random.key(seed) for seed in stage.seeds])
         self._keys = keys if self.batched else keys[0]
         self._init = self._jit(lambda key, frozen: _strong(stage.init(key, frozen)))
         self._evaluate = stage.evaluate and self._jit(stage.evaluate)
+        self._evaluated = None
         self._all_finite = self._jit(lambda state, frozen: _all_finite(stage.params(state)))
-        self._advance = None
-        self.memory = None
+        self.compiled = None
 
     def _per_seed(self, function: Callable) -> Callable:
         """`(state or key, frozen)` of one seed -> of all seeds."""
@@ -80,6 +97,8 @@ class Program:
             if axis is not None and not self.batched:
                 subtree = jax.tree.map(lambda leaf: leaf[0], subtree)
             sharding = self._sharding_of(axis is not None and self.batched)
+            if self._described:
+                return _shapes(subtree, sharding)
             return _strong(jax.device_put(subtree, sharding))
 
         return map_frozen(place, self._stage.frozen_axes, self._stage.frozen)
@@ -94,7 +113,8 @@ class Program:
 
     def state_template(self) -> State:
         """Shapes and dtypes of the state of all seeds."""
-        return self._call(self._init.eval_shape, self._keys, self.frozen)
+        keys = _shapes(self._keys, self._sharding) if self._described else self._keys
+        return self._call(self._init.eval_shape, keys, self.frozen)
 
     def _updates(self, state: State, frozen: Frozen, count: jax.Array) -> tuple[State, Metrics]:
         """`count` updates; metrics are means over them."""
@@ -117,7 +137,15 @@ class Program:
         return state, jax.tree.map(lambda s: s / count, sums)
 
     def compile(self) -> None:
-        """Compiles the update once; arguments of another shape or type raise TypeError later."""
+        """Compiles update and evaluation; arguments of another shape raise TypeError later."""
+        self.compile_update()
+        if self._evaluate is not None:
+            with jax.set_mesh(self._mesh):
+                state = _shapes(self.state_template(), self._sharding)
+                self._evaluated = self._evaluate.lower(state, self.frozen).compile()
+
+    def compile_update(self) -> None:
+        """Compiles the update alone."""
         frozen_shardings = jax.tree.map(lambda leaf: leaf.sharding, self.frozen)
         updates = jax.jit(
             self._updates,
@@ -127,9 +155,7 @@ class Program:
         )
         count = jax.ShapeDtypeStruct((), jnp.int32)
         with jax.set_mesh(self._mesh):
-            lowered = updates.lower(self.state_template(), self.frozen, count)
-            self._advance = lowered.compile()
-        self.memory = self._advance.memory_analysis()
+            self.compiled = updates.lower(self.state_template(), self.frozen, count).compile()
 
     def advance(self, state: State, count: int) -> tuple[State, dict[str, np.ndarray]]:
         """Runs `count` updates and reuses the memory of `state`, which is gone afterwards.
@@ -137,16 +163,17 @@ class Program:
         Returns:
           The new state, and the mean of each metric as an array `(seeds,)`.
         """
-        if self._advance is None:
-            self.compile()
-        state, metrics = self._advance(state, self.frozen, np.int32(count))
+        if self.compiled is None:
+            self.compile_update()
+        state, metrics = self.compiled(state, self.frozen, np.int32(count))
         return state, self._to_host(metrics)
 
     def evaluate(self, state: State) -> dict[str, np.ndarray]:
         """The stage's evaluation, each metric as an array `(seeds,)`; empty where it has none."""
         if self._evaluate is None:
             return {}
-        metrics = self._to_host(self._call(self._evaluate, state, self.frozen))
+        evaluate = self._evaluated or self._evaluate
+        metrics = self._to_host(self._call(evaluate, state, self.frozen))
         return {f"evaluation/{name}": value for name, value in metrics.items()}
 
     def finite(self, state: State) -> np.ndarray:

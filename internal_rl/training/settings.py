@@ -26,6 +26,8 @@ class TrainingSettings(Section):
       log_every: updates averaged into one line of metrics.
       evaluate_every: updates between evaluations, a multiple of `log_every`; 0 for the end only.
       checkpoint_every: updates between checkpoints, a multiple of `log_every`.
+      checkpoint_minutes: a checkpoint is also saved where the last one is as old as this; 0 for
+        never.
       steps_per_call: updates inside one compiled call.
     """
 
@@ -42,6 +44,7 @@ class TrainingSettings(Section):
     log_every: int = setting(100, at_least(1))
     evaluate_every: int = setting(1_000, at_least(0))
     checkpoint_every: int = setting(1_000, at_least(1))
+    checkpoint_minutes: float = setting(10.0, at_least(0))
     steps_per_call: int = setting(100, at_least(1))
 
     def check(self) -> None:

@@ -31,6 +31,7 @@ class Stage:
       log_every: updates averaged into one line of metrics.
       checkpoint_every: updates between checkpoints, a multiple of `log_every`.
       steps_per_call: updates inside one compiled call.
+      checkpoint_minutes: minutes after which a checkpoint is saved in between; 0 for none.
       seeds: seeds to train, as one program.
       params: `state -> params`, what later stages read.
       frozen: constants of `init` and `update` such as the parameters of a frozen model, passed as
@@ -54,6 +55,7 @@ class Stage:
     log_every: int
     checkpoint_every: int
     steps_per_call: int = 1
+    checkpoint_minutes: float = 0.0
     seeds: Sequence[int] = (0,)
     params: Callable[[State], chex.ArrayTree] = lambda state: state.params
     frozen: Frozen = None

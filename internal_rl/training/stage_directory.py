@@ -31,9 +31,9 @@ _PACKAGES = (
 )
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers, the device, the commit."""
-    versions = {"python": platform.python_version()}
+def package_versions() -> dict[str, str | int]:
+    """Versions of Python and of the packages that decide the numbers, the devices, the commit."""
+    versions: dict[str, str | int] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
@@ -41,6 +41,7 @@ def package_versions() -> dict[str, str]:
             versions[package] = "not installed"
     device = jax.devices()[0]
     where = {"platform": device.platform, "device": device.device_kind}
+    where["num_devices"] = jax.device_count()
     return versions | where | {"commit": source_commit()}
 
 
@@ -135,6 +136,23 @@ class StageDirectory:
         if not (self.path / "config.json").exists():
             write_json(self.path / "versions.json", package_versions())
             self._write_config(config, seeds)
+
+    def record_start(self, step: int) -> None:
+        """Writes down with what the training goes on, where that is something else than before.
+
+        `versions.json` then holds, under `later`, what changed and from which step on.
+        """
+        file = self.path / "versions.json"
+        versions = read_json(file) if file.exists() else {}
+        later = versions.get("later", [])
+        before = {name: value for name, value in versions.items() if name != "later"}
+        for entry in later:
+            before |= entry
+        now = package_versions()
+        changed = {name: value for name, value in now.items() if before.get(name) != value}
+        if step and changed:
+            versions["later"] = [*later, {"from_step": step, **changed}]
+            write_json(file, versions)
 
     def extend(self, config: StageConfig, seeds: Sequence[int]) -> None:
         """Opens a stage again that is trained further; to be called once that is sure to begin."""

@@ -248,7 +248,7 @@ def test_a_disk_that_fills_up_is_one_line_and_can_be_resumed(tmp_path, monkeypat
         patch.setattr(
             checkpoints.Checkpoints,
             "save",
-            lambda self, step, state: full() if step == 24 else save(self, step, state),
+            lambda self, step, state, sums: full() if step == 24 else save(self, step, state),
         )
         with pytest.raises(StorageError, match="No space left on device"):
             run_stage(make_stage(), tmp_path)

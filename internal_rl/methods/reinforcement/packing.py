@@ -103,7 +103,8 @@ def sum_over_rows(function: Callable, lengths: chex.Array, row_length: int, rows
 
     shapes = jax.eval_shape(lambda: function(*contents(0)))
     total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    _, total = jax.lax.while_loop(
-        lambda loop: loop[0] * rows < num_rows, add_part, (jnp.int32(0), total)
-    )
+    with jax.named_scope("packed_parts"):
+        _, total = jax.lax.while_loop(
+            lambda loop: loop[0] * rows < num_rows, add_part, (jnp.int32(0), total)
+        )
     return total

@@ -1,0 +1,186 @@
+"""What a compiled TPU program costs, read from its text.
+
+XLA's TPU compiler writes its own estimate, `estimated_cycles`, beside every operation that it
+schedules. Here they are added up, those in the body of a loop as often as the loop runs. How often
+is known for scans; a loop that ends when data say so carries a name (`jax.named_scope`), and its
+trip count has to be stated.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Mapping
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_OPERATION = re.compile(r"(?:^|[\s)}\]])([a-z][a-z0-9\-]*)\(")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_WHILE = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
+_CALLED = re.compile(r"(?:calls|to_apply|called_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TWO_BRANCHES = re.compile(r"true_computation=%?([\w.\-]+), false_computation=%?([\w.\-]+)")
+_NAME = re.compile(r'op_name="([^"]*)"')
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
+_CONSTANT = re.compile(r"^s32\[\][^ ]* constant\((\d+)\)")
+_BITS = {"pred": 8, "bf16": 16, "tf32": 32}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one run of a program on one chip.
+
+    Attributes:
+      cycles: sum of XLA's estimates.
+      collectives: by kind, `(count, bytes)`: how often, and bytes of the results on one chip.
+      assumed: by name, the trip count that was taken for a loop that ends when data say so.
+      parts: cycles by the name of the operation that they belong to.
+    """
+
+    cycles: float = 0.0
+    collectives: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    assumed: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def plus(self, other: "Cost", times: float = 1.0) -> "Cost":
+        """The sum with `times` runs of another one."""
+        collectives = dict(self.collectives)
+        for kind, found in other.collectives.items():
+            count, size = collectives.get(kind, (0.0, 0.0))
+            collectives[kind] = (count + times * found[0], size + times * found[1])
+        parts = dict(self.parts)
+        for name, cycles in other.parts.items():
+            parts[name] = parts.get(name, 0.0) + times * cycles
+        cycles = self.cycles + times * other.cycles
+        return Cost(cycles, collectives, {**self.assumed, **other.assumed}, parts)
+
+
+def bytes_of(shape: str) -> int:
+    """Bytes of all arrays in the text of a type, such as `(f32[8,4]{1,0}, s32[])`."""
+    total = 0
+    for kind, sizes in _ARRAY.findall(shape):
+        digits = re.search(r"\d+", kind)
+        bits = _BITS.get(kind) or int(digits.group())
+        total += math.prod(int(size) for size in sizes.split(",") if size) * bits // 8
+    return total
+
+
+class Program:
+    """The text of a compiled program.
+
+    Attributes:
+      trips: trip counts of named loops that end when data say so.
+      other_trips: that of all other such loops.
+    """
+
+    def __init__(self, text: str, trips: Mapping[str, float], other_trips: float = 1.0):
+        """Reads the text; other arguments as the attributes."""
+        self.trips, self.other_trips = trips, other_trips
+        self._computations: dict[str, list[str]] = {}
+        current = entry = None
+        for line in text.splitlines():
+            header = _HEADER.match(line)
+            if header:
+                current = self._computations.setdefault(header.group(2), [])
+                entry = header.group(2) if header.group(1) else entry
+            elif line.startswith("}"):
+                current = None
+            elif current is not None:
+                found = _INSTRUCTION.match(line)
+                if found:
+                    current.append(found.group(2))
+        if entry is None:
+            raise ValueError("the text holds no entry computation, allowed is that of a program")
+        self._entry = entry
+
+    def cost(self) -> Cost:
+        """Cost of one run."""
+        return self._cost_of(self._entry)
+
+    @functools.cache  # noqa: B019 (a program lives as long as its benchmark)
+    def _cost_of(self, name: str) -> Cost:
+        cost = Cost()
+        for instruction in self._computations.get(name, ()):
+            cost = cost.plus(self._cost_of_instruction(instruction))
+        return cost
+
+    def _cost_of_instruction(self, text: str) -> Cost:
+        operation = self._operation(text)
+        if operation == "while":
+            condition, body = _WHILE.search(text).groups()
+            trips, assumed = self._trip_count(text, condition)
+            once = self._cost_of(body).plus(self._cost_of(condition))
+            return Cost(assumed=assumed).plus(once, trips)
+        if operation == "conditional":
+            costs = [self._cost_of(branch) for branch in _branches(text)]
+            return max(costs, key=lambda cost: cost.cycles)
+        if operation.removesuffix("-start") in COLLECTIVES:
+            kind = operation.removesuffix("-start")
+            size = bytes_of(text[: text.index(f" {operation}(")])
+            # A started collective is a pair of its operands and results.
+            size = size / 2 if operation.endswith("-start") and kind != "all-reduce" else size
+            return self._own_cycles(text).plus(Cost(collectives={kind: (1.0, size)}))
+        cost = self._own_cycles(text)
+        called = _CALLED.search(text)
+        if called and operation in ("call", "fusion", "async-start", "custom-call"):
+            inner = self._cost_of(called.group(1))
+            # What is fused is part of the estimate of the fusion, but for collectives.
+            hidden = operation == "fusion" or cost.cycles
+            cost = cost.plus(Cost(collectives=inner.collectives) if hidden else inner)
+        return cost
+
+    def _operation(self, text: str) -> str:
+        found = _OPERATION.search(text)
+        return found.group(1) if found else ""
+
+    def _own_cycles(self, text: str) -> Cost:
+        found = _CYCLES.search(text)
+        if not found:
+            return Cost()
+        cycles, name = float(found.group(1)), _NAME.search(text)
+        return Cost(cycles, parts={name.group(1) if name else "unnamed": cycles})
+
+    def _trip_count(self, text: str, condition: str) -> tuple[float, dict[str, float]]:
+        """How often a loop runs, and by its name what was assumed."""
+        found = _TRIPS.search(text)
+        if found:
+            return float(found.group(1)), {}
+        name = _NAME.search(text)
+        # `.../vmap(scope)/while`: the scope that the loop itself stands in.
+        scope = re.search(r"([^/]+)/while[^/]*$", name.group(1)) if name else None
+        for word in re.findall(r"\w+", scope.group(1)) if scope else ():
+            if word in self.trips:
+                return self.trips[word], {word: self.trips[word]}
+        limit = self._limit(condition)
+        if limit is not None:
+            return limit, {}
+        label = name.group(1) if name else "unnamed"
+        return self.other_trips, {label: self.other_trips}
+
+    def _limit(self, condition: str) -> float | None:
+        """The constant that a counter is compared with, where a condition is no more than that."""
+        lines = self._computations.get(condition, [])
+        if any("fusion(" in line or "while(" in line for line in lines):
+            return None
+        constants = [_CONSTANT.match(line) for line in lines]
+        constants = [float(found.group(1)) for found in constants if found]
+        less = [line for line in lines if "direction=LT" in line]
+        return constants[0] if len(constants) == 1 and len(less) == 1 else None
+
+
+def _branches(text: str) -> list[str]:
+    """Computations that a conditional chooses from."""
+    found = _BRANCHES.search(text)
+    if found:
+        return [name.strip().lstrip("%") for name in found.group(1).split(",")]
+    return list(_TWO_BRANCHES.search(text).groups())

@@ -1,0 +1,158 @@
+"""A run that is told to stop saves what it has, says so, and goes on with the same bits."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from internal_rl.interruption import Interrupted, watched
+from internal_rl.training.loop import run_stage
+from internal_rl.training.metrics import read_metrics
+from internal_rl.training.stage_directory import load_stage
+from tests.training.test_loop import ROOT
+from tests.training.toy import make_stage
+
+NUM_STEPS = 480
+SCRIPT = (sys.executable, "-m", "tests.stages.toy_script")
+
+
+def start(workdir):
+    return subprocess.Popen(
+        [*SCRIPT, f"--workdir={workdir}", f"--config.pretrain.steps={NUM_STEPS}"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def num_lines(folder):
+    file = folder / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def test_signals_save_a_checkpoint_and_the_run_ends_with_the_same_bits(tmp_path):
+    run_stage(make_stage(NUM_STEPS), tmp_path / "whole")
+    folders = [tmp_path / name / "toy" / "seed_0" for name in ("whole", "stopped")]
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = start(tmp_path / "stopped")
+        moment = num_lines(folders[1]) + random.randint(1, 20)
+        while num_lines(folders[1]) < moment and process.poll() is None:
+            time.sleep(0.002)
+        sent = time.monotonic()
+        process.send_signal(number)
+        said = process.communicate()[1].splitlines()
+        assert process.returncode == code, said
+        assert time.monotonic() - sent < 10
+        name = signal.Signals(number).name
+        assert said[-1] == f"interrupted: {name}: the same command goes on from here"
+        steps = [int(p.name) for p in (folders[1] / "checkpoints").iterdir() if p.name.isdigit()]
+        # Nothing that was reported is lost.
+        assert max(steps) >= read_metrics(folders[1])[-1]["step"]
+    run_stage(make_stage(NUM_STEPS), tmp_path / "stopped")
+    params = [(folder / "params.msgpack").read_bytes() for folder in folders]
+    assert params[0] == params[1]
+    curves = [[{**x, "seconds": 0} for x in read_metrics(folder)] for folder in folders]
+    assert curves[0] == curves[1]
+
+
+def test_a_stop_between_two_lines_loses_no_update_of_the_line(tmp_path, monkeypatch):
+    seeds = (0, 1)
+    run_stage(make_stage(24, seeds, log_every=12, checkpoint_every=12), tmp_path / "whole")
+    with watched() as watch, monkeypatch.context() as patch:
+        # Told to stop from the start: every call saves and ends, 3 updates at a time.
+        stopped = make_stage(24, seeds, log_every=12, checkpoint_every=12)
+        patch.setattr(watch, "_signal", signal.SIGTERM)
+        for _ in range(8):
+            with pytest.raises(Interrupted):
+                run_stage(stopped, tmp_path / "stopped")
+    run_stage(stopped, tmp_path / "stopped")
+    for seed in seeds:
+        one, other = (load_stage(tmp_path / x, "toy", seed)[0] for x in ("whole", "stopped"))
+        np.testing.assert_array_equal(one["layer"]["weight"], other["layer"]["weight"])
+        curves = [
+            [{**x, "seconds": 0} for x in read_metrics(tmp_path / name / "toy" / f"seed_{seed}")]
+            for name in ("whole", "stopped")
+        ]
+        assert curves[0] == curves[1]
+
+
+def test_checkpoints_are_saved_by_time_too(tmp_path):
+    stage = make_stage(24, log_every=12, checkpoint_every=24, checkpoint_minutes=1e-9)
+    run_stage(stage, tmp_path)
+    steps = {int(p.name) for p in (tmp_path / "toy" / "seed_0" / "checkpoints").iterdir()}
+    # The last two are kept; by updates there would be one.
+    assert len(steps) == 2
+    assert max(steps) == 24
+
+
+def test_outside_of_training_a_signal_is_an_exception_at_once():
+    with pytest.raises(Interrupted) as caught, watched() as watch:
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("goes on after the signal")
+    assert watch.signalled
+    assert caught.value.exit_code == 143
+    with watched() as later:
+        later.check()
+
+
+def test_held_signals_are_told_when_asked_for():
+    with pytest.raises(Interrupted), watched() as watch:
+        with watch.held():
+            signal.raise_signal(signal.SIGTERM)
+        watch.check()
+
+
+def test_a_second_interrupt_does_not_wait():
+    with pytest.raises(Interrupted), watched() as watch, watch.held():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("goes on after the second one")
+
+
+def test_handlers_are_put_back_and_other_threads_watch_nothing():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with watched():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+    failures = []
+
+    def inside():
+        try:
+            with watched() as watch:
+                watch.check()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert not failures
+
+
+def test_a_process_that_cannot_answer_is_ended():
+    code = (
+        "import hashlib, internal_rl.interruption as i\n"
+        "with i.watched():\n"
+        "    print('ready', flush=True)\n"
+        # Python gives other threads their turn here, but sees no signal before its end.
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 143
+    assert said == "interrupted: SIGTERM: the same command goes on from here\n"
