@@ -12,7 +12,7 @@ README = HERE / "README.md"
 EXTRAS = {
     "ant": [
         "array_record>=0.7",
-        "brax>=0.12.3",
+        "brax>=0.14.1",
         "grain>=0.2.10",
         "mujoco>=3.3",
         "mujoco-mjx>=3.3",
@@ -23,7 +23,7 @@ EXTRAS = {
     "gym": ["gymnasium>=1.1", "gymnax>=1.0", "six>=1.16"],
     "tables": ["pandas>=2.2.2"],
     "tpu": ["jax[tpu]>=0.10"],
-    "wandb": ["wandb>=0.19"],
+    "wandb": ["wandb>=0.20"],
 }
 EXTRAS["test"] = [
     *(package for extra in ("ant", "docs", "gym", "tables", "wandb") for package in EXTRAS[extra]),
