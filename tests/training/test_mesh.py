@@ -1,5 +1,6 @@
 """Seeds and rows spread over several devices give what one device gives."""
 
+import json
 import os
 import subprocess
 import sys
@@ -59,3 +60,17 @@ def test_four_devices_train_the_same_as_one(tmp_path):
     for seed in (0, 1):
         four, one = (load_stage(tmp_path / name, "toy", seed)[0] for name in ("four", "one"))
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), four, one)
+
+
+def test_a_run_goes_on_with_fewer_devices_and_says_so(tmp_path):
+    command = [sys.executable, "-m", "tests.training.toy", str(tmp_path), "40", "1"]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True)
+    run_stage(make_stage(60, log_every=20, checkpoint_every=40), tmp_path)
+    run_stage(make_stage(60, log_every=20, checkpoint_every=40), tmp_path / "undisturbed")
+    moved, one = (load_stage(path, "toy", 0)[0] for path in (tmp_path, tmp_path / "undisturbed"))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), moved, one)
+    versions = json.loads((tmp_path / "toy" / "seed_0" / "versions.json").read_text())
+    assert versions["num_devices"] == 4
+    assert versions["later"] == [{"from_step": 40, "num_devices": 1}]
