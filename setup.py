@@ -42,10 +42,17 @@ setup(
     "abstractions, in JAX",
     long_description=README.read_text() if README.exists() else "",
     long_description_content_type="text/markdown",
-    # The files of `configs/` go into the package, so that a wheel brings nothing but `internal_rl`.
-    packages=[*find_packages(include=["internal_rl*"]), "internal_rl.configs"],
-    package_dir={"internal_rl.configs": "configs"},
-    package_data={"internal_rl": ["py.typed", "pretrained/*/*/*/*/*"]},
+    # `configs/` and `examples/` go into the package, so that a wheel brings nothing but `internal_rl`.
+    packages=[
+        *find_packages(include=["internal_rl*"]),
+        "internal_rl.configs",
+        "internal_rl.examples",
+    ],
+    package_dir={"internal_rl.configs": "configs", "internal_rl.examples": "examples"},
+    package_data={
+        "internal_rl": ["py.typed", "pretrained/*/*/*/*/*"],
+        "internal_rl.examples": ["*.ipynb"],
+    },
     entry_points={"console_scripts": ["internal-rl = internal_rl.stages.command:main"]},
     license="Apache-2.0",
     classifiers=[

@@ -31,6 +31,7 @@ INJECTION_MOMENTS = (0, 1)
 """Numbers of visits after which a code is injected."""
 
 ARMS = ("injected", "prior", "uncontrolled")
+_ARM_LABELS = {"injected": "injected", "prior": "random code", "uncontrolled": "no code"}
 """What takes hold of the episode: a collected code, a code from N(0, I), or nothing."""
 _ENABLED = (True, True, False)
 
@@ -278,7 +279,7 @@ def injected_codes(reach: Mapping[str, Mapping[str, float]]) -> Figure:
     for i, (arm, colour) in enumerate(zip(arms, palette(len(arms)), strict=True)):
         at = np.arange(len(reach)) + (i - (len(arms) - 1) / 2) * width
         heights = [rates[arm] for rates in reach.values()]
-        bars = panel.bar(at, heights, 0.92 * width, color=colour, label=arm)
+        bars = panel.bar(at, heights, 0.92 * width, color=colour, label=_ARM_LABELS[arm])
         panel.bar_label(bars, fmt="%.2f", fontsize=8)
     panel.set_xticks(range(len(reach)), list(reach))
     panel.set(ylim=(0, 1.1), ylabel="next place is the one aimed at")

@@ -1,19 +1,24 @@
 """The console command `internal-rl <command> [flags]`: every script of a checkout, from any folder.
 
     internal-rl quickstart
+    internal-rl examples
     internal-rl pretrain --config=gridworld:small --workdir=runs/small
 
 Stages from outside are called by name, with the config file that registers them.
 """
 
+import pathlib
+import shutil
 import sys
 
+import internal_rl
 from internal_rl.stages.catalogue import STAGES
 
 OTHERS = {
     "quickstart": "internal RL against raw-action RL from shipped weights, in minutes",
     "reproduce": "all stages of a config in order, and the report",
     "report": "figures, table and summary of whatever stages a work directory holds",
+    "examples": "copies a world, a block and a notebook of one's own to begin with into a folder",
 }
 """Commands that are no stage, and what they do."""
 
@@ -30,7 +35,7 @@ def usage() -> str:
             f"  stages: {', '.join(STAGES)}, or one that the config file registers",
             "",
             "FILE is gridworld, ant or a path; PRESET is smoke, small or paper.",
-            "`internal-rl COMMAND --help` lists the flags.",
+            "`internal-rl COMMAND --help` lists the flags, `internal-rl --version` tells the version.",
         ]
     )
 
@@ -44,10 +49,22 @@ def main() -> None:
         print(usage())
         sys.exit(0 if len(sys.argv) > 1 else 2)
     name = sys.argv.pop(1)
+    if name == "--version":
+        print(f"internal_rl {internal_rl.__version__}")
+        sys.exit(0)
     if name.startswith("-"):
         print(f"error: {name}: given in place of a command, allowed is one of", file=sys.stderr)
         print(usage(), file=sys.stderr)
         sys.exit(2)
+    # A stage from outside is known as soon as its config file is read.
+    with_config = any(argument.lstrip("-").startswith("config=") for argument in sys.argv)
+    if name not in (*OTHERS, *STAGES) and not with_config:
+        allowed = ", ".join((*OTHERS, *STAGES))
+        print(f"error: {name}: unknown command, allowed are {allowed}", file=sys.stderr)
+        sys.exit(2)
+    if name == "examples":
+        _copy_examples(sys.argv[1:])
+        sys.exit(0)
     sys.argv[0] = f"internal-rl {name}"
     # Importing these defines flags.
     if name == "quickstart":
@@ -61,3 +78,29 @@ def main() -> None:
     if name == "report":
         launch.run(lambda settings, places: running.report(places))
     launch.run_stage(name)
+
+
+def _copy_examples(arguments: list[str]) -> None:
+    """Copies the example files into a folder; what lies there already is left alone."""
+    if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
+        print(f"error: {arguments[-1]}: unexpected, allowed is one folder", file=sys.stderr)
+        sys.exit(2)
+    package = pathlib.Path(internal_rl.__file__).parent
+    # Beside the package in a checkout, inside of it in a wheel.
+    sources = (package / "examples", package.parent / "examples")
+    source = next(folder for folder in sources if folder.is_dir())
+    target = pathlib.Path(arguments[0] if arguments else "examples")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for file in sorted(source.glob("*.*")):
+            if file.suffix not in (".py", ".ipynb") or file.name == "__init__.py":
+                continue
+            copied = target / file.name
+            if copied.exists():
+                print(f"{copied}: there already, left alone")
+                continue
+            shutil.copyfile(file, copied)
+            print(copied)
+    except OSError as error:
+        print(f"error: {target}: {error.strerror}, allowed is a writable folder", file=sys.stderr)
+        sys.exit(2)

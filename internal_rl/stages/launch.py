@@ -5,13 +5,12 @@ A script of a stage is `launch.run_stage("pretrain")`; others call `launch.run(m
 """
 
 import importlib.util
-import logging as python_logging
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 import internal_rl
@@ -20,6 +19,7 @@ from internal_rl.interruption import Interrupted, watched
 from internal_rl.stages import running
 from internal_rl.stages.catalogue import section_types, stage_spec
 from internal_rl.stages.checks import check_settings
+from internal_rl.stages.log import show_log, tell_guards
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS
@@ -91,7 +91,8 @@ def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, st
     workdir = _WORKDIR.value or default_workdir
     if not workdir:
         raise ConfigError("--workdir: not given, allowed is a folder for the results of the run")
-    _set_up_log()
+    show_log()
+    tell_guards()
     settings = Settings.read(_CONFIG.value)
     if stage:
         stage_spec(settings, stage)
@@ -111,17 +112,6 @@ def _config_arguments() -> tuple[str, ...]:
         path = pathlib.Path("configs") / path.name
     chosen = f"--config={path}"
     return (chosen, *(f"--config.{field}={value}" for field, value in overrides))
-
-
-def _set_up_log() -> None:
-    """Shows what the project has to say, and of its libraries only warnings."""
-    logging.set_verbosity(logging.INFO)
-    python_logging.getLogger("jax").setLevel(python_logging.WARNING)
-    python_logging.getLogger("absl").addFilter(
-        lambda record: record.levelno > python_logging.INFO or "orbax" not in record.pathname
-    )
-    for line in (internal_rl.HOST_THREADS, internal_rl.HOST_MEMORY, internal_rl.HOST_COMPILER):
-        logging.info("%s", line)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
 from internal_rl.stages.catalogue import STAGES, function_of, stage_spec, whole_run
 from internal_rl.stages.checks import check_settings
+from internal_rl.stages.log import show_log
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS
@@ -96,6 +97,7 @@ def run_stages(
     *,
     upstream: Sequence[str] = (),
     loggers: Sequence[str] = DEFAULT_LOGGERS,
+    log: bool = True,
 ) -> None:
     """Runs stages from Python, as the command line does.
 
@@ -107,10 +109,13 @@ def run_stages(
       upstream: other work directories in which earlier stages may lie.
       loggers: what takes the curves beside `metrics.jsonl`: `"tensorboard"`, `"wandb"`, or one of
         yours, see `register_logger`.
+      log: tell on the standard error how far the stages have come, as the command line does.
 
     Raises:
       UserError: a fault that the user can mend, in one line.
     """
+    if log:
+        show_log()
     settings = config if isinstance(config, Settings) else Settings.read(config)
     check_settings(settings)
     folders = tuple(os.fspath(folder) for folder in upstream)

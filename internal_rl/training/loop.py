@@ -132,6 +132,7 @@ class _Run:
             self._references = self._load_references()
             self._open_metrics(first_step)
             if first_step < stage.num_steps:
+                logging.info("%s: compiles", stage.name)
                 # Before there is anything to lose: a signal ends a compilation at once.
                 program.compile()
             self._saved_at = time.monotonic()
@@ -139,6 +140,8 @@ class _Run:
                 state = self._train(state, first_step, sums)
                 self._checkpoints.wait()
             self._watch.check()
+            if stage.artifacts is not None:
+                logging.info("%s: measures what has been trained", stage.name)
             for index, directory in enumerate(self._directories):
                 self._finish(directory, *program.of_seed(state, index))
         for directory in self._directories:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import internal_rl
 from internal_rl.extras import needs_extra
 from internal_rl.stages import launch
 from internal_rl.stages.catalogue import STAGES
@@ -33,6 +34,32 @@ def test_a_flag_in_place_of_a_command_is_refused():
     process = run_in(ROOT, "-c", COMMAND, "--workdir=x")
     assert process.returncode == 2
     assert process.stderr.startswith("error: --workdir=x: given in place of a command")
+
+
+def test_an_unknown_command_is_named_with_those_there_are(tmp_path):
+    process = run_in(tmp_path, "-c", COMMAND, "quickstrat", f"--workdir={tmp_path}/run")
+    assert process.returncode == 2
+    said = process.stderr.splitlines()[-1]
+    assert said.startswith("error: quickstrat: unknown command, allowed are quickstart")
+    assert "pretrain" in said and not (tmp_path / "run").exists()
+
+
+def test_the_version_is_told(tmp_path):
+    process = run_in(tmp_path, "-c", COMMAND, "--version")
+    assert process.stdout == f"internal_rl {internal_rl.__version__}\n"
+
+
+def test_examples_are_copied_and_nothing_is_overwritten(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own_block.py").write_text("mine")
+    process = run_in(tmp_path, "-c", COMMAND, "examples", "mine")
+    assert process.returncode == 0, process.stderr
+    copied = {path.name for path in (tmp_path / "mine").iterdir()}
+    assert copied == {path.name for path in (ROOT / "examples").iterdir() if path.is_file()}
+    assert (tmp_path / "mine" / "own_block.py").read_text() == "mine"
+    assert "mine/own_block.py: there already, left alone" in process.stdout
+    refused = run_in(tmp_path, "-c", COMMAND, "examples", "a", "b")
+    assert refused.returncode == 2 and refused.stderr.startswith("error: b: unexpected")
 
 
 @pytest.mark.parametrize("config", ["gridworld:smoke", "configs/gridworld.py:smoke"])

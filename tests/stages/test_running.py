@@ -1,5 +1,8 @@
 """Stages from Python, with a world and stages of one's own: what reads what, and from where."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -15,6 +18,7 @@ from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_directory import StageDirectory, load_stage
 from tests.stages import toy_run
+from tests.training.test_loop import ROOT
 from tests.training.toy import make_stage
 
 
@@ -151,3 +155,19 @@ def test_a_whole_run_goes_through_all_stages_and_variants_in_order(monkeypatch):
 def test_a_stage_is_made_or_run_but_not_both():
     with pytest.raises(ValueError, match="stage x: make and run given, allowed is one of them"):
         catalogue.StageSpec("x", toy_run.Config, make=print, run=print)
+
+
+def test_a_run_from_python_tells_how_far_it_is(tmp_path):
+    code = (
+        "import sys; from internal_rl.stages.running import run_stages;"
+        " from tests.stages import toy_run; from internal_rl.stages.catalogue import register_stage;"
+        " toy_run.register(); [register_stage(spec) for spec in toy_run.STAGES];"
+        " run_stages(toy_run.config_of(), sys.argv[1], ['early'], log=sys.argv[2] == 'log')"
+    )
+    said = {}
+    for log in ("log", "quiet"):
+        command = [sys.executable, "-c", code, str(tmp_path / log), log]
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        said[log] = process.stderr
+    assert "early: compiles" in said["log"] and "early: 4 of 4 updates" in said["log"]
+    assert said["quiet"] == ""
