@@ -42,7 +42,7 @@ setup(
     "abstractions, in JAX",
     long_description=README.read_text() if README.exists() else "",
     long_description_content_type="text/markdown",
-    # `configs/` and `examples/` go into the package, so that a wheel brings nothing but `internal_rl`.
+    # `configs/` and `examples/` go into the package: a wheel brings nothing but `internal_rl`.
     packages=[
         *find_packages(include=["internal_rl*"]),
         "internal_rl.configs",

@@ -35,7 +35,7 @@ def usage() -> str:
             f"  stages: {', '.join(STAGES)}, or one that the config file registers",
             "",
             "FILE is gridworld, ant or a path; PRESET is smoke, small or paper.",
-            "`internal-rl COMMAND --help` lists the flags, `internal-rl --version` tells the version.",
+            "`internal-rl COMMAND --help` lists the flags; `internal-rl --version`.",
         ]
     )
 

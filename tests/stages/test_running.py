@@ -159,9 +159,9 @@ def test_a_stage_is_made_or_run_but_not_both():
 
 def test_a_run_from_python_tells_how_far_it_is(tmp_path):
     code = (
-        "import sys; from internal_rl.stages.running import run_stages;"
-        " from tests.stages import toy_run; from internal_rl.stages.catalogue import register_stage;"
-        " toy_run.register(); [register_stage(spec) for spec in toy_run.STAGES];"
+        "import sys; from tests.stages import toy_run; from internal_rl.stages import catalogue;"
+        " from internal_rl.stages.running import run_stages; toy_run.register();"
+        " [catalogue.register_stage(spec) for spec in toy_run.STAGES];"
         " run_stages(toy_run.config_of(), sys.argv[1], ['early'], log=sys.argv[2] == 'log')"
     )
     said = {}
