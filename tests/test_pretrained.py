@@ -44,7 +44,8 @@ def test_the_base_model_of_paper_size_is_that_of_the_preset_trained_in_another_w
     wanted = _settings("gridworld:paper").stage_config("pretrain").values
     for section in ("environment", "data", "base"):
         assert config[section] == json.loads(json.dumps(wanted[section]))
-    assert set(config["pretrain"]) == set(wanted["pretrain"])
+    # Fields that came later have their historical values.
+    assert set(config["pretrain"]) <= set(wanted["pretrain"])
     shapes = jax.eval_shape(
         make_base(_settings("gridworld:paper")).initial_params, jax.random.key(0)
     )

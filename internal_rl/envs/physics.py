@@ -96,8 +96,7 @@ def mjx_physics(frame_skip: int) -> Physics:
     def on_device(model):
         # The arrays must not belong to the trace in which they happen to be made first.
         with jax.ensure_compile_time_eval():
-            # NumPy arrays suit whatever device the program is compiled for.
-            return jax.tree.map(np.asarray, mjx.put_model(model))
+            return mjx.put_model(model)
 
     def physics(model: mujoco.MjModel, state: PhysicsState, control: chex.Array) -> PhysicsState:
         device_model = on_device(model)

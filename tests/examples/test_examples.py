@@ -54,13 +54,21 @@ def test_examples_stay_short(name):
 
 def test_the_first_command_of_the_readme_shortened(tmp_path):
     command = re.search(r"pip install -e \. && python (.*)", (ROOT / "README.md").read_text())[1]
-    steps = [f"--config.quickstart.{stage}.steps=5" for stage in ("internal_rl", "raw_rl")]
+    short = {"episodes_per_update": 128, "evaluation_episodes": 128}
+    steps = [
+        argument
+        for stage in ("internal_rl", "raw_rl")
+        for argument in (
+            f"--config.quickstart.{stage}.steps=2",
+            *(f"--config.{stage}.{field}={value}" for field, value in short.items()),
+        )
+    ]
     arguments = [sys.executable, *command.split(), *steps, f"--workdir={tmp_path}"]
     process = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-3000:]
     assert re.fullmatch(
         r"internal RL solves [\d.]+% of the held-out task's episodes, raw-action RL 0.0%,"
-        r" after 5,120 and 5,120 episodes \([\d.]+ minutes\)\n",
+        r" after 256 and 256 episodes \([\d.]+ minutes\)\n",
         process.stdout,
     )
     assert (tmp_path / "report" / "reinforcement_learning.png").exists()

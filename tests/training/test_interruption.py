@@ -18,7 +18,7 @@ from internal_rl.training.stage_directory import load_stage
 from tests.training.test_loop import ROOT
 from tests.training.toy import make_stage
 
-NUM_STEPS = 480
+NUM_STEPS = 240
 SCRIPT = (sys.executable, "-m", "tests.stages.toy_script")
 
 
