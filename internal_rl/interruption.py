@@ -51,6 +51,10 @@ class Watch:
         if self._signal:
             raise Interrupted(self._signal)
 
+    def stop(self) -> None:
+        """Raises `Interrupted`, also where another process of the run has been told to stop."""
+        raise Interrupted(self._signal or signal.SIGTERM)
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Inside, signals are noted and nothing more; the body asks `signalled` and `check`."""

@@ -62,6 +62,7 @@ class StageSpec:
         which is imported when it is needed.
       depends_on: parts of a config that decide its results, those of its inputs included, in the
         order of `config.json`; a part that a config lacks is left out.
+      one_process: it cannot be spread over several processes, nor wait for one of them.
       optional: only configs that name the section have the stage.
       folder: `folder(settings, name)`: name of its folder, another one for each variant.
       variants: settings of everything that a whole run makes of the stage.
@@ -72,6 +73,7 @@ class StageSpec:
     make: Callable[..., Any] | str | None = None
     run: Callable[..., None] | str | None = None
     depends_on: tuple[str, ...] = ()
+    one_process: bool = False
     optional: bool = False
     folder: Callable[["Settings", str], str] = lambda settings, name: name
     variants: Callable[["Settings"], list["Settings"]] = _only_one
@@ -94,6 +96,8 @@ STAGES: dict[str, StageSpec] = {
             ExpertSection,
             run=f"{_HERE}.expert:run",
             depends_on=("environment", "expert"),
+            # brax's trainer spreads itself over all processes and does not know of our files.
+            one_process=True,
             optional=True,
         ),
         StageSpec(

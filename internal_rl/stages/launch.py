@@ -14,6 +14,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 import internal_rl
+from internal_rl import hosts
 from internal_rl.errors import ConfigError, UserError
 from internal_rl.interruption import Interrupted, watched
 from internal_rl.stages import running
@@ -44,6 +45,14 @@ _LOGGERS = flags.DEFINE_list(
     list(DEFAULT_LOGGERS),
     "Where curves go beside metrics.jsonl: tensorboard, wandb (offline with WANDB_MODE=offline).",
 )
+
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    "",
+    "HOST:PORT of the first of several processes; SLURM and Cloud TPU need no such flags.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes train together.", 0)
+_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.", -1)
 
 Main = Callable[[Settings, Places], None]
 
@@ -91,6 +100,7 @@ def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, st
     workdir = _WORKDIR.value or default_workdir
     if not workdir:
         raise ConfigError("--workdir: not given, allowed is a folder for the results of the run")
+    hosts.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     show_log()
     tell_guards()
     settings = Settings.read(_CONFIG.value)

@@ -5,16 +5,19 @@ import logging as python_logging
 from absl import logging
 
 import internal_rl
+from internal_rl import hosts
 
 
 def show_log() -> None:
     """Shows what the project has to say, and of its libraries only warnings.
 
+    Of several processes the first one speaks, the others warn.
+
     A handler that the caller has set up is left alone.
     """
     if not python_logging.getLogger().handlers:
         logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.INFO if hosts.is_first() else logging.WARNING)
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)
     absl_logger = python_logging.getLogger("absl")
     if _not_of_orbax not in absl_logger.filters:

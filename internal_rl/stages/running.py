@@ -4,11 +4,19 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
+import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from internal_rl import hosts
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
-from internal_rl.stages.catalogue import STAGES, function_of, stage_spec, whole_run
+from internal_rl.stages.catalogue import (
+    STAGES,
+    StageSpec,
+    function_of,
+    stage_spec,
+    whole_run,
+)
 from internal_rl.stages.checks import check_settings
 from internal_rl.stages.log import show_log
 from internal_rl.stages.places import Places
@@ -43,9 +51,21 @@ def run(settings: Settings, stage: str, places: Places) -> None:
     """
     spec = stage_spec(settings, stage)
     if spec.make is None:
-        function_of(spec.run)(settings, places)
+        _run_on_first_host(spec, settings, places)
     else:
         run_stage(make_stage(settings, stage, places), places.workdir, places.loggers)
+
+
+def _run_on_first_host(spec: StageSpec, settings: Settings, places: Places) -> None:
+    """A stage without updates, while other processes wait; they all read its files afterwards."""
+    if spec.one_process and hosts.several():
+        raise ConfigError(
+            f"--num_processes: {jax.process_count()} given, allowed is one process alone for the"
+            f" stage {spec.name}; the stages after it may have more"
+        )
+    if hosts.is_first():
+        function_of(spec.run)(settings, places)
+    hosts.wait_for_all(spec.name)
 
 
 def run_all(settings: Settings, places: Places) -> None:
@@ -81,10 +101,15 @@ def _finished_upstream(settings: Settings, stage: str, places: Places) -> bool:
 
 
 def report(places: Places, wall_seconds: float = math.nan) -> dict:
-    """Writes `<workdir>/report/` of whatever stages there are, and returns its summary."""
+    """Writes `<workdir>/report/` of whatever stages there are, and returns its summary.
+
+    Of several processes the first one writes, and the others have an empty summary.
+    """
     # Here, because it brings matplotlib, which no other stage needs at its start.
     from internal_rl.analysis.report import write_report
 
+    if not hosts.is_first():
+        return {}
     summary = write_report(places.workdir, wall_seconds)
     logging.info("figures and tables are in %s/report", places.workdir)
     return summary

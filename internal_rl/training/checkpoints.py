@@ -55,26 +55,39 @@ class Checkpoints:
     whatever the moment of a kill.
     """
 
-    def __init__(self, directories: Sequence[pathlib.Path], batched: bool):
+    def __init__(
+        self,
+        directories: Sequence[pathlib.Path],
+        batched: bool,
+        sharding: jax.sharding.Sharding | None = None,
+    ):
         """Opens the checkpoints.
 
         Args:
           directories: one for each seed.
           batched: the leaves of the state have a leading seed axis.
+          sharding: where the leaves of one seed go before they are saved; None for where they are.
         """
         # Orbax takes half a second to import, which finished stages need not pay.
         import orbax.checkpoint as ocp
 
         self._orbax = ocp
         self._batched = batched
-        options = ocp.CheckpointManagerOptions(max_to_keep=NUM_KEPT, cleanup_tmp_directories=True)
-        self._managers = [
-            ocp.CheckpointManager(
-                path, options=options, item_handlers=ocp.StandardCheckpointHandler()
-            )
-            for path in directories
-        ]
-        self._slice = jax.jit(self._slices)
+        self._managers = [self._manager(path) for path in directories]
+        self._slice = jax.jit(self._slices, out_shardings=sharding)
+
+    def _manager(self, path: pathlib.Path):
+        """The manager of one seed."""
+        ocp = self._orbax
+        # Several processes wait for each other by this name, at every seed on its own.
+        together = ocp.options.MultiprocessingOptions(
+            barrier_sync_key_prefix="_".join(path.parts[-3:])
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=NUM_KEPT, cleanup_tmp_directories=True, multiprocessing_options=together
+        )
+        handler = ocp.StandardCheckpointHandler(multiprocessing_options=together)
+        return ocp.CheckpointManager(path, options=options, item_handlers=handler)
 
     def _slices(self, state: chex.ArrayTree) -> list[dict[str, jax.Array]]:
         """The state of each seed in buffers of its own, safe from the donation of `state`."""

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import logging
 
+from internal_rl import hosts
 from internal_rl.errors import DivergenceError, StageConflictError
 from internal_rl.files import read_json, storage_faults, write_json
 from internal_rl.interruption import watched
@@ -55,11 +56,15 @@ def run_stage(
         groups = _groups(stage, directories)
         if not groups:
             logging.info("%s: finished already", stage.name)
+        # Every process has read before the first one writes.
+        hosts.wait_for_all(f"{stage.name}: begin")
         for seeds in groups:
             with contextlib.ExitStack() as stack:
                 for seed in seeds:
-                    stack.callback(directories[seed].release)
-                    directories[seed].begin(stage.config, seeds)
+                    if hosts.is_first():
+                        stack.callback(directories[seed].release)
+                        directories[seed].begin(stage.config, seeds)
+                hosts.wait_for_all(f"{stage.name}: begun")
                 group = [directories[seed] for seed in seeds]
                 _Run(stage.for_seeds(seeds), group, loggers).run()
 
@@ -109,6 +114,7 @@ class _Run:
         self._loggers = loggers
         self._directories = directories
         self._program = Program(stage)
+        self._started = time.monotonic()
         self._stack = contextlib.ExitStack()
 
     def run(self) -> None:
@@ -116,7 +122,7 @@ class _Run:
         stage, program = self._stage, self._program
         with watched() as self._watch, self._stack:
             paths = [directory.path / "checkpoints" for directory in self._directories]
-            self._checkpoints = Checkpoints(paths, program.batched)
+            self._checkpoints = Checkpoints(paths, program.batched, program.whole)
             self._stack.callback(self._checkpoints.close)
             first_step, sums = self._checkpoints.latest_step(), {}
             if first_step:
@@ -126,11 +132,14 @@ class _Run:
                 logging.info("%s: goes on from step %d", stage.name, first_step)
             else:
                 state = program.initial_state()
-            for directory in self._directories:
-                directory.record_start(first_step)
-            self._extend(first_step)
-            self._references = self._load_references()
-            self._open_metrics(first_step)
+            hosts.wait_for_all(f"{stage.name}: state")
+            self._references, self._writers = {}, []
+            if hosts.is_first():
+                for directory in self._directories:
+                    directory.record_start(first_step)
+                self._extend(first_step)
+                self._references = self._load_references()
+                self._open_metrics(first_step)
             if first_step < stage.num_steps:
                 logging.info("%s: compiles", stage.name)
                 # Before there is anything to lose: a signal ends a compilation at once.
@@ -143,9 +152,13 @@ class _Run:
             if stage.artifacts is not None:
                 logging.info("%s: measures what has been trained", stage.name)
             for index, directory in enumerate(self._directories):
-                self._finish(directory, *program.of_seed(state, index))
-        for directory in self._directories:
-            directory.finish(stage.num_steps)
+                found = program.of_seed(state, index)
+                if hosts.is_first():
+                    self._finish(directory, *found)
+        if hosts.is_first():
+            for directory in self._directories:
+                directory.finish(stage.num_steps)
+        hosts.wait_for_all(f"{stage.name}: end")
 
     def _extend(self, first_step: int) -> None:
         """Opens directories that were begun with fewer updates, now that there is a state."""
@@ -176,7 +189,6 @@ class _Run:
         return references
 
     def _open_metrics(self, first_step: int) -> None:
-        self._writers = []
         for directory in self._directories:
             run = LoggedRun(directory.path, self._stage.config.values, first_step)
             loggers = make_loggers(self._loggers, run)
@@ -184,7 +196,7 @@ class _Run:
             self._stack.callback(self._writers[-1].close)
         lines = read_metrics(self._directories[0].path)
         seconds_before = lines[-1]["seconds"] if lines else 0.0
-        self._started = time.monotonic() - seconds_before
+        self._started -= seconds_before
 
     def _train(self, state: State, step: int, sums: dict[str, np.ndarray]) -> State:
         """Advances from line to line of metrics.
@@ -224,7 +236,9 @@ class _Run:
                 self._check(program.finite(state), "parameters", step)
             if step in stage.snapshot_steps:
                 for index, directory in enumerate(self._directories):
-                    directory.save_snapshot(step, stage.params(program.of_seed(state, index)[0]))
+                    params = stage.params(program.of_seed(state, index)[0])
+                    if hosts.is_first():
+                        directory.save_snapshot(step, params)
             if self._is_due(step, stage.checkpoint_every):
                 self._save(step, state, sums)
             self._pause_if_due(step, state, sums)
@@ -236,16 +250,17 @@ class _Run:
 
     def _pause_if_due(self, step: int, state: State, sums: Mapping[str, np.ndarray]) -> None:
         """Saves where the last checkpoint is old, or where the process is told to stop."""
-        stop = self._watch.signalled
+        stop = hosts.any_of_all(self._watch.signalled)
         minutes = self._stage.checkpoint_minutes
-        if not stop and not 0 < minutes * 60 < time.monotonic() - self._saved_at:
+        old = 0 < minutes * 60 < time.monotonic() - self._saved_at
+        if not stop and not hosts.of_first(old):
             return
         self._check(self._program.finite(state), "parameters", step)
         self._save(step, state, sums)
         if stop:
             self._checkpoints.wait()
             logging.info("%s: checkpoint of step %d saved", self._stage.name, step)
-            self._watch.check()
+            self._watch.stop()
 
     def _is_due(self, step: int, every: int) -> bool:
         return step == self._stage.num_steps or (every > 0 and step % every == 0)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from internal_rl import hosts
 from internal_rl.backend import on_cpu
 from internal_rl.host_compiler import warn_of_host_compiler
 from internal_rl.training import mesh as mesh_lib
@@ -67,12 +68,18 @@ class Program:
         self._sharding = self._sharding_of(self.batched)
         self.frozen = self._place_frozen()
         keys = jnp.stack([jax.random.key(seed) for seed in stage.seeds])
-        self._keys = keys if self.batched else keys[0]
-        self._init = self._jit(lambda key, frozen: _strong(stage.init(key, frozen)))
+        keys = keys if self.batched else keys[0]
+        self._keys = keys if self._described else self._place(keys, self._sharding)
+        self._init = self._jit(lambda key, frozen: _strong(stage.init(key, frozen)), self._sharding)
         self._evaluate = stage.evaluate and self._jit(stage.evaluate)
         self._evaluated = None
         self._all_finite = self._jit(lambda state, frozen: _all_finite(stage.params(state)))
         self.compiled = None
+
+    @property
+    def whole(self) -> jax.sharding.NamedSharding:
+        """A copy on every device."""
+        return mesh_lib.replicated(self._mesh)
 
     def _per_seed(self, function: Callable) -> Callable:
         """`(state or key, frozen)` of one seed -> of all seeds."""
@@ -81,8 +88,10 @@ class Program:
         axes = (0, self._stage.frozen_axes)
         return jax.vmap(function, in_axes=axes, spmd_axis_name=mesh_lib.SEED)
 
-    def _jit(self, function: Callable) -> Callable:
-        return jax.jit(self._per_seed(function))
+    def _jit(self, function: Callable, sharding: jax.sharding.Sharding | None = None) -> Callable:
+        """Compiled for all seeds; by default every process has the whole result."""
+        sharding = self.whole if sharding is None else sharding
+        return jax.jit(self._per_seed(function), out_shardings=sharding)
 
     def _call(self, compiled: Callable, *arguments) -> chex.ArrayTree:
         with jax.set_mesh(self._mesh):
@@ -99,17 +108,33 @@ class Program:
             sharding = self._sharding_of(axis is not None and self.batched)
             if self._described:
                 return _shapes(subtree, sharding)
-            return _strong(jax.device_put(subtree, sharding))
+            return _strong(self._place(subtree, sharding))
 
         return map_frozen(place, self._stage.frozen_axes, self._stage.frozen)
 
+    def _place(self, tree: chex.ArrayTree, sharding: jax.sharding.Sharding) -> chex.ArrayTree:
+        """Puts arrays that every process has on the devices of all of them."""
+        if not hosts.several():
+            return jax.device_put(tree, sharding)
+
+        def put(leaf):
+            if not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+                return jax.device_put(np.asarray(leaf), sharding)
+            data = jax.device_put(np.asarray(jax.random.key_data(leaf)), sharding)
+            return jax.jit(
+                lambda data: jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf)),
+                out_shardings=sharding,
+            )(data)
+
+        return jax.tree.map(put, tree)
+
     def initial_state(self) -> State:
         """The state of all seeds at step 0."""
-        return self.place_state(self._call(self._init, self._keys, self.frozen))
+        return self._call(self._init, self._keys, self.frozen)
 
     def place_state(self, state: State) -> State:
         """Puts a state on the devices."""
-        return jax.device_put(state, self._sharding)
+        return self._place(state, self._sharding)
 
     def state_template(self) -> State:
         """Shapes and dtypes of the state of all seeds."""
@@ -150,7 +175,7 @@ class Program:
         updates = jax.jit(
             self._updates,
             in_shardings=(self._sharding, frozen_shardings, None),
-            out_shardings=(self._sharding, None),
+            out_shardings=(self._sharding, self.whole),
             donate_argnums=0,
         )
         count = jax.ShapeDtypeStruct((), jnp.int32)
@@ -181,12 +206,41 @@ class Program:
         return np.atleast_1d(self._call(self._all_finite, state, self.frozen))
 
     def of_seed(self, state: State, index: int) -> tuple[State, Frozen]:
-        """State and constants of one seed."""
+        """State and constants of one seed; of several processes each has them for itself."""
+        if hosts.several():
+            return self._of_seed_here(state, index)
         if not self.batched:
             return state, self.frozen
 
         def take(axis, subtree):
             return subtree if axis is None else jax.tree.map(lambda leaf: leaf[index], subtree)
+
+        return take(0, state), map_frozen(take, self._stage.frozen_axes, self.frozen)
+
+    def _of_seed_here(self, state: State, index: int) -> tuple[State, Frozen]:
+        """State and constants of one seed, on the devices of this process alone."""
+
+        def take(axis, subtree):
+            one_of_many = self.batched and axis is not None
+
+            def bare(leaf):
+                is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+                data = jax.random.key_data(leaf) if is_key else leaf
+                return data[index] if one_of_many else data
+
+            whole = jax.jit(
+                lambda tree: jax.tree.map(bare, tree),
+                out_shardings=self.whole,
+            )
+            with jax.set_mesh(self._mesh):
+                here = jax.device_get(whole(subtree))
+
+            def wrapped(leaf, data):
+                if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                    return data
+                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+            return jax.tree.map(wrapped, subtree, here)
 
         return take(0, state), map_frozen(take, self._stage.frozen_axes, self.frozen)
 

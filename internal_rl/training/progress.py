@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from absl import logging
 from tqdm import tqdm
 
+from internal_rl import hosts
+
 SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -30,7 +32,7 @@ class Progress:
         self._name, self._unit = name, unit
         self._started = self._told = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and hosts.is_first():
             self._bar = tqdm(
                 total=total,
                 initial=finished,

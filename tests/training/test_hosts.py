@@ -1,0 +1,156 @@
+"""Two processes with two devices each train what one process with four devices trains."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from internal_rl import hosts
+from internal_rl.errors import ConfigError
+from internal_rl.training.metrics import read_metrics
+from internal_rl.training.stage_directory import load_stage
+from tests.training.test_loop import ROOT
+
+NUM_STEPS = 40
+
+
+def free_port():
+    with socket.socket() as made:
+        made.bind(("localhost", 0))
+        return made.getsockname()[1]
+
+
+def environment(num_devices):
+    flags = os.environ.get("XLA_FLAGS", "")
+    count = f"--xla_force_host_platform_device_count={num_devices}"
+    return os.environ | {"XLA_FLAGS": f"{flags} {count}", "JAX_PLATFORMS": "cpu"}
+
+
+def start_two(workdir, num_seeds):
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "tests.training.toy_hosts", str(workdir)),
+                *map(str, (NUM_STEPS, num_seeds, port, 2, number)),
+            ],
+            cwd=ROOT,
+            env=environment(2),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+
+
+def finish(processes):
+    for process in processes:
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said[-3000:]
+
+
+def params_and_curves(workdir, num_seeds):
+    params = [load_stage(workdir, "toy", seed)[0] for seed in range(num_seeds)]
+    lines = [read_metrics(workdir / "toy" / f"seed_{seed}") for seed in range(num_seeds)]
+    return params, [[{**line, "seconds": 0} for line in found] for found in lines]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """Two seeds, trained by two processes."""
+    workdir = tmp_path_factory.mktemp("two")
+    finish(start_two(workdir, 2))
+    return workdir
+
+
+def test_two_processes_train_what_one_trains(together, tmp_path):
+    code = (
+        "import sys; from tests.training.toy import make_stage;"
+        " from internal_rl.training.loop import run_stage;"
+        f" run_stage(make_stage({NUM_STEPS}, (0, 1), snapshot_steps=(8,)), sys.argv[1])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, env=environment(4), capture_output=True)
+    two, one = params_and_curves(together, 2), params_and_curves(tmp_path, 2)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), two, one)
+    for seed in (0, 1):
+        assert load_stage(together, "toy", seed, step=8)
+
+
+def test_one_is_killed_and_both_go_on_to_the_same_bits(together, tmp_path):
+    processes = start_two(tmp_path, 2)
+    checkpoint = tmp_path / "toy" / "seed_1" / "checkpoints" / "8"
+    while not checkpoint.exists() and processes[0].poll() is None:
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGKILL)
+    for process in processes:
+        process.kill()  # as the scheduler of a cluster does with what is left
+        process.communicate()
+    finish(start_two(tmp_path, 2))
+    again, undisturbed = params_and_curves(tmp_path, 2), params_and_curves(together, 2)
+    jax.tree.map(np.testing.assert_array_equal, again, undisturbed)
+
+
+def test_a_signal_to_one_process_stops_both_with_a_checkpoint(together, tmp_path):
+    processes = start_two(tmp_path, 2)
+    metrics = tmp_path / "toy" / "seed_0" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes()) and processes[0].poll() is None:
+        time.sleep(0.002)
+    processes[1].send_signal(signal.SIGTERM)
+    for process in processes:
+        process.communicate(timeout=60)
+    if any(process.returncode == 0 for process in processes):
+        pytest.skip("it had come to its end")
+    assert [process.returncode for process in processes] == [143, 143]
+    steps = [int(p.name) for p in metrics.parent.joinpath("checkpoints").iterdir()]
+    assert max(steps) >= read_metrics(metrics.parent)[-1]["step"]
+    finish(start_two(tmp_path, 2))
+    again, undisturbed = params_and_curves(tmp_path, 2), params_and_curves(together, 2)
+    jax.tree.map(np.testing.assert_array_equal, again, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("localhost:1", 0, -1), "all three or none"),
+        (("", 2, 0), "all three or none"),
+        (("localhost:1", 2, 2), "--process_id: 2 given, allowed is 0 to 1"),
+    ],
+)
+def test_flags_that_do_not_fit_are_named(given, message):
+    with pytest.raises(ConfigError, match=message):
+        hosts.connect(*given)
+
+
+def test_one_process_alone_is_left_alone(monkeypatch):
+    for name in ("SLURM_NTASKS", "SLURM_PROCID", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    hosts.connect()
+    assert not hosts.several() and hosts.is_first()
+    assert hosts.any_of_all(True) and not hosts.of_first(False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "4"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, True),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "t1v-a,t1v-b"}, True),
+    ],
+)
+def test_the_environment_tells_of_several_processes(variables, expected, monkeypatch):
+    for name in ("SLURM_NTASKS", "SLURM_PROCID", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert hosts._several_in_environment() is expected
