@@ -17,15 +17,19 @@ def connect(coordinator: str = "", num_processes: int = 0, process_id: int = -1)
     """Brings the processes together, before jax is used.
 
     Args:
-      coordinator: `HOST:PORT` of the first process; empty to look into the environment, where
-        SLURM and Cloud TPU say who takes part. One process alone is left alone.
+      coordinator: `HOST:PORT` of the first process; `"auto"` asks the machine, as on slices of
+        Cloud TPUs; empty looks into the environment, where SLURM says who takes part. One process
+        alone is left alone.
       num_processes: how many there are.
       process_id: which one this is, from 0.
 
     Raises:
       ConfigError: some of the three are missing, or the processes do not find each other.
     """
-    given = [bool(coordinator), num_processes > 0, process_id >= 0]
+    auto = coordinator == "auto"
+    given = [bool(coordinator) and not auto, num_processes > 0, process_id >= 0]
+    if auto and any(given):
+        raise ConfigError("--coordinator: 'auto' given, allowed is that without the other two flags")
     if any(given) and not all(given):
         raise ConfigError(
             "--coordinator, --num_processes, --process_id: some given, allowed is all three or none"
@@ -37,7 +41,7 @@ def connect(coordinator: str = "", num_processes: int = 0, process_id: int = -1)
                 " (--num_processes - 1)"
             )
         arguments = (coordinator, num_processes, process_id)
-    elif _several_in_environment():
+    elif auto or _several_in_environment():
         arguments = ()
     else:
         return

@@ -49,7 +49,7 @@ _LOGGERS = flags.DEFINE_list(
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     "",
-    "HOST:PORT of the first of several processes; SLURM and Cloud TPU need no such flags.",
+    "HOST:PORT of the first of several processes, or auto on a slice of TPUs; SLURM needs none.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes train together.", 0)
 _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.", -1)

@@ -121,6 +121,7 @@ def test_a_signal_to_one_process_stops_both_with_a_checkpoint(together, tmp_path
     [
         (("localhost:1", 0, -1), "all three or none"),
         (("", 2, 0), "all three or none"),
+        (("auto", 2, 0), "'auto' given"),
         (("localhost:1", 2, 2), "--process_id: 2 given, allowed is 0 to 1"),
     ],
 )
