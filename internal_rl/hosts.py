@@ -29,7 +29,7 @@ def connect(coordinator: str = "", num_processes: int = 0, process_id: int = -1)
     auto = coordinator == "auto"
     given = [bool(coordinator) and not auto, num_processes > 0, process_id >= 0]
     if auto and any(given):
-        raise ConfigError("--coordinator: 'auto' given, allowed is that without the other two flags")
+        raise ConfigError("--coordinator: 'auto' given, allowed is it without the other flags")
     if any(given) and not all(given):
         raise ConfigError(
             "--coordinator, --num_processes, --process_id: some given, allowed is all three or none"
