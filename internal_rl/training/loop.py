@@ -122,7 +122,9 @@ class _Run:
         stage, program = self._stage, self._program
         with watched() as self._watch, self._stack:
             paths = [directory.path / "checkpoints" for directory in self._directories]
-            self._checkpoints = Checkpoints(paths, program.batched, program.whole)
+            # Every process has to hold what is saved; one alone leaves it where it is.
+            whole = program.whole if hosts.several() else None
+            self._checkpoints = Checkpoints(paths, program.batched, whole)
             self._stack.callback(self._checkpoints.close)
             first_step, sums = self._checkpoints.latest_step(), {}
             if first_step:
