@@ -114,7 +114,6 @@ class _Run:
         self._loggers = loggers
         self._directories = directories
         self._program = Program(stage)
-        self._started = time.monotonic()
         self._stack = contextlib.ExitStack()
 
     def run(self) -> None:
@@ -136,6 +135,7 @@ class _Run:
                 state = program.initial_state()
             hosts.wait_for_all(f"{stage.name}: state")
             self._references, self._writers = {}, []
+            self._started = time.monotonic()
             if hosts.is_first():
                 for directory in self._directories:
                     directory.record_start(first_step)
