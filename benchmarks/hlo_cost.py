@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import re
+import string
 from collections.abc import Mapping
 
 COLLECTIVES = (
@@ -33,7 +34,6 @@ _TWO_BRANCHES = re.compile(r"true_computation=%?([\w.\-]+), false_computation=%?
 _NAME = re.compile(r'op_name="([^"]*)"')
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
 _CONSTANT = re.compile(r"^s32\[\][^ ]* constant\((\d+)\)")
-_BITS = {"pred": 8, "bf16": 16, "tf32": 32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +69,7 @@ def bytes_of(shape: str) -> int:
     """Bytes of all arrays in the text of a type, such as `(f32[8,4]{1,0}, s32[])`."""
     total = 0
     for kind, sizes in _ARRAY.findall(shape):
-        digits = re.search(r"\d+", kind)
-        bits = _BITS.get(kind) or int(digits.group())
+        bits = 8 if kind == "pred" else int(kind.lstrip(string.ascii_lowercase))
         total += math.prod(int(size) for size in sizes.split(",") if size) * bits // 8
     return total
 
@@ -115,7 +114,7 @@ class Program:
         return cost
 
     def _cost_of_instruction(self, text: str) -> Cost:
-        operation = self._operation(text)
+        operation = _operation(text)
         if operation == "while":
             condition, body = _WHILE.search(text).groups()
             trips, assumed = self._trip_count(text, condition)
@@ -129,8 +128,8 @@ class Program:
             size = bytes_of(text[: text.index(f" {operation}(")])
             # A started collective is a pair of its operands and results.
             size = size / 2 if operation.endswith("-start") and kind != "all-reduce" else size
-            return self._own_cycles(text).plus(Cost(collectives={kind: (1.0, size)}))
-        cost = self._own_cycles(text)
+            return _own_cycles(text).plus(Cost(collectives={kind: (1.0, size)}))
+        cost = _own_cycles(text)
         called = _CALLED.search(text)
         if called and operation in ("call", "fusion", "async-start", "custom-call"):
             inner = self._cost_of(called.group(1))
@@ -139,33 +138,21 @@ class Program:
             cost = cost.plus(Cost(collectives=inner.collectives) if hidden else inner)
         return cost
 
-    def _operation(self, text: str) -> str:
-        found = _OPERATION.search(text)
-        return found.group(1) if found else ""
-
-    def _own_cycles(self, text: str) -> Cost:
-        found = _CYCLES.search(text)
-        if not found:
-            return Cost()
-        cycles, name = float(found.group(1)), _NAME.search(text)
-        return Cost(cycles, parts={name.group(1) if name else "unnamed": cycles})
-
     def _trip_count(self, text: str, condition: str) -> tuple[float, dict[str, float]]:
         """How often a loop runs, and by its name what was assumed."""
         found = _TRIPS.search(text)
         if found:
             return float(found.group(1)), {}
-        name = _NAME.search(text)
+        name = _name(text)
         # `.../vmap(scope)/while`: the scope that the loop itself stands in.
-        scope = re.search(r"([^/]+)/while[^/]*$", name.group(1)) if name else None
+        scope = re.search(r"([^/]+)/while[^/]*$", name)
         for word in re.findall(r"\w+", scope.group(1)) if scope else ():
             if word in self.trips:
                 return self.trips[word], {word: self.trips[word]}
         limit = self._limit(condition)
         if limit is not None:
             return limit, {}
-        label = name.group(1) if name else "unnamed"
-        return self.other_trips, {label: self.other_trips}
+        return self.other_trips, {name: self.other_trips}
 
     def _limit(self, condition: str) -> float | None:
         """The constant that a counter is compared with, where a condition is no more than that."""
@@ -176,6 +163,27 @@ class Program:
         constants = [float(found.group(1)) for found in constants if found]
         less = [line for line in lines if "direction=LT" in line]
         return constants[0] if len(constants) == 1 and len(less) == 1 else None
+
+
+def _operation(text: str) -> str:
+    """Kind of an instruction."""
+    found = _OPERATION.search(text)
+    return found.group(1) if found else ""
+
+
+def _name(text: str) -> str:
+    """What an instruction was traced from."""
+    found = _NAME.search(text)
+    return found.group(1) if found else "unnamed"
+
+
+def _own_cycles(text: str) -> Cost:
+    """XLA's estimate of an instruction, without what it calls."""
+    found = _CYCLES.search(text)
+    if not found:
+        return Cost()
+    cycles = float(found.group(1))
+    return Cost(cycles, parts={_name(text): cycles})
 
 
 def _branches(text: str) -> list[str]:

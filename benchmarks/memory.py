@@ -48,6 +48,11 @@ def update_memory(stage: Stage) -> dict[str, int]:
     """Bytes of the compiled update: the `PARTS` and their `total`."""
     program = Program(stage)
     program.compile_update()
+    return compiled_memory(program)
+
+
+def compiled_memory(program: Program) -> dict[str, int]:
+    """The same of a program whose update is compiled."""
     memory = program.compiled.memory_analysis()
     parts = {part: int(getattr(memory, f"{part}_size_in_bytes")) for part in PARTS}
     total = parts["argument"] + parts["output"] + parts["temp"] - parts["alias"]

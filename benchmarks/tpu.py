@@ -16,13 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import app, flags
 
+from benchmarks.memory import EXIT_USER_ERROR, METHODS, WORLDS
 from internal_rl.errors import ConfigError, UserError
 from internal_rl.extras import needs_extra
 
 MARK = "RESULT "
-EXIT_USER_ERROR = 2
-WORLDS = ("gridworld", "ant")
-STAGES = ("pretrain", "probe", "steer", "metacontroller", "internal_rl", "raw_rl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +151,8 @@ def heading() -> str:
 def define_flags() -> None:
     """Flags of the command line; not at import, so that it can be imported with others."""
     flags.DEFINE_string("topology", "v5e:2x4", "Chip and arrangement, such as v5e:2x4.")
-    flags.DEFINE_multi_enum("world", list(WORLDS), WORLDS, "Which worlds.")
-    flags.DEFINE_list("only", list(STAGES), "Stages to compile.")
+    flags.DEFINE_multi_enum("world", list(WORLDS), list(WORLDS), "Which worlds.")
+    flags.DEFINE_list("only", list(METHODS), "Stages to compile.")
     flags.DEFINE_string("preset", "paper", "Preset of the worlds.")
     flags.DEFINE_integer("num_seeds", 1, "Seeds in one program; 0 for those of the preset.", 0)
     flags.DEFINE_integer("episode_steps", 0, "Length of episodes; 0 for the time limit.", 0)
@@ -168,8 +166,8 @@ def main(arguments: list[str]) -> None:
     values = flags.FLAGS
     try:
         for name in values.only:
-            if name not in STAGES:
-                raise ConfigError(f"--only: '{name}' given, allowed is {', '.join(STAGES)}")
+            if name not in METHODS:
+                raise ConfigError(f"--only: '{name}' given, allowed is {', '.join(METHODS)}")
         programs = [(world, stage) for world in values.world for stage in values.only]
         if not values.json:
             print(heading(), flush=True)

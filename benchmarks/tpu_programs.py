@@ -26,12 +26,10 @@ from benchmarks import flops, hlo_cost, memory
 from benchmarks.random_inputs import dataset_bytes
 from benchmarks.tpu import CHIPS, MARK
 from benchmarks.training import segment_lengths
-from configs import ant, gridworld
 from internal_rl.backend import traced_for
 from internal_rl.stages.settings import Settings
 from internal_rl.training.program import Program
 
-CONFIGS = {"gridworld": gridworld, "ant": ant}
 # Loops that end when data say so. Floods and relaxations go around the walls of a 13x13 grid.
 FLOOD_STEPS, RELAX_STEPS, REDRAWS = 4, 24, 2
 # Raw steps from one decision of the policy over codes to the next.
@@ -65,13 +63,13 @@ def trip_counts(name: str, settings: Settings, episode_steps: int) -> dict[str, 
     }
 
 
-def needed_flops(name: str, settings: Settings, stage, episode_steps: int) -> float:
+def needed_flops(name: str, settings: Settings, episode_steps: int) -> float:
     """Operations that an update of one seed needs, see `benchmarks.flops`."""
     shape = flops.BaseModelShape.of(settings)
     if name in ("internal_rl", "raw_rl"):
         lengths = np.full(settings.sections[name].episodes_per_update, episode_steps)
         return _acting(name, settings, shape, lengths)
-    lengths = _lengths(name, settings, stage)
+    lengths = _lengths(name, settings)
     tokens, pairs = float(lengths.sum()), flops.causal_pairs(lengths)
     forward = flops.base_forward(shape, tokens, pairs, observation_head=False)
     if name == "pretrain":
@@ -96,7 +94,7 @@ def _acting(name, settings, shape, lengths) -> float:
     return acting + tokens * flops.steering_step(settings) + decisions * policy + training
 
 
-def _lengths(name: str, settings: Settings, stage) -> np.ndarray:
+def _lengths(name: str, settings: Settings) -> np.ndarray:
     """Lengths of the trajectories of one update."""
     section, data = settings.sections[name], settings.data
     if settings.collect is not None:
@@ -112,7 +110,7 @@ def _lengths(name: str, settings: Settings, stage) -> np.ndarray:
 
 def measure(world: str, name: str, request: dict, devices: list[jax.Device]) -> dict:
     """Everything that is told about one program."""
-    settings = Settings.read(CONFIGS[world].get_config(request["preset"]))
+    settings = Settings.read(memory.WORLDS[world][0].get_config(request["preset"]))
     if request["num_seeds"]:
         settings = settings.updated(name, num_seeds=request["num_seeds"])
     episode_steps = request["episode_steps"] or settings.world.time_limit
@@ -123,18 +121,15 @@ def measure(world: str, name: str, request: dict, devices: list[jax.Device]) -> 
         started = time.monotonic()
         program.compile_update()
         seconds = time.monotonic() - started
-    analysis = program.compiled.memory_analysis()
-    sizes = {part: getattr(analysis, f"{part}_size_in_bytes") for part in memory.PARTS}
     held = dataset_bytes(settings) if name in memory.READS_DATASET else 0
-    total = sizes["argument"] + sizes["output"] + sizes["temp"] - sizes["alias"] + held
     trips = trip_counts(name, settings, episode_steps)
     # The loop over updates inside of a call runs once.
     cost = hlo_cost.Program(program.compiled.as_text(), trips).cost()
-    needed = needed_flops(name, settings, stage, episode_steps) * len(stage.seeds)
+    needed = needed_flops(name, settings, episode_steps) * len(stage.seeds)
     time_of_update = cost.cycles / chip.clock
     return {
         "seeds": len(stage.seeds),
-        "memory_bytes": int(total),
+        "memory_bytes": memory.compiled_memory(program)["total"] + held,
         "cycles": cost.cycles,
         "seconds": time_of_update,
         "share_of_peak": needed / (time_of_update * chip.peak * len(devices)),

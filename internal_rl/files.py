@@ -9,6 +9,12 @@ from collections.abc import Iterator
 from internal_rl.errors import StorageError
 
 
+def shipped_folders(name: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where a folder that is shipped lies: inside of the package in a wheel, else beside it."""
+    package = pathlib.Path(__file__).parent
+    return package / name, package.parent / name
+
+
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
     """Writes a file so that a kill or a full disk leaves the old content or none.
 

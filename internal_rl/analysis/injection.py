@@ -31,8 +31,8 @@ INJECTION_MOMENTS = (0, 1)
 """Numbers of visits after which a code is injected."""
 
 ARMS = ("injected", "prior", "uncontrolled")
-_ARM_LABELS = {"injected": "injected", "prior": "random code", "uncontrolled": "no code"}
 """What takes hold of the episode: a collected code, a code from N(0, I), or nothing."""
+_ARM_LABELS = {"injected": "injected", "prior": "random code", "uncontrolled": "no code"}
 _ENABLED = (True, True, False)
 
 ROW_LABELS = {

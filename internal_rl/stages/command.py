@@ -12,6 +12,7 @@ import shutil
 import sys
 
 import internal_rl
+from internal_rl.files import shipped_folders
 from internal_rl.stages.catalogue import STAGES
 
 OTHERS = {
@@ -85,15 +86,12 @@ def _copy_examples(arguments: list[str]) -> None:
     if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
         print(f"error: {arguments[-1]}: unexpected, allowed is one folder", file=sys.stderr)
         sys.exit(2)
-    package = pathlib.Path(internal_rl.__file__).parent
-    # Beside the package in a checkout, inside of it in a wheel.
-    sources = (package / "examples", package.parent / "examples")
-    source = next(folder for folder in sources if folder.is_dir())
+    source = next(folder for folder in shipped_folders("examples") if folder.is_dir())
     target = pathlib.Path(arguments[0] if arguments else "examples")
     try:
         target.mkdir(parents=True, exist_ok=True)
         for file in sorted(source.glob("*.*")):
-            if file.suffix not in (".py", ".ipynb") or file.name == "__init__.py":
+            if file.suffix not in (".py", ".ipynb"):
                 continue
             copied = target / file.name
             if copied.exists():

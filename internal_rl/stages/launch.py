@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-import internal_rl
 from internal_rl import hosts
 from internal_rl.errors import ConfigError, UserError
+from internal_rl.files import shipped_folders
 from internal_rl.interruption import Interrupted, watched
 from internal_rl.stages import running
 from internal_rl.stages.catalogue import section_types, stage_spec
@@ -28,9 +28,7 @@ from internal_rl.training.loggers import DEFAULT_LOGGERS
 EXIT_USER_ERROR = 2
 DEFAULT_CONFIG = "configs/gridworld.py:small"
 
-_PACKAGE = pathlib.Path(internal_rl.__file__).parent
-# Where the files of `configs/` lie: beside the package in a checkout, inside of it in a wheel.
-_CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+_CONFIG_FOLDERS = shipped_folders("configs")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string=f"Settings and preset; {DEFAULT_CONFIG} where not given."

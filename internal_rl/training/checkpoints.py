@@ -10,14 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from internal_rl.errors import StorageError
+from internal_rl.training.randomness import with_keys, without_keys
 
 NUM_KEPT = 2
 # Names of the sums of metrics beside the leaves of the state.
 _SUM = "metrics since the last line: "
-
-
-def _is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _names(tree: chex.ArrayTree) -> list[str]:
@@ -93,7 +90,7 @@ class Checkpoints:
         """The state of each seed in buffers of its own, safe from the donation of `state`."""
 
         def take(leaf, index):
-            leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+            leaf = without_keys(leaf)
             return jnp.copy(leaf[index] if self._batched else leaf)
 
         names, leaves = _names(state), jax.tree.leaves(state)
@@ -163,10 +160,7 @@ class Checkpoints:
         restored = []
         for name, leaf, copies in zip(names, leaves, zip(*seeds, strict=True), strict=True):
             array = np.stack(copies) if self._batched else copies[0]
-            if _is_key(leaf):
-                array = jax.random.wrap_key_data(
-                    array, impl=jax.random.key_impl(jnp.empty((), leaf.dtype))
-                )
+            array = with_keys(array, leaf)
             if array.shape != leaf.shape or array.dtype != leaf.dtype:
                 raise StorageError(
                     f"checkpoint of step {step}: {name} is {array.dtype}{list(array.shape)},"

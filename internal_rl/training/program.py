@@ -11,6 +11,7 @@ from internal_rl import hosts
 from internal_rl.backend import on_cpu
 from internal_rl.host_compiler import warn_of_host_compiler
 from internal_rl.training import mesh as mesh_lib
+from internal_rl.training.randomness import is_key, with_keys, without_keys
 from internal_rl.training.stage import Frozen, Metrics, Stage, State, map_frozen
 
 
@@ -118,13 +119,11 @@ class Program:
             return jax.device_put(tree, sharding)
 
         def put(leaf):
-            if not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
-                return jax.device_put(np.asarray(leaf), sharding)
-            data = jax.device_put(np.asarray(jax.random.key_data(leaf)), sharding)
-            return jax.jit(
-                lambda data: jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf)),
-                out_shardings=sharding,
-            )(data)
+            leaf = jnp.asarray(leaf) if np.isscalar(leaf) else leaf
+            data = jax.device_put(np.asarray(without_keys(leaf)), sharding)
+            if not is_key(leaf):
+                return data
+            return jax.jit(lambda data: with_keys(data, leaf), out_shardings=sharding)(data)
 
         return jax.tree.map(put, tree)
 
@@ -224,8 +223,7 @@ class Program:
             one_of_many = self.batched and axis is not None
 
             def bare(leaf):
-                is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-                data = jax.random.key_data(leaf) if is_key else leaf
+                data = without_keys(leaf)
                 return data[index] if one_of_many else data
 
             whole = jax.jit(
@@ -235,12 +233,7 @@ class Program:
             with jax.set_mesh(self._mesh):
                 here = jax.device_get(whole(subtree))
 
-            def wrapped(leaf, data):
-                if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                    return data
-                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-
-            return jax.tree.map(wrapped, subtree, here)
+            return jax.tree.map(with_keys, here, subtree)
 
         return take(0, state), map_frozen(take, self._stage.frozen_axes, self.frozen)
 

@@ -1,6 +1,5 @@
 """Expert streams whose lanes are spread over two devices, and positions that recompile nothing."""
 
-import os
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from tests.devices import several_devices
 from tests.experts.test_x64_and_mesh import STREAMS, make_dataset, make_stream
 from tests.training.test_loop import ROOT
 
@@ -33,9 +33,7 @@ def assert_same_on_two_devices(name):
 
 def test_spread_lanes_give_the_same_rows():
     code = "from tests.experts import test_two_devices as t; t.assert_same_on_two_devices('pool')"
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
-    environment = os.environ | {"XLA_FLAGS": flags}
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=several_devices(2), check=True)
 
 
 @pytest.mark.parametrize("name", [*STREAMS, "dataset"])

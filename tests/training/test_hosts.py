@@ -1,6 +1,5 @@
 """Two processes with two devices each train what one process with four devices trains."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from internal_rl import hosts
 from internal_rl.errors import ConfigError
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_directory import load_stage
+from tests.devices import several_devices
 from tests.training.test_loop import ROOT
 
 NUM_STEPS = 40
@@ -26,12 +26,6 @@ def free_port():
         return made.getsockname()[1]
 
 
-def environment(num_devices):
-    flags = os.environ.get("XLA_FLAGS", "")
-    count = f"--xla_force_host_platform_device_count={num_devices}"
-    return os.environ | {"XLA_FLAGS": f"{flags} {count}", "JAX_PLATFORMS": "cpu"}
-
-
 def start_two(workdir, num_seeds):
     port = free_port()
     return [
@@ -41,7 +35,7 @@ def start_two(workdir, num_seeds):
                 *map(str, (NUM_STEPS, num_seeds, port, 2, number)),
             ],
             cwd=ROOT,
-            env=environment(2),
+            env=several_devices(2),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -77,7 +71,7 @@ def test_two_processes_train_what_one_trains(together, tmp_path):
         f" run_stage(make_stage({NUM_STEPS}, (0, 1), snapshot_steps=(8,)), sys.argv[1])"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, env=environment(4), capture_output=True)
+    subprocess.run(command, cwd=ROOT, check=True, env=several_devices(4), capture_output=True)
     two, one = params_and_curves(together, 2), params_and_curves(tmp_path, 2)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), two, one)
     for seed in (0, 1):

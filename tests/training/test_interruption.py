@@ -152,6 +152,8 @@ def test_a_process_that_cannot_answer_is_ended():
         cwd=ROOT,
     )
     assert process.stdout.readline() == "ready\n"
+    # The call has to have begun: before it, Python answers at once.
+    time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 143

@@ -1,7 +1,6 @@
 """Seeds and rows spread over several devices give what one device gives."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -15,6 +14,7 @@ from jax.sharding import AxisType
 from internal_rl.training.loop import run_stage
 from internal_rl.training.mesh import make_mesh, shard_rows
 from internal_rl.training.stage_directory import load_stage
+from tests.devices import several_devices
 from tests.training.test_loop import ROOT
 from tests.training.toy import make_stage
 
@@ -53,9 +53,7 @@ def test_an_update_runs_in_an_explicit_mesh():
 
 def test_four_devices_train_the_same_as_one(tmp_path):
     command = [sys.executable, "-m", "tests.training.toy", str(tmp_path / "four"), "40", "2"]
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True)
+    subprocess.run(command, cwd=ROOT, check=True, env=several_devices(4), capture_output=True)
     run_stage(make_stage(seeds=(0, 1)), tmp_path / "one")
     for seed in (0, 1):
         four, one = (load_stage(tmp_path / name, "toy", seed)[0] for name in ("four", "one"))
@@ -64,9 +62,7 @@ def test_four_devices_train_the_same_as_one(tmp_path):
 
 def test_a_run_goes_on_with_fewer_devices_and_says_so(tmp_path):
     command = [sys.executable, "-m", "tests.training.toy", str(tmp_path), "40", "1"]
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True)
+    subprocess.run(command, cwd=ROOT, check=True, env=several_devices(4), capture_output=True)
     run_stage(make_stage(60, log_every=20, checkpoint_every=40), tmp_path)
     run_stage(make_stage(60, log_every=20, checkpoint_every=40), tmp_path / "undisturbed")
     moved, one = (load_stage(path, "toy", 0)[0] for path in (tmp_path, tmp_path / "undisturbed"))
