@@ -4,11 +4,17 @@ XLA's TPU compiler writes its own estimate, `estimated_cycles`, beside every ope
 schedules. Here they are added up, those in the body of a loop as often as the loop runs. How often
 is known for scans; a loop that ends when data say so carries a name (`jax.named_scope`), and its
 trip count has to be stated.
+
+Of kernels written in Pallas there is no such estimate. What there is are their instructions in the
+order in which the chip will run them, a bundle a cycle (`kernel_cycles`); waiting for memory is not
+in that figure.
 """
 
 import dataclasses
 import functools
 import math
+import os
+import pathlib
 import re
 import string
 from collections.abc import Mapping
@@ -33,6 +39,8 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TWO_BRANCHES = re.compile(r"true_computation=%?([\w.\-]+), false_computation=%?([\w.\-]+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
+_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s.*: ", re.MULTILINE)
+_DUMP = re.compile(r"^\d+-(.+)-\d+-final_bundles\.txt$")
 _CONSTANT = re.compile(r"^s32\[\][^ ]* constant\((\d+)\)")
 
 
@@ -74,17 +82,51 @@ def bytes_of(shape: str) -> int:
     return total
 
 
+def kernel_dump_options(folder: str | os.PathLike) -> str:
+    """Options of libtpu (`LIBTPU_INIT_ARGS`) that make it write what `kernel_cycles` reads."""
+    wanted = "--xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=.*final_bundles"
+    return f"--xla_jf_dump_to={folder} {wanted}"
+
+
+def kernel_cycles(folder: pathlib.Path) -> dict[str, int]:
+    """Bundles of each operation that libtpu has written into a folder, by its name without number.
+
+    For a kernel that is the cycles of one place of its grid.
+    """
+    found = {}
+    for path in folder.iterdir():
+        name = _DUMP.match(path.name)
+        if name:
+            bundles = len(_BUNDLE.findall(path.read_text(errors="replace")))
+            found[_without_number(name.group(1))] = bundles
+    return found
+
+
+def _without_number(name: str) -> str:
+    """`block_forward` for `block_forward.7`; later passes of the compiler number anew."""
+    return name.partition(".")[0]
+
+
 class Program:
     """The text of a compiled program.
 
     Attributes:
       trips: trip counts of named loops that end when data say so.
       other_trips: that of all other such loops.
+      kernels: cycles of kernels by their names, for one place of the grid. Places are what all
+        axes but the last two of the kernel's first result have.
     """
 
-    def __init__(self, text: str, trips: Mapping[str, float], other_trips: float = 1.0):
+    def __init__(
+        self,
+        text: str,
+        trips: Mapping[str, float],
+        other_trips: float = 1.0,
+        kernels: Mapping[str, float] | None = None,
+    ):
         """Reads the text; other arguments as the attributes."""
         self.trips, self.other_trips = trips, other_trips
+        kernels = kernels or {}
         self._computations: dict[str, list[str]] = {}
         current = entry = None
         for line in text.splitlines():
@@ -97,7 +139,13 @@ class Program:
             elif current is not None:
                 found = _INSTRUCTION.match(line)
                 if found:
-                    current.append(found.group(2))
+                    name, instruction = found.groups()
+                    cycles = kernels.get(_without_number(name))
+                    if cycles and 'custom_call_target="tpu_custom_call"' in instruction:
+                        sizes = _ARRAY.search(instruction).group(2).split(",")
+                        places = math.prod(int(size) for size in sizes[:-2])
+                        instruction += f' "estimated_cycles":"{cycles * places}"'
+                    current.append(instruction)
         if entry is None:
             raise ValueError("the text holds no entry computation, allowed is that of a program")
         self._entry = entry

@@ -10,12 +10,15 @@ with clocks is told in `docs/performance.md`.
 import dataclasses
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 from absl import app, flags
 
+from benchmarks.hlo_cost import kernel_dump_options
 from benchmarks.memory import EXIT_USER_ERROR, METHODS, WORLDS
 from internal_rl.errors import ConfigError, UserError
 from internal_rl.extras import needs_extra
@@ -94,8 +97,21 @@ def estimate(
         "episode_steps": episode_steps,
         "parts": parts,
     }
+    with tempfile.TemporaryDirectory(prefix="bundles_") as dump:
+        return _ask(request | {"dump": dump}, chip, tell)
+
+
+def _ask(request: Mapping, chip: str, tell: Callable[[str], None]) -> dict[str, dict[str, dict]]:
+    """Starts the process, and reads what it finds."""
     command = [sys.executable, "-m", "benchmarks.tpu_programs", json.dumps(request)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    options = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {kernel_dump_options(request['dump'])}"
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"LIBTPU_INIT_ARGS": options.strip()},
+    )
     found, said = {}, []
     for line in process.stdout:
         if line.startswith(MARK):

@@ -1,12 +1,14 @@
 """Compiles stages for TPUs that are not there; `benchmarks.tpu` starts it in a process of its own.
 
 `python -m benchmarks.tpu_programs REQUEST`, where REQUEST is JSON with `topology`, `preset`,
-`num_seeds` (0 for those of the preset), `episode_steps` (0 for the time limit) and `programs`,
-pairs of world and stage. Prints one line of JSON for each program, led by `RESULT `.
+`num_seeds` (0 for those of the preset), `episode_steps` (0 for the time limit), `programs`, pairs
+of world and stage, and `dump`, the folder that `hlo_cost.kernel_dump_options` names in
+`LIBTPU_INIT_ARGS`. Prints one line of JSON for each program, led by `RESULT `.
 """
 
 import json
 import os
+import pathlib
 import sys
 import time
 
@@ -16,6 +18,8 @@ os.environ.update(
     TPU_SKIP_MDS_QUERY="1",
     TPU_WORKER_HOSTNAMES="localhost",
     TPU_ACCELERATOR_TYPE="v5litepod-8",
+    # Nothing is locked: there is no chip.
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
 )
 
 import jax
@@ -124,7 +128,8 @@ def measure(world: str, name: str, request: dict, devices: list[jax.Device]) -> 
     held = dataset_bytes(settings) if name in memory.READS_DATASET else 0
     trips = trip_counts(name, settings, episode_steps)
     # The loop over updates inside of a call runs once.
-    cost = hlo_cost.Program(program.compiled.as_text(), trips).cost()
+    kernels = hlo_cost.kernel_cycles(pathlib.Path(request["dump"]))
+    cost = hlo_cost.Program(program.compiled.as_text(), trips, kernels=kernels).cost()
     needed = needed_flops(name, settings, episode_steps) * len(stage.seeds)
     time_of_update = cost.cycles / chip.clock
     return {
@@ -154,6 +159,8 @@ def main() -> None:
             result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"}
         print(MARK + json.dumps({"world": world, "stage": name, **result}), flush=True)
         jax.clear_caches()
+        for path in pathlib.Path(request["dump"]).iterdir():
+            path.unlink()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ import contextlib
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 _target: list[str] = []
+_without_kernels: list[None] = []
 
 
 def backend() -> str:
@@ -29,3 +32,34 @@ def traced_for(platform: str) -> Iterator[None]:
         yield
     finally:
         _target.pop()
+
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+"""What products of models are computed in; `"auto"` is bfloat16 on accelerators."""
+
+
+def resolved_precision(precision: str) -> str:
+    """`"float32"` or `"bfloat16"`: what `"auto"` means for the present backend."""
+    if precision != "auto":
+        return precision
+    return "float32" if on_cpu() else "bfloat16"
+
+
+def product_dtype(precision: str) -> DTypeLike | None:
+    """The type that products are computed in; None for that of their inputs."""
+    return jnp.bfloat16 if resolved_precision(precision) == "bfloat16" else None
+
+
+def kernels_for_tpu() -> bool:
+    """Whether programs are traced for TPUs, with kernels of this package."""
+    return backend() == "tpu" and not _without_kernels
+
+
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    """Traces programs that hold no kernels, which cannot be differentiated forwards."""
+    _without_kernels.append(None)
+    try:
+        yield
+    finally:
+        _without_kernels.pop()

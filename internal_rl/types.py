@@ -183,6 +183,11 @@ class DataSource(Protocol):
     The arrays that it reads are an argument of `next` and `held_out` and not part of the compiled
     program: `source.next(position, source.arrays)`.
 
+    A source may have `next_share(position, arrays, share)` too, for devices that share a batch: it
+    returns the advanced position of the whole stream and only the rows `share.rows`; what differs
+    between the devices is brought together by `share.together`, see `training.mesh.Share`. Without
+    it every device makes all rows and keeps its own.
+
     Attributes:
       arrays: pytree of what the rows come from; None where they are made on the device.
       labelled: whether trajectories carry ground-truth subgoals.

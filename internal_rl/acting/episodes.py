@@ -152,9 +152,29 @@ class Episodes:
         return jnp.max(self.progress * self.active, axis=1)
 
 
-def start_worlds(world: World, key: chex.PRNGKey, task: Any, num_episodes: int) -> tuple:
-    """`num_episodes` worlds at their start: batched states and timesteps."""
-    return jax.vmap(world.reset, (0, None))(jax.random.split(key, num_episodes), task)
+def start_worlds(
+    world: World,
+    key: chex.PRNGKey,
+    task: Any,
+    num_episodes: int,
+    *,
+    first: chex.Numeric = 0,
+    out_of: int = 0,
+) -> tuple:
+    """`num_episodes` worlds at their start: batched states and timesteps.
+
+    Args:
+      world: the world.
+      key: randomness of all starts.
+      task: of all episodes.
+      num_episodes: how many.
+      first: number of the first one, where these are some of more.
+      out_of: how many there are in all; 0 for `num_episodes`.
+    """
+    keys = jax.random.split(key, out_of or num_episodes)
+    if out_of:
+        keys = jax.lax.dynamic_slice_in_dim(keys, first, num_episodes)
+    return jax.vmap(world.reset, (0, None))(keys, task)
 
 
 def act(
@@ -168,6 +188,7 @@ def act(
     free_running: bool = False,
     keep: tuple[str, ...] = ("observation", "action", "reward", "visit", "progress", "subgoal"),
     num_slots: int = 0,
+    first_episode: chex.Numeric = 0,
 ) -> Episodes:
     """Runs episodes from their start to their end or the time limit.
 
@@ -182,6 +203,8 @@ def act(
       keep: which of `FIELDS` to keep of every step.
       num_slots: episodes that run side by side, which bounds the memory; 0 leaves the choice to
         `slots.choose_num_slots`.
+      first_episode: number of the first episode, where these are some of more: random numbers are
+        those of an episode's number.
     """
     num_episodes = start[1].done.shape[0]
     num_slots = choose_num_slots(num_slots, num_episodes)
@@ -194,7 +217,8 @@ def act(
         residual, base_memory = model.lower_step(
             before.observation, model.restart(base_memory, slots.forgets)
         )
-        *control_keys, action_keys = episode_keys(key, slots, control.num_keys + 1)
+        numbered = slots.replace(episode=slots.episode + first_episode)
+        *control_keys, action_keys = episode_keys(key, numbered, control.num_keys + 1)
         context = StepContext(slots, before, visits, control_keys, deterministic)
         control_memory, residual, record = control.step(model, control_memory, residual, context)
         output, base_memory = model.upper_step(residual, base_memory)
@@ -235,6 +259,8 @@ def play(
     num_episodes: int,
     *,
     task: Any = None,
+    first_episode: chex.Numeric = 0,
+    out_of: int = 0,
     **options,
 ) -> Episodes:
     """`act` on fresh worlds.
@@ -246,12 +272,14 @@ def play(
       key: randomness of starts, actions and control.
       num_episodes: number of episodes `B`.
       task: task of all episodes; None for the post-training task.
+      first_episode: number of the first one, where these are some of more.
+      out_of: how many there are in all; 0 for `num_episodes`.
       **options: those of `act`.
     """
     task = world.post_training_task if task is None else task
     start_key, step_key = jax.random.split(key)
-    start = start_worlds(world, start_key, task, num_episodes)
-    return act(world, model, control, start, step_key, **options)
+    start = start_worlds(world, start_key, task, num_episodes, first=first_episode, out_of=out_of)
+    return act(world, model, control, start, step_key, first_episode=first_episode, **options)
 
 
 def episode_keys(key: chex.PRNGKey, slots: Slots, num_uses: int) -> list[chex.Array]:

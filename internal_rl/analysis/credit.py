@@ -28,6 +28,7 @@ from internal_rl.acting.episodes import Episodes
 from internal_rl.analysis.drawing import legend, palette, panels
 from internal_rl.analysis.results import RunResults, with_artifact
 from internal_rl.analysis.study import Study, StudyContext, as_arrays
+from internal_rl.backend import without_kernels
 from internal_rl.methods.reinforcement.objective import trajectory_advantage
 from internal_rl.models.heads import action_log_prob
 from internal_rl.models.steered_model import SteeredModel
@@ -97,10 +98,11 @@ def raw_scores(model: SteeredModel, episodes: Episodes) -> chex.Array:
         return action_log_prob(model.base.action_spec, output.action, episodes.action)
 
     bias = jnp.zeros(code.shape[-1], code.dtype)
-    tangents = jax.lax.map(
-        lambda direction: jax.jvp(log_probs, (bias,), (direction,))[1],
-        jnp.eye(len(bias), dtype=bias.dtype),
-    )
+    with without_kernels():
+        tangents = jax.lax.map(
+            lambda direction: jax.jvp(log_probs, (bias,), (direction,))[1],
+            jnp.eye(len(bias), dtype=bias.dtype),
+        )
     return jnp.where(episodes.active[..., None], jnp.moveaxis(tangents, 0, -1), 0.0)
 
 

@@ -1,6 +1,6 @@
 """Datasets: rows of packed trajectories that lie on the device, from shards or from arrays."""
 
-from typing import Self
+from typing import Any, Self
 
 import chex
 import jax
@@ -162,13 +162,22 @@ class Dataset:
 
         A batch larger than the dataset holds rows several times.
         """
+        return self._next(position, arrays, lambda index: index)
+
+    def next_share(
+        self, position: DatasetPosition, arrays: dict[str, Trajectory], share: Any
+    ) -> tuple[DatasetPosition, Trajectory]:
+        """As `next`, but with some of the rows, see `DataSource`."""
+        return self._next(position, arrays, lambda index: index[share.rows])
+
+    def _next(self, position, arrays, some):
         num_rows, batch_size = len(arrays["train"].segment), len(position.rows)
         per_epoch = max(num_rows // batch_size, 1)
         epoch, place = position.batch // per_epoch, position.batch % per_epoch
         key = jax.random.fold_in(jax.random.wrap_key_data(position.key), epoch)
         order = jax.random.permutation(key, num_rows)
         numbers = jnp.arange(batch_size, dtype=jnp.int32)
-        index = order[(place * batch_size + numbers) % num_rows]
+        index = some(order[(place * batch_size + numbers) % num_rows])
         batch = jax.tree.map(lambda x: jnp.asarray(x)[index], arrays["train"])
         return position.replace(batch=position.batch + 1), with_next_observation(batch)
 

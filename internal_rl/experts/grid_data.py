@@ -6,6 +6,8 @@ keeps those that end inside the row and advances the lane by their number, so th
 did not fit opens the next row instead of being dropped: dropping it would favour short episodes.
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -126,6 +128,14 @@ class ExpertStream:
             return self._next(state)
         lanes = PartitionSpec(*jax.typeof(state.episode).sharding.spec)
         return jax.sharding.auto_axes(self._next, axes=explicit, out_sharding=lanes)(state)
+
+    def next_share(
+        self, state: StreamState, arrays: None, share: Any
+    ) -> tuple[StreamState, Trajectory]:
+        """As `next`, but with some of the rows, see `DataSource`."""
+        del arrays
+        lanes, batch = self._next(jax.tree.map(lambda leaf: leaf[share.rows], state))
+        return state.replace(episode=share.together(lanes.episode)), batch
 
     def next_tokens(self, state: StreamState) -> tuple[StreamState, ExpertTokens]:
         """Next rows as integers: the advanced state and `ExpertTokens`."""

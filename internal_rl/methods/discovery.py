@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from internal_rl.methods.batches import next_rows, num_targets
 from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Metrics
 from internal_rl.methods.switching import count_switches, switching_metrics
@@ -230,11 +231,11 @@ class CodeDiscovery:
           The new state, and `loss`, `action_nll` and `kl` in nats per action, `alpha` and
           `gradient_norm`.
         """
-        position, batch = self.source.next(state.stream, frozen["data"])
+        position, batch = next_rows(self.source, state.stream, frozen["data"])
         alpha = alpha_schedule(self.config, state.step)
         floor = gate_floor_schedule(self.config, state.step)
         key = jax.random.fold_in(state.key, state.step)
-        tokens = batch.num_targets()
+        tokens = num_targets(batch)
 
         def share(base, params, part, index):
             model = self.steered(params, frozen).replace(base=base)

@@ -21,6 +21,7 @@ from internal_rl.models.heads import gaussian_log_prob
 from internal_rl.models.policy import CodePolicy
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.section import at_least, setting, within
+from internal_rl.training.mesh import total
 
 State = PolicyState
 
@@ -120,9 +121,9 @@ class InternalRL(PolicyTrainer):
           step, and `reward_per_decision`.
         """
         switches = num_decisions(episodes)
-        beta = jnp.sum(episodes.record["beta"] * episodes.active)
+        beta = total(jnp.sum(episodes.record["beta"] * episodes.active))
         return super().metrics(episodes) | {
             "switches": jnp.mean(switches.astype(jnp.float32)),
-            "beta": beta / jnp.sum(episodes.active),
-            "reward_per_decision": jnp.sum(episodes.returns) / jnp.sum(switches),
+            "beta": beta / total(jnp.sum(episodes.active)),
+            "reward_per_decision": total(jnp.sum(episodes.returns)) / total(jnp.sum(switches)),
         }

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from internal_rl.methods.batches import next_rows, num_targets
 from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Metrics
 from internal_rl.models.base_model import BaseModel
@@ -16,6 +17,7 @@ from internal_rl.models.heads import action_log_prob, observation_log_prob
 from internal_rl.models.reach import gradient_through
 from internal_rl.section import at_least, setting
 from internal_rl.training.accumulation import accumulated_gradients
+from internal_rl.training.mesh import mean
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.training.randomness import named_keys
 from internal_rl.training.settings import TrainingSettings
@@ -174,7 +176,7 @@ class Pretraining:
           `gradient_norm`, and `padding`, the share of tokens without a trajectory.
         """
         position, batch = self._next(state, frozen)
-        tokens = batch.num_targets()
+        tokens = num_targets(batch)
 
         def share(base, params, part, index):
             del index
@@ -187,17 +189,17 @@ class Pretraining:
             self.config.make_optimiser(), gradients, state.optimiser_state, state.params
         )
         state = State(params, optimiser_state, position, state.step + 1)
-        padding = jnp.mean(batch.segment < 0, dtype=jnp.float32)
+        padding = mean(jnp.mean(batch.segment < 0, dtype=jnp.float32))
         return state, {"loss": value, "padding": padding, **metrics, **more}
 
     def _next(self, state: State, frozen: dict) -> tuple[Any, Trajectory]:
         """The advanced position and the rows of the next update."""
         if not self.config.curriculum_steps:
-            return self.source.next(state.stream, frozen["data"])
+            return next_rows(self.source, state.stream, frozen["data"])
         return jax.lax.cond(
             state.step < self.config.curriculum_steps,
-            lambda position: self.curriculum.next(position, frozen["curriculum"]),
-            lambda position: self.source.next(position, frozen["data"]),
+            lambda position: next_rows(self.curriculum, position, frozen["curriculum"]),
+            lambda position: next_rows(self.source, position, frozen["data"]),
             state.stream,
         )
 

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from internal_rl.methods.batches import next_rows, num_targets
 from internal_rl.methods.evaluation import held_out, require_labels
 from internal_rl.methods.method import Metrics
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.section import POSITIVE, at_least, setting
+from internal_rl.training.mesh import total
 from internal_rl.training.randomness import named_keys
 from internal_rl.training.settings import TrainingSettings
 from internal_rl.types import DataSource, Trajectory, num_rows
@@ -121,12 +123,16 @@ def _layer_log_probs(weights: chex.Array, residual: chex.Array) -> chex.Array:
 
 
 def _layer_loss(
-    weights: chex.Array, residual: chex.Array, subgoal: chex.Array, mask: chex.Array
+    weights: chex.Array,
+    residual: chex.Array,
+    subgoal: chex.Array,
+    mask: chex.Array,
+    tokens: chex.Array,
 ) -> chex.Array:
-    """Mean cross-entropy of one layer's probe over the tokens in `mask`, nats."""
+    """Cross-entropy of one layer's probe, summed over the tokens in `mask`, by `tokens`, nats."""
     log_probs = _layer_log_probs(weights, residual)
     picked = jnp.take_along_axis(log_probs, jnp.maximum(subgoal, 0)[..., None], axis=-1)[..., 0]
-    return -jnp.sum(picked * mask) / jnp.maximum(jnp.sum(mask), 1)
+    return -jnp.sum(picked * mask) / tokens
 
 
 def residual_streams(model: SteeredModel, batch: Trajectory) -> chex.Array:
@@ -153,12 +159,13 @@ def update_probes(
     """
 
     def total_loss(weights):
-        losses = jax.vmap(_layer_loss, in_axes=(0, 0, None, None))(
-            weights, residuals, batch.subgoal, batch.mask
+        losses = jax.vmap(_layer_loss, in_axes=(0, 0, None, None, None))(
+            weights, residuals, batch.subgoal, batch.mask, tokens
         )
         return jnp.sum(losses), losses
 
-    gradient, losses = jax.grad(total_loss, has_aux=True)(state.weights)
+    tokens = num_targets(batch)
+    gradient, losses = total(jax.grad(total_loss, has_aux=True)(state.weights))
     updates, optimiser_state = optimiser.update(gradient, state.optimiser_state, state.weights)
     metrics = {f"probe_loss_layer_{i}": loss for i, loss in enumerate(losses)}
     return ProbeState(optax.apply_updates(state.weights, updates), optimiser_state), metrics
@@ -279,7 +286,7 @@ class Probing:
         Returns:
           The new state, and `probe_loss_layer_<l>` and their mean `loss` in nats.
         """
-        position, batch = self.source.next(state.stream, frozen["data"])
+        position, batch = next_rows(self.source, state.stream, frozen["data"])
         residuals = residual_streams(frozen["model"], batch)
         probe, metrics = update_probes(state.probe, residuals, batch, self.config.make_optimiser())
         losses = jnp.stack(list(metrics.values()))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from internal_rl.methods.batches import next_rows, num_targets
 from internal_rl.methods.evaluation import require_labels
 from internal_rl.methods.method import Metrics
 from internal_rl.models.controllers import Controllers, initial_controllers, steer
@@ -155,7 +156,7 @@ class Steering:
         Returns:
           The new state, and `action_nll_layer_<l>` and their mean `loss` in nats per action.
         """
-        position, batch = self.source.next(state.stream, frozen["data"])
+        position, batch = next_rows(self.source, state.stream, frozen["data"])
         layers, metrics = [], {}
         for layer, controllers in enumerate(state.layers):
             model = frozen["model"].at_layer(layer)
@@ -170,7 +171,7 @@ class Steering:
         self, state: SteeringState, model: SteeredModel, batch: Trajectory
     ) -> tuple[SteeringState, chex.Array]:
         """The new controllers of the layer at which the model is cut, and their loss before."""
-        tokens = batch.num_targets()
+        tokens = num_targets(batch)
 
         def share(base, controllers, part, index):
             del index

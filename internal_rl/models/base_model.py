@@ -9,9 +9,12 @@ import dataclasses
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import DTypeLike
 
+from internal_rl.backend import on_cpu
 from internal_rl.models import hawk, transformer  # noqa: F401 (registers the blocks of this package)
 from internal_rl.models.blocks import (
     BlockEntry,
@@ -57,10 +60,12 @@ class BaseConfig(Section):
         """The registered block."""
         return block_entry(self.block)
 
-    def block_shape(self, max_length: int, reach: int) -> BlockShape:
+    def block_shape(
+        self, max_length: int, reach: int, dtype: DTypeLike | None = None
+    ) -> BlockShape:
         """What a block of the model is made from."""
         sizes = (self.width, self.num_heads, self.head_size, self.mlp_size, self.init_scale)
-        return BlockShape(*sizes, max_length, reach)
+        return BlockShape(*sizes, max_length, reach, dtype)
 
     def check_layer(self, field: str, layer: int) -> None:
         """Raises SettingError about `field` unless `0 <= layer <= depth`."""
@@ -91,6 +96,8 @@ class BaseModel(nn.Module):
       max_length: longest episode the one-step form can run.
       reach: how many steps back attention of the parallel form looks at most; None for
         `max_length`.
+      dtype: of products, `jnp.bfloat16` or None for that of the inputs. Parameters, residual
+        stream and the action head keep float32.
     """
 
     observation_spec: ObservationSpec
@@ -98,6 +105,7 @@ class BaseModel(nn.Module):
     config: BaseConfig = BaseConfig()
     max_length: int = 100
     reach: int | None = None
+    dtype: DTypeLike | None = None
 
     @property
     def width(self) -> int:
@@ -116,16 +124,18 @@ class BaseModel(nn.Module):
 
     def setup(self):
         init = scaled_initializer(self.config.init_scale)
-        self.embedding = nn.Dense(self.width, kernel_init=init)
+        self.embedding = nn.Dense(self.width, kernel_init=init, dtype=self.dtype)
         self.blocks = [self._make_block(name=f"block_{i + 1}") for i in range(self.depth)]
         self.output_norm = nn.LayerNorm(use_bias=False)
         self.action_output = nn.Dense(action_parameter_size(self.action_spec), kernel_init=init)
-        self.observation_output = nn.Dense(self.observation_spec.size, kernel_init=init)
+        self.observation_output = nn.Dense(
+            self.observation_spec.size, kernel_init=init, dtype=self.dtype
+        )
 
     def _make_block(self, **keywords) -> nn.Module:
         # A trajectory of `max_length` steps ends with one more observation.
         reach = self.max_length if self.reach is None else self.reach
-        shape = self.config.block_shape(self.max_length, reach)
+        shape = self.config.block_shape(self.max_length, reach, self.dtype)
         return self.config.entry.make(shape, **keywords)
 
     @nn.nowrap
@@ -144,6 +154,11 @@ class BaseModel(nn.Module):
         if not 0 <= layer <= self.depth:
             raise ValueError(f"layer: got {layer}, allowed: 0 to {self.depth}")
 
+    def _embed(self, observation: chex.Array) -> chex.Array:
+        """The residual stream before the first block, float32 at least."""
+        x = self.embedding(observation.astype(jnp.float32))
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
     def _heads(self, residual: chex.Array) -> BaseOutput:
         x = self.output_norm(residual)
         return BaseOutput(self.action_output(x), self.observation_output(x))
@@ -155,21 +170,31 @@ class BaseModel(nn.Module):
     def lower(self, observation: chex.Array, segment: chex.Array, layer: int) -> chex.Array:
         """Residual stream `e_{t,l}` after block `layer`, `(B, S, n_e)`; 0 is the embedding."""
         self.check_layer(layer)
-        x = self.embedding(observation.astype(jnp.float32))
-        for block in self.blocks[:layer]:
-            x = block(x, segment)
-        return x
+        return self._pass(self._embed(observation), segment, 0, layer)
 
     def upper(self, residual: chex.Array, segment: chex.Array, layer: int) -> BaseOutput:
         """Runs blocks `layer + 1 .. L` and the heads on `(B, S, n_e)` residuals."""
         self.check_layer(layer)
-        for block in self.blocks[layer:]:
-            residual = block(residual, segment)
-        return self._heads(residual)
+        return self._heads(self._pass(residual, segment, layer, self.depth))
+
+    def _pass(self, x: chex.Array, segment: chex.Array, first: int, last: int) -> chex.Array:
+        """Blocks `first + 1 .. last`."""
+        chosen = self.blocks[first:last]
+        if not chosen or on_cpu() or self.is_initializing():
+            for block in chosen:
+                x = block(x, segment)
+            return x
+        # One program for all blocks: accelerators take long to compile each of them.
+        block = self._make_detached_block()
+        parameters = [module.variables["params"] for module in chosen]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parameters)
+        return jax.lax.scan(
+            lambda x, params: (block.apply({"params": params}, x, segment), None), x, stacked
+        )[0]
 
     def residuals(self, observation: chex.Array, segment: chex.Array) -> chex.Array:
         """All residual streams, `(L + 1, B, S, n_e)`; index 0 is the embedding."""
-        x = self.embedding(observation.astype(jnp.float32))
+        x = self._embed(observation)
         streams = [x]
         for block in self.blocks:
             x = block(x, segment)
@@ -202,7 +227,7 @@ class BaseModel(nn.Module):
           `(B, n_e)` residual and the new state tuple.
         """
         self.check_layer(layer)
-        x = self.embedding(observation.astype(jnp.float32))
+        x = self._embed(observation)
         return self._step_blocks(x, state, range(layer))
 
     def upper_step(

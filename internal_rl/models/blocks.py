@@ -7,6 +7,7 @@ from typing import Protocol
 import chex
 import flax.linen as nn
 from jax.nn.initializers import Initializer, variance_scaling
+from jax.typing import DTypeLike
 
 from internal_rl.section import SettingError
 
@@ -25,6 +26,7 @@ class MLP(nn.Module):
       init_scale: variance-scaling factor of the hidden kernel.
       output_init_scale: the same for the output kernel; None takes `init_scale`.
       activation: hidden non-linearity.
+      dtype: of the products; None for that of the inputs.
     """
 
     hidden_size: int
@@ -32,16 +34,23 @@ class MLP(nn.Module):
     init_scale: float = 1.0
     output_init_scale: float | None = None
     activation: callable = nn.relu
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
         """Maps `(..., n)` to `(..., output_size)`."""
         output_scale = self.init_scale if self.output_init_scale is None else self.output_init_scale
         hidden = nn.Dense(
-            self.hidden_size, kernel_init=scaled_initializer(self.init_scale), name="hidden"
+            self.hidden_size,
+            kernel_init=scaled_initializer(self.init_scale),
+            dtype=self.dtype,
+            name="hidden",
         )(x)
         return nn.Dense(
-            self.output_size, kernel_init=scaled_initializer(output_scale), name="output"
+            self.output_size,
+            kernel_init=scaled_initializer(output_scale),
+            dtype=self.dtype,
+            name="output",
         )(self.activation(hidden))
 
 
@@ -57,6 +66,8 @@ class BlockShape:
       init_scale: variance-scaling factor of all kernels.
       max_length: tokens of the longest trajectory, its last observation not counted.
       reach: steps back that the parallel form has to look; at most `max_length`.
+      dtype: of products, bfloat16 where precision allows it; None for that of the inputs. Norms,
+        softmax, recurrences and the residual stream keep theirs.
     """
 
     width: int
@@ -66,6 +77,7 @@ class BlockShape:
     init_scale: float
     max_length: int
     reach: int
+    dtype: DTypeLike | None = None
 
 
 class Block(Protocol):

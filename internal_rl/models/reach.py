@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from internal_rl.backend import on_cpu
 from internal_rl.batching import largest
 from internal_rl.models.base_model import BaseModel
 
@@ -52,7 +53,8 @@ def gradient_through(base: BaseModel, loss: Loss) -> Gradient:
 
     def chosen(params, part, index):
         short = base.short_reach
-        if short is None or short + 1 >= part.segment.shape[1]:
+        # Accelerators attend to whole rows.
+        if not on_cpu() or short is None or short + 1 >= part.segment.shape[1]:
             return gradient_of(base.max_length)(params, part, index)
         return jax.lax.cond(
             largest(reaches_further(part.segment, short)),

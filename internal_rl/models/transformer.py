@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import DTypeLike
 
-from internal_rl.backend import on_cpu
+from internal_rl.backend import kernels_for_tpu, on_cpu
 from internal_rl.batching import largest
+from internal_rl.models import tpu_block
 from internal_rl.models.blocks import MLP, BlockShape, register_block, scaled_initializer
 
 MASKED = -1e9
-# Queries of the parallel form that share one slice of keys.
+# Queries of the parallel form that share one slice of keys on a CPU. Accelerators take whole rows.
 QUERY_BLOCK = 64
 # Slices of keys begin at multiples of this.
 KEY_ALIGNMENT = 16
@@ -79,7 +81,7 @@ def relative_position_bucket(
 
 
 def query_blocks(length: int, reach: int) -> list[tuple[slice, slice]]:
-    """Blocks of queries of the parallel form and the keys that each of them is compared with.
+    """Blocks of queries, as CPUs take them, and the keys that each of them is compared with.
 
     Args:
       length: tokens of a row.
@@ -114,27 +116,35 @@ def attend(
       visible: `(B, Q, K)` bool; every query sees at least one key.
 
     Returns:
-      `(B, H, Q, dh)`.
+      `(B, H, Q, dh)`, of the type of `query`; scores and their softmax are float32 at least.
     """
     return _attention(query, key, value, bias, visible)[0]
 
 
 def _attention(query, key, value, bias, visible):
     """The output, the exponentials of the scores (zero where masked), and their inverse sums."""
-    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key) + bias
+    scores = _full_sums("bhqd,bhkd->bhqk", query, key) + bias
     scores = jnp.where(visible[:, None], scores, MASKED)
     weight = jnp.exp(scores - _over_keys(jnp.maximum, scores))
     inverse_sum = 1.0 / _over_keys(jnp.add, weight)
-    return jnp.einsum("bhqk,bhkd->bhqd", weight, value) * inverse_sum, weight, inverse_sum
+    weight = weight.astype(value.dtype)
+    output = _full_sums("bhqk,bhkd->bhqd", weight, value) * inverse_sum
+    return output.astype(query.dtype), weight, inverse_sum
+
+
+def _full_sums(equation: str, left: chex.Array, right: chex.Array) -> chex.Array:
+    """`jnp.einsum` whose sums are float32 at least, and so is the result."""
+    dtype = jnp.promote_types(left.dtype, jnp.float32)
+    return jnp.einsum(equation, left, right, preferred_element_type=dtype)
 
 
 def _over_keys(operation: jnp.ufunc, x: chex.Array) -> chex.Array:
-    """Reduces the last axis, `(..., K)` to `(..., 1)`, by halves.
+    """Reduces the last axis, `(..., K)` to `(..., 1)`; on a CPU by halves.
 
     XLA's CPU backend takes the numbers of a row one by one where halves of it take a fourth of the
     time.
     """
-    while x.shape[-1] > 16 and x.shape[-1] % 2 == 0:
+    while on_cpu() and x.shape[-1] > 16 and x.shape[-1] % 2 == 0:
         first, second = jnp.split(x, 2, axis=-1)
         x = operation(first, second)
     return operation.reduce(x, axis=-1, keepdims=True)
@@ -145,13 +155,14 @@ def _attend_derivative(primals, tangents):
     query, key, value, bias, visible = primals
     query_dot, key_dot, value_dot, bias_dot, _ = tangents
     output, weight, inverse_sum = _attention(query, key, value, bias, visible)
+    # Products stay in the type of the query, so that those of the transposed derivative are too.
     scores_dot = jnp.einsum("bhqd,bhkd->bhqk", query_dot, key)
-    scores_dot += jnp.einsum("bhqd,bhkd->bhqk", query, key_dot) + bias_dot
-    weight_dot = weight * scores_dot
-    output_dot = jnp.einsum("bhqk,bhkd->bhqd", weight_dot, value)
+    scores_dot += jnp.einsum("bhqd,bhkd->bhqk", query, key_dot)
+    weight_dot = weight * (scores_dot + bias_dot)
+    output_dot = jnp.einsum("bhqk,bhkd->bhqd", weight_dot.astype(value.dtype), value)
     output_dot += jnp.einsum("bhqk,bhkd->bhqd", weight, value_dot)
     output_dot -= output * jnp.sum(weight_dot, axis=-1, keepdims=True)
-    return output, output_dot * inverse_sum
+    return output, (output_dot * inverse_sum).astype(output.dtype)
 
 
 class TransformerBlock(nn.Module):
@@ -167,6 +178,8 @@ class TransformerBlock(nn.Module):
         in it, and pairs that never belong together are not computed.
       max_length: longest episode the one-step form can run.
       num_buckets: buckets of the relative-position bias.
+      dtype: of the products; None for that of the inputs. Norms, softmax and residual stream keep
+        theirs.
     """
 
     width: int
@@ -177,24 +190,49 @@ class TransformerBlock(nn.Module):
     reach: int = 100
     max_length: int = 100
     num_buckets: int = 32
+    dtype: DTypeLike | None = None
 
     def setup(self):
         init = scaled_initializer(self.init_scale)
         attention_size = self.num_heads * self.head_size
+        dense = partial(nn.Dense, use_bias=False, kernel_init=init, dtype=self.dtype)
         self.attention_norm = nn.LayerNorm(use_bias=False)
-        self.query_key_value = nn.Dense(3 * attention_size, use_bias=False, kernel_init=init)
-        self.attention_output = nn.Dense(self.width, use_bias=False, kernel_init=init)
+        self.query_key_value = dense(3 * attention_size)
+        self.attention_output = dense(self.width)
         self.position_bias = self.param(
             "position_bias", nn.initializers.zeros, (self.num_heads, self.num_buckets), jnp.float32
         )
         self.mlp_norm = nn.LayerNorm(use_bias=False)
-        self.mlp = MLP(self.mlp_size, self.width, self.init_scale)
+        self.mlp = MLP(self.mlp_size, self.width, self.init_scale, dtype=self.dtype)
 
     def _project(self, x: chex.Array) -> tuple[chex.Array, chex.Array, chex.Array]:
+        """Scaled queries, keys and values, each `(..., H, dh)`."""
         projected = self.query_key_value(self.attention_norm(x))
         heads = projected.reshape(*x.shape[:-1], 3, self.num_heads, self.head_size)
         query, key, value = (heads[..., i, :, :] for i in range(3))
         return query * self.head_size**-0.5, key, value
+
+    def _takes_kernel(self, length: int) -> bool:
+        """Whether rows of this length pass through the kernels for TPUs."""
+        sizes = (self.width, self.mlp_size, self.num_heads, self.head_size)
+        wanted = kernels_for_tpu() and self.dtype == jnp.bfloat16 and not self.is_initializing()
+        return wanted and tpu_block.fits(length, *sizes)
+
+    def kernel_weights(self, length: int) -> tpu_block.Weights:
+        """All parameters, as the kernels for rows of this length take them."""
+        parameters = self.variables["params"]
+        mlp = parameters["mlp"]
+        return tpu_block.Weights(
+            attention_scale=parameters["attention_norm"]["scale"][None],
+            query_key_value=parameters["query_key_value"]["kernel"],
+            bias=self._bias_of_rows(length),
+            attention_output=parameters["attention_output"]["kernel"],
+            mlp_scale=parameters["mlp_norm"]["scale"][None],
+            hidden=mlp["hidden"]["kernel"],
+            hidden_bias=mlp["hidden"]["bias"][None],
+            output=mlp["output"]["kernel"],
+            output_bias=mlp["output"]["bias"][None],
+        )
 
     def _finish(self, x: chex.Array, attended: chex.Array) -> chex.Array:
         x = x + self.attention_output(attended.reshape(x.shape[0], -1))
@@ -211,6 +249,8 @@ class TransformerBlock(nn.Module):
           `(B, S, n_e)`.
         """
         batch_size, length, width = x.shape
+        if self._takes_kernel(length):
+            return tpu_block.block_rows(x, self.kernel_weights(length), segment)
         # Tokens along one axis: XLA's CPU backend is slow at weight gradients over two of them.
         tokens = x.reshape(-1, width)
         # Heads before time, for plain batched products: `(B, H, S, dh)`.
@@ -218,7 +258,20 @@ class TransformerBlock(nn.Module):
             part.reshape(batch_size, length, self.num_heads, self.head_size).swapaxes(1, 2)
             for part in self._project(tokens)
         )
-        blocks = query_blocks(length, self.reach)
+        attend_all = self._attend_blocks if on_cpu() else self._attend_rows
+        attended = attend_all(query, key, value, segment).swapaxes(1, 2)
+        return self._finish(tokens, attended).reshape(x.shape)
+
+    def _attend_rows(self, query, key, value, segment) -> chex.Array:
+        """Attention of whole rows at once, `(B, H, S, dh)`; no trajectory exceeds the reach."""
+        length = segment.shape[1]
+        together = segment[:, :, None] == segment[:, None]
+        visible = together & np.tri(length, dtype=bool)
+        return attend(query, key, value, self._bias_of_rows(length), visible)
+
+    def _attend_blocks(self, query, key, value, segment) -> chex.Array:
+        """The same in blocks of queries, without keys that lie out of reach."""
+        blocks = query_blocks(segment.shape[1], self.reach)
         offset = max(rows.start - seen.start for rows, seen in blocks)
         bias, near = self._bias_and_reach(offset)
         attended = []
@@ -235,8 +288,7 @@ class TransformerBlock(nn.Module):
                     together & near[place],
                 )
             )
-        attended = jnp.concatenate(attended, axis=2).swapaxes(1, 2)
-        return self._finish(tokens, attended).reshape(x.shape)
+        return jnp.concatenate(attended, axis=2)
 
     def _bias_and_reach(self, offset: int) -> tuple[chex.Array, np.ndarray]:
         """What depends on distance alone, for queries from key `offset` on.
@@ -251,6 +303,18 @@ class TransformerBlock(nn.Module):
         bias = jnp.einsum("qkn,hn->hqk", chosen, self.position_bias)
         return bias, (distance >= 0) & (distance <= self.reach)
 
+    def _bias_of_rows(self, length: int) -> chex.Array:
+        """`(H, S, S)` bias of whole rows; arbitrary where the key lies behind the query."""
+        bucket = relative_position_bucket(np.arange(length), self.num_buckets)
+        chosen = jax.nn.one_hot(bucket, self.num_buckets, dtype=self.position_bias.dtype)
+        by_distance = jnp.einsum("kn,hn->hk", chosen, self.position_bias)
+        # Every row is that before it, one place further to the right: laid out end to end, rows
+        # of one number more repeat.
+        backwards = jnp.pad(by_distance[:, ::-1], ((0, 0), (0, length)))
+        repeated = jnp.tile(backwards, (1, length))[:, : length * (2 * length - 1)]
+        rows = repeated.reshape(-1, length, 2 * length - 1)
+        return rows[:, :, length - 1 :]
+
     @nn.nowrap
     def initial_state(self, batch_size: int) -> KeyValueCache:
         """Empty cache for episodes of up to `max_length` steps."""
@@ -260,7 +324,7 @@ class TransformerBlock(nn.Module):
         shape = (batch_size, self.num_heads, -(-self.max_length // num_chunks), self.head_size)
 
         def empty():
-            return tuple(jnp.zeros(shape, jnp.float32) for _ in range(num_chunks))
+            return tuple(jnp.zeros(shape, self.dtype or jnp.float32) for _ in range(num_chunks))
 
         return KeyValueCache(empty(), empty(), jnp.int32(0), jnp.zeros(batch_size, jnp.int32))
 
@@ -286,12 +350,12 @@ class TransformerBlock(nn.Module):
         visible = distance <= state.length[:, None]
         wanted = state.chunks_within(distance, jnp.max(state.length))
         scores = [
-            _if_wanted(wanted[i], partial(jnp.einsum, "bhd,bhkd->bhk"), query, chunk)
+            _if_wanted(wanted[i], partial(_full_sums, "bhd,bhkd->bhk"), query, chunk)
             for i, chunk in enumerate(keys)
         ]
         buckets = jnp.asarray(relative_position_bucket(np.arange(num_slots), self.num_buckets))
         scores = jnp.concatenate(scores, axis=-1) + self.position_bias[:, buckets[distance]]
-        weight = jax.nn.softmax(jnp.where(visible[:, None], scores, MASKED))
+        weight = jax.nn.softmax(jnp.where(visible[:, None], scores, MASKED)).astype(value.dtype)
         weights = jnp.split(weight, len(values), axis=-1)
         attended = sum(
             _if_wanted(wanted[i], partial(jnp.einsum, "bhk,bhkd->bhd"), weights[i], chunk)
@@ -336,6 +400,7 @@ def make_block(shape: BlockShape, **keywords) -> TransformerBlock:
         init_scale=shape.init_scale,
         reach=shape.reach,
         max_length=shape.max_length,
+        dtype=shape.dtype,
         **keywords,
     )
 

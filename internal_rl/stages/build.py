@@ -7,6 +7,7 @@ import numpy as np
 
 from internal_rl.analysis.baselines import action_baselines
 from internal_rl.analysis.study import StudyContext, measure_stage
+from internal_rl.backend import product_dtype
 from internal_rl.envs.world import DataRequest, world_entry
 from internal_rl.experts.source_checks import check_source
 from internal_rl.files import storage_faults
@@ -74,7 +75,13 @@ def make_curriculum(settings: Settings, places: Places) -> DataSource | None:
 def make_base(settings: Settings) -> BaseModel:
     """The base model, unbound."""
     world = settings.world
-    return BaseModel(world.observation_spec, world.action_spec, settings.base, world.time_limit)
+    return BaseModel(
+        world.observation_spec,
+        world.action_spec,
+        settings.base,
+        world.time_limit,
+        dtype=product_dtype(settings.precision),
+    )
 
 
 def load_base(

@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from internal_rl.backend import PRECISIONS
 from internal_rl.envs.world import make_from_config, world_entry
 from internal_rl.errors import ConfigError
 from internal_rl.section import Section, SettingError
@@ -28,6 +29,9 @@ class Settings:
     Attributes:
       preset: name of the preset.
       seed: first seed; a stage trains `seed`, `seed + 1`, ... up to its `num_seeds`.
+      precision: of the products in models, one of `backend.PRECISIONS`; parameters, softmax,
+        recurrences, log-probabilities and losses are float32 always. How a result is computed, not
+        what: a stage may go on in another precision, and `versions.json` tells which it was.
       environment: `name` of the world and the fields of its config.
       world_config: the same as the config of the world.
       world: the world itself.
@@ -37,6 +41,7 @@ class Settings:
 
     preset: str
     seed: int
+    precision: str
     environment: Mapping[str, Any]
     world_config: Any
     world: World
@@ -58,12 +63,18 @@ class Settings:
         config = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
         environment, seed = config.pop("environment", {}), config.pop("seed", 0)
         preset, quickstart = config.pop("preset", ""), config.pop("quickstart", {})
+        precision = config.pop("precision", "auto")
         if not isinstance(seed, int) or seed < 0:
             raise ConfigError(f"config.seed: {seed!r} given, allowed is 0 or more")
+        if precision not in PRECISIONS:
+            allowed = ", ".join(PRECISIONS)
+            raise ConfigError(f"config.precision: {precision!r} given, allowed is {allowed}")
         types = section_types()
         for name in config:
             if name not in types:
-                known = ", ".join(["preset", "seed", "environment", "quickstart", *types])
+                known = ", ".join(
+                    ["preset", "seed", "precision", "environment", "quickstart", *types]
+                )
                 raise ConfigError(f"config.{name}: unknown section, allowed are {known}")
         sections = {}
         for name, section in types.items():
@@ -73,7 +84,7 @@ class Settings:
         entry = world_entry(environment["name"])
         fields = {name: value for name, value in environment.items() if name != "name"}
         world_config = entry.config(**fields)
-        return cls(preset, seed, environment, world_config, world, quickstart, sections)
+        return cls(preset, seed, precision, environment, world_config, world, quickstart, sections)
 
     def updated(self, section: str, **fields) -> "Settings":
         """A copy with some fields of one section changed.
@@ -202,6 +213,7 @@ def make_config(
         {
             "preset": preset,
             "seed": 0,
+            "precision": "auto",
             "environment": {"name": world} | dataclasses.asdict(entry.presets[preset]),
             **sections,
             "quickstart": quickstart,

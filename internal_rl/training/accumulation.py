@@ -6,9 +6,14 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from internal_rl.training.mesh import shard_rows
+from internal_rl.backend import on_cpu
+from internal_rl.training.mesh import num_shares, seeds_side_by_side, share_number, total
 
 Gradient = Callable[[chex.ArrayTree, chex.ArrayTree, jax.Array], tuple]
+
+# Settings are made for ten seeds in one program on one device. An accelerator that holds fewer
+# needs fewer parts, and is slower with more than it needs.
+SEEDS_OF_SETTINGS = 10
 
 
 def accumulated_gradients(
@@ -18,15 +23,16 @@ def accumulated_gradients(
 
     Only one part's activations are alive at a time. The sums equal those of the whole batch if the
     loss of a part is its *share* of the whole: a sum over its rows divided by what the whole batch
-    is divided by, which the caller computes beforehand.
+    is divided by, which the caller computes beforehand. Inside of `mesh.spread` each device takes
+    its own rows, and the sums are those of all devices.
 
     Args:
       gradient_of: `(params, part, index) -> ((value, metrics), gradients)`, as
-        `jax.value_and_grad(loss, has_aux=True)` gives it; `index` is the part's number, to draw
-        different noise for each.
+        `jax.value_and_grad(loss, has_aux=True)` gives it; `index` is the part's number among those
+        of all devices, to draw different noise for each.
       params: what to differentiate by.
-      batch: leaves `(B, ...)`; rows are spread over the devices of the `data` axis.
-      num_parts: parts of `B / num_parts` consecutive rows each.
+      batch: leaves `(B, ...)`.
+      num_parts: parts of consecutive rows, see `suitable_parts`.
 
     Returns:
       `((value, metrics), gradients)`, summed over the parts.
@@ -35,17 +41,36 @@ def accumulated_gradients(
       ValueError: if `num_parts` does not divide `B`.
     """
     rows = jax.tree.leaves(batch)[0].shape[0]
-    if num_parts < 1 or rows % num_parts:
-        raise ValueError(f"num_parts is {num_parts}, allowed are divisors of the {rows} rows")
+    num_parts = suitable_parts(num_parts, rows)
+    first_part = share_number() * num_parts
     if num_parts == 1:
-        return gradient_of(params, shard_rows(batch), jnp.int32(0))
+        return total(gradient_of(params, batch, jnp.int32(first_part)))
     parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), batch)
 
     def add(sums, inputs):
         part, index = inputs
-        return jax.tree.map(jnp.add, sums, gradient_of(params, shard_rows(part), index)), None
+        return jax.tree.map(jnp.add, sums, gradient_of(params, part, index)), None
 
     first = jax.tree.map(lambda x: x[0], parts)
     shapes = jax.eval_shape(gradient_of, params, first, jnp.int32(0))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(add, zeros, (parts, jnp.arange(num_parts, dtype=jnp.int32)))[0]
+    numbers = first_part + jnp.arange(num_parts, dtype=jnp.int32)
+    return total(jax.lax.scan(add, zeros, (parts, numbers))[0])
+
+
+def suitable_parts(num_parts: int, rows: int) -> int:
+    """Parts in which the `rows` of one device pass through a model.
+
+    On a CPU those of the settings, shared out among the devices; accelerators take as few as their
+    memory allows.
+
+    Raises:
+      ValueError: on a single device, if the parts do not divide the rows.
+    """
+    shares = num_shares()
+    if shares == 1 and (num_parts < 1 or rows % num_parts):
+        raise ValueError(f"num_parts is {num_parts}, allowed are divisors of the {rows} rows")
+    wanted = num_parts / shares
+    if not on_cpu():
+        wanted *= seeds_side_by_side() / SEEDS_OF_SETTINGS
+    return next(parts for parts in range(1, rows + 1) if rows % parts == 0 and parts >= wanted)

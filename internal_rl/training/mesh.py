@@ -1,14 +1,19 @@
 """Where arrays live: one mesh with the axes `seed` and `data`.
 
-Seeds are independent runs of one program and are spread first; devices left over share the rows
-of a batch. On one device both axes have length one and nothing here costs anything.
+Seeds are independent runs of one program and are spread first; devices left over share the work of
+each: the rows of a batch, the episodes of a rollout. What they do is written out (`jax.shard_map`),
+so that they exchange nothing but sums of gradients and metrics and where the data stands. On one
+device both axes have length one and nothing here costs anything.
 """
 
+import contextlib
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -42,16 +47,100 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_rows(tree: chex.ArrayTree) -> chex.ArrayTree:
-    """Spreads the leading (batch) axis over `data`; for use inside an update.
+def spread(function: Callable) -> Callable:
+    """`function(*arguments)` run by every device of the axis `data`, which share the work.
 
-    The mesh is the one the loop has set. Without one nothing happens, nor in a mesh of somebody
-    else: one without an axis `data`, or whose axes are explicit, where types of arrays say where
-    they live. Under the loop's vmap over seeds the seed axis is added in front.
+    All devices get the same arguments. What they share out is told by `my_share`; what they find
+    is brought together by `total` and `mean`, so that all return the same. A function that knows
+    nothing of this does all the work on every device. The mesh is the one that the loop has set;
+    without one, with a single device, or inside of another call nothing changes. Under the loop's
+    vmap over seeds the seed axis is added in front.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or DATA not in mesh.axis_names:
-        return tree
-    if mesh.axis_types[mesh.axis_names.index(DATA)] != AxisType.Auto:
-        return tree
-    return jax.lax.with_sharding_constraint(tree, PartitionSpec(DATA))
+
+    def run(*arguments):
+        mesh = jax.sharding.get_abstract_mesh()
+        if _is_shared() or mesh.empty or mesh.shape.get(DATA, 1) == 1:
+            return function(*arguments)
+        if any(kind != AxisType.Auto for kind in mesh.axis_types):
+            # A mesh of somebody else, where types of arrays say where they live.
+            return function(*arguments)
+        whole = PartitionSpec()
+        return jax.shard_map(function, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)(
+            *arguments
+        )
+
+    return run
+
+
+def _is_shared() -> bool:
+    """Whether the program that is being traced is run by one of several devices in `spread`."""
+    return DATA in jax.sharding.get_abstract_mesh().manual_axes
+
+
+def num_shares() -> int:
+    """Devices that share the work; 1 outside of `spread`."""
+    return jax.sharding.get_abstract_mesh().shape[DATA] if _is_shared() else 1
+
+
+def share_number() -> chex.Numeric:
+    """Which of the devices this is, from 0."""
+    return jax.lax.axis_index(DATA) if _is_shared() else 0
+
+
+def share_size(number: int) -> int:
+    """Things that one device does of `number`; all together may do a few more."""
+    return -(-number // num_shares())
+
+
+_side_by_side: list[int] = []
+
+
+@contextlib.contextmanager
+def side_by_side(num_seeds: int) -> Iterator[None]:
+    """Traces a program of which one device runs copies for several seeds, by `jax.vmap`."""
+    _side_by_side.append(num_seeds)
+    try:
+        yield
+    finally:
+        _side_by_side.pop()
+
+
+def seeds_side_by_side() -> int:
+    """Seeds that one device runs in the program that is being traced; 1 where nothing is said."""
+    return _side_by_side[-1] if _side_by_side else 1
+
+
+def total(tree: chex.ArrayTree) -> chex.ArrayTree:
+    """Sums over the devices that share the work."""
+    return jax.lax.psum(tree, DATA) if _is_shared() else tree
+
+
+def mean(tree: chex.ArrayTree) -> chex.ArrayTree:
+    """Means over the devices that share the work."""
+    return jax.lax.pmean(tree, DATA) if _is_shared() else tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The rows that one device makes of a batch.
+
+    Attributes:
+      rows: `(n,)` int32 their numbers in the batch; a few devices have the last one again.
+      own: `(n,)` bool, those that no other device has.
+      num_rows: of the whole batch.
+    """
+
+    rows: chex.Array
+    own: chex.Array
+    num_rows: int
+
+    def together(self, leaf: chex.Array) -> chex.Array:
+        """What all devices have for their rows `(n, ...)`: `(num_rows, ...)`."""
+        return jax.lax.all_gather(leaf, DATA, tiled=True)[: self.num_rows]
+
+
+def my_share(num_rows: int) -> Share:
+    """The share of this device in a batch of rows, inside of `spread`."""
+    size = share_size(num_rows)
+    rows = share_number() * size + jnp.arange(size, dtype=jnp.int32)
+    return Share(jnp.minimum(rows, num_rows - 1), rows < num_rows, num_rows)

@@ -72,7 +72,7 @@ class Program:
         keys = keys if self.batched else keys[0]
         self._keys = keys if self._described else self._place(keys, self._sharding)
         self._init = self._jit(lambda key, frozen: _strong(stage.init(key, frozen)), self._sharding)
-        self._evaluate = stage.evaluate and self._jit(stage.evaluate)
+        self._evaluate = stage.evaluate and self._jit(mesh_lib.spread(stage.evaluate))
         self._evaluated = None
         self._all_finite = self._jit(lambda state, frozen: _all_finite(stage.params(state)))
         self.compiled = None
@@ -81,6 +81,11 @@ class Program:
     def whole(self) -> jax.sharding.NamedSharding:
         """A copy on every device."""
         return mesh_lib.replicated(self._mesh)
+
+    @property
+    def _metrics_sharding(self) -> jax.sharding.NamedSharding:
+        """Metrics of a seed stay where it is trained, unless other processes want them too."""
+        return self.whole if hosts.several() else self._sharding
 
     def _per_seed(self, function: Callable) -> Callable:
         """`(state or key, frozen)` of one seed -> of all seeds."""
@@ -142,7 +147,7 @@ class Program:
 
     def _updates(self, state: State, frozen: Frozen, count: jax.Array) -> tuple[State, Metrics]:
         """`count` updates; metrics are means over them."""
-        update = self._per_seed(self._stage.update)
+        update = self._per_seed(mesh_lib.spread(self._stage.update))
         shapes = jax.eval_shape(update, state, frozen)[1]
         expected = (len(self._stage.seeds),) if self.batched else ()
         for name, shape in shapes.items():
@@ -174,12 +179,14 @@ class Program:
         updates = jax.jit(
             self._updates,
             in_shardings=(self._sharding, frozen_shardings, None),
-            out_shardings=(self._sharding, self.whole),
+            out_shardings=(self._sharding, self._metrics_sharding),
             donate_argnums=0,
         )
         count = jax.ShapeDtypeStruct((), jnp.int32)
-        with jax.set_mesh(self._mesh):
-            self.compiled = updates.lower(self.state_template(), self.frozen, count).compile()
+        side_by_side = len(self._stage.seeds) // self._mesh.shape[mesh_lib.SEED]
+        with jax.set_mesh(self._mesh), mesh_lib.side_by_side(side_by_side):
+            lowered = updates.lower(self.state_template(), self.frozen, count)
+            self.compiled = lowered.compile()
 
     def advance(self, state: State, count: int) -> tuple[State, dict[str, np.ndarray]]:
         """Runs `count` updates and reuses the memory of `state`, which is gone afterwards.

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType
 
 from internal_rl.training.loop import run_stage
-from internal_rl.training.mesh import make_mesh, shard_rows
+from internal_rl.training.mesh import make_mesh, num_shares, spread, total
 from internal_rl.training.stage_directory import load_stage
 from tests.devices import several_devices
 from tests.training.test_loop import ROOT
@@ -28,17 +28,15 @@ def test_seeds_take_devices_first_and_rows_the_rest(num_seeds, num_devices, shap
     assert mesh.axis_names == ("seed", "data")
 
 
-def test_rows_stay_where_they_are_without_a_mesh():
-    rows = jnp.ones((4, 2))
-    assert shard_rows(rows) is rows
+def test_one_device_and_meshes_of_somebody_else_share_nothing_out():
+    def shares():
+        return jnp.int32(num_shares()), total(jnp.ones(()))
 
-
-def test_rows_stay_where_they_are_in_a_mesh_of_somebody_else():
+    assert tuple(spread(shares)()) == (1, 1)
     for name, kind in (("data", AxisType.Explicit), ("rows", AxisType.Auto)):
         mesh = jax.make_mesh((1,), (name,), axis_types=(kind,))
         with jax.set_mesh(mesh):
-            rows = jnp.ones((4, 2))
-            assert shard_rows(rows) is rows
+            assert tuple(jax.jit(spread(shares))()) == (1, 1)
 
 
 def test_an_update_runs_in_an_explicit_mesh():

@@ -14,6 +14,8 @@ import chex
 import jax.numpy as jnp
 from flax import struct
 
+from internal_rl.training.mesh import mean
+
 STD_OFFSET = 1e-3
 
 
@@ -36,9 +38,14 @@ class ObjectiveSums:
 
 
 def trajectory_advantage(returns: chex.Array) -> chex.Array:
-    """Advantage shared by all decisions of each trajectory: `(B,)` returns to `(B,)`."""
+    """Advantage shared by all decisions of each trajectory: `(B,)` returns to `(B,)`.
+
+    Of several devices each has as many trajectories; mean and deviation are those of all.
+    """
     chex.assert_rank(returns, 1)
-    return (returns - jnp.mean(returns)) / (jnp.std(returns) + STD_OFFSET)
+    centred = returns - mean(jnp.mean(returns))
+    deviation = jnp.sqrt(mean(jnp.mean(jnp.square(centred))))
+    return centred / (deviation + STD_OFFSET)
 
 
 def clipped_surrogate(

@@ -27,6 +27,7 @@ from internal_rl.methods.reinforcement.update import (
 )
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.section import POSITIVE, SettingError, at_least, setting
+from internal_rl.training.mesh import mean, num_shares, share_number, share_size
 from internal_rl.training.randomness import named_key
 from internal_rl.training.settings import TrainingSettings
 from internal_rl.types import World
@@ -185,7 +186,7 @@ class PolicyTrainer:
         """
         num_episodes = self.config.episodes_per_update
         rollout_key, update_key, key = jax.random.split(state.key, 3)
-        episodes = self.rollout(state.params, frozen, rollout_key, num_episodes, keep=self.KEPT)
+        episodes = self._own_episodes(state.params, frozen, rollout_key, num_episodes)
         choices = self.choices(episodes)
         lesson = Lesson(
             trajectory_advantage(episodes.returns), choices.count, episodes.active.shape[1]
@@ -193,8 +194,17 @@ class PolicyTrainer:
         part_sums = functools.partial(self._part_sums, choices)
         settings = self.config.update_settings()
         state, metrics = update_policy(part_sums, settings, state, lesson, update_key)
+        num_episodes = num_shares() * share_size(num_episodes)
         state = state.replace(key=key, episodes=state.episodes + num_episodes)
-        return state, {**self.metrics(episodes), **metrics}
+        return state, {**mean(self.metrics(episodes)), **metrics}
+
+    def _own_episodes(self, params, frozen, key, num_episodes: int) -> Episodes:
+        """The episodes of this device; all devices together play `num_episodes` or a few more."""
+        options = {"keep": self.KEPT}
+        if num_shares() > 1:
+            own = share_size(num_episodes)
+            options |= {"first_episode": share_number() * own, "out_of": num_shares() * own}
+        return self.rollout(params, frozen, key, share_size(num_episodes), **options)
 
     def _part_sums(
         self, choices: Choices, params, advantage, episode, index, segment
@@ -234,17 +244,15 @@ class PolicyTrainer:
     def evaluate(self, state: PolicyState, frozen: SteeredModel) -> dict[str, chex.Array]:
         """Metrics of `config.evaluation_episodes` episodes, the same ones at every call."""
         key = named_key(jax.random.key(1), "evaluation")
-        episodes = self.rollout(
-            state.params, frozen, key, self.config.evaluation_episodes, keep=self.KEPT
-        )
-        return self.metrics(episodes)
+        number = self.config.evaluation_episodes
+        return mean(self.metrics(self._own_episodes(state.params, frozen, key, number)))
 
     def params(self, state: PolicyState) -> chex.ArrayTree:
         """Parameters of the policy."""
         return state.params
 
     def metrics(self, episodes: Episodes) -> dict[str, chex.Array]:
-        """Means over a batch of episodes.
+        """Means over a batch of episodes; of several devices each gives those of its own.
 
         Returns:
           `success` and `return` per episode, `episode_length` in raw steps, and `progress`, the

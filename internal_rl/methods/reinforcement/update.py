@@ -13,6 +13,7 @@ from flax import struct
 from internal_rl.batching import largest
 from internal_rl.methods.reinforcement.objective import ObjectiveSums
 from internal_rl.methods.reinforcement.packing import sum_over_rows
+from internal_rl.training.mesh import num_shares, total
 
 _METRICS = ("loss", "clip_fraction", "divergence", "gradient_norm")
 
@@ -85,7 +86,8 @@ def update_policy(
     """Takes `num_epochs * num_minibatches` gradient steps.
 
     A batch whose advantages are all zero, as without a success, leaves parameters and optimiser as
-    they are, and its gradient is not computed. Otherwise momentum would go on with what the last
+    they are, and its gradient is not computed. Of several devices each learns from its own
+    episodes, and their gradients are summed. Otherwise momentum would go on with what the last
     success taught, and Adam, whose second moment forgets meanwhile, would take far too large a step
     at the next one.
 
@@ -108,7 +110,7 @@ def update_policy(
     advantage, num_decisions = lesson.advantage, lesson.num_decisions
     num_episodes = num_decisions.shape[0]
     rows = min(max(settings.tokens // lesson.max_decisions, 1), num_episodes)
-    if num_episodes % settings.num_minibatches:
+    if num_shares() == 1 and num_episodes % settings.num_minibatches:
         raise ValueError(
             f"num_minibatches: {settings.num_minibatches} given, allowed are divisors of the"
             f" {num_episodes} episodes"
@@ -125,7 +127,8 @@ def update_policy(
 
             return jax.grad(loss, has_aux=True)(params)
 
-        gradient, sums = sum_over_rows(gradient_of_part, lengths, lesson.max_decisions, rows)
+        own = sum_over_rows(gradient_of_part, lengths, lesson.max_decisions, rows)
+        gradient, sums = total(own)
         gradient, sums = jax.tree.map(lambda x: x / sums.decisions, (gradient, sums))
         norm = optax.global_norm(gradient)
         updates, next_state = settings.optimiser.update(gradient, optimiser_state, params)
@@ -152,6 +155,6 @@ def update_policy(
         return state.params, state.optimiser_state, metrics
 
     params, optimiser_state, metrics = jax.lax.cond(
-        largest(jnp.any(advantage != 0)), learn, nothing_to_learn
+        largest(total(jnp.sum(advantage != 0)) > 0), learn, nothing_to_learn
     )
     return state.replace(params=params, optimiser_state=optimiser_state), metrics
