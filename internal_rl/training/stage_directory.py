@@ -19,6 +19,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from internal_rl.errors import StageConflictError, StageMissingError
 from internal_rl.files import read_json, storage_faults, write_atomically, write_json
@@ -130,7 +131,9 @@ class StageDirectory:
           OSError: the directory cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if not is_remote(self.path):
+        if is_remote(self.path):
+            logging.info("%s: no lock on a store; one run at a time is up to you", self.path)
+        else:
             self._take_lock()
         if not (self.path / "config.json").exists():
             write_json(self.path / "versions.json", package_versions())
