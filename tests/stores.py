@@ -1,46 +1,95 @@
-"""Stores of objects that tests write to: `gs://bucket` and `s3://bucket`, kept in memory.
+"""Stores of objects that tests write to: `gs://bucket` and `s3://bucket`, kept in a folder.
 
 Files go through `etils.epath`, whose backend of a scheme is replaced. The arrays of checkpoints on
 `gs://` are written by tensorstore past epath, to a server that speaks as much of the interface of
 Google's stores as it needs; both see the same objects.
 """
 
+import collections.abc
 import contextlib
 import fnmatch
 import http.server
 import io
 import json
 import os
+import pathlib
+import tempfile
 import threading
 import urllib.parse
 from collections.abc import Iterator
 
 from etils.epath import backend, gpath, stat_utils
+from orbax.checkpoint._src.path import gcs_utils
 
 BUCKET = "bucket"
 
 
-class Objects(dict):
-    """Content of objects by their whole name, `gs://bucket/folder/file`."""
+class Objects(collections.abc.MutableMapping):
+    """Content of objects by their whole name, `gs://bucket/folder/file`.
 
-    def __init__(self):
-        super().__init__()
+    They lie in a folder of this machine, which several processes may share.
+    """
+
+    def __init__(self, folder):
+        self._folder = pathlib.Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
         self.writes = []
-        self.generation = 0
-        self.generations = {}
         self.lock = threading.RLock()
+
+    def _file(self, name):
+        return self._folder / name.replace("://", "/")
+
+    def __getitem__(self, name):
+        try:
+            return self._file(name).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise KeyError(name) from None
 
     def __setitem__(self, name, content):
         with self.lock:
-            self.generation += 1
-            self.generations[name] = self.generation
             self.writes.append(name)
-            super().__setitem__(name, bytes(content))
+            file = self._file(name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = self._folder / f".{os.getpid()}.{threading.get_ident()}.part"
+            part.write_bytes(content)
+            os.replace(part, file)
+
+    def __delitem__(self, name):
+        try:
+            self._file(name).unlink()
+        except (FileNotFoundError, IsADirectoryError):
+            raise KeyError(name) from None
+
+    def __contains__(self, name):
+        return self._file(name).is_file()
+
+    def __iter__(self):
+        return self._names(self._folder)
+
+    def _names(self, top):
+        for folder, _, files in os.walk(top):
+            inside = folder[len(str(self._folder)) + 1 :]
+            for file in files:
+                if inside:
+                    yield f"{inside}/{file}".replace("/", "://", 1)
+
+    def __len__(self):
+        return sum(1 for _ in self)
+
+    def generation(self, name):
+        """A number that changes whenever the object is written; 0 where there is none."""
+        try:
+            return self._file(name).stat().st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
 
     def below(self, folder):
         """Names of all objects of a folder."""
-        with self.lock:
-            return [name for name in sorted(self) if name.startswith(f"{folder.rstrip('/')}/")]
+        return sorted(self._names(self._file(folder.rstrip("/"))))
+
+    def any_below(self, folder):
+        """Whether there is anything in a folder."""
+        return next(self._names(self._file(folder)), None) is not None
 
 
 class _Written(io.BytesIO):
@@ -85,7 +134,7 @@ class Store(backend.Backend):
 
     def isdir(self, path):
         name = os.fspath(path).rstrip("/")
-        return name.endswith(f"://{BUCKET}") or bool(self._objects.below(name))
+        return name.endswith(f"://{BUCKET}") or self._objects.any_below(name)
 
     def listdir(self, path):
         folder = os.fspath(path).rstrip("/")
@@ -141,7 +190,7 @@ class Store(backend.Backend):
         return stat_utils.StatResult(self.isdir(name), length, 0)
 
 
-def _handler(objects: Objects):
+def _handler(server):
     """Class of the requests of tensorstore: read, list, write on a condition, delete."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -158,6 +207,10 @@ def _handler(objects: Objects):
             self.end_headers()
             self.wfile.write(content)
 
+        @property
+        def _objects(self):
+            return server.objects
+
         def _asked(self):
             url = urllib.parse.urlsplit(self.path)
             query = dict(urllib.parse.parse_qsl(url.query))
@@ -167,22 +220,22 @@ def _handler(objects: Objects):
             return query, f"gs://{bucket}/{name}"
 
         def _told(self, name):
-            generation = str(objects.generations[name])
-            size = str(len(objects[name]))
+            generation = str(self._objects.generation(name))
+            size = str(len(self._objects[name]))
             inside = name.split("/", 3)[3]
             return {"name": inside, "generation": generation, "size": size, "bucket": BUCKET}
 
         def do_GET(self):
             query, name = self._asked()
-            with objects.lock:
+            with self._objects.lock:
                 if name.endswith("/"):
-                    items = [self._told(found) for found in objects.below(name)]
+                    items = [self._told(found) for found in self._objects.below(name)]
                     begin, end = query.get("startOffset", ""), query.get("endOffset", "\xff")
                     items = [item for item in items if begin <= item["name"] < end]
                     return self._reply(200, json.dumps({"items": items}).encode())
-                if name not in objects:
+                if name not in self._objects:
                     return self._reply(404)
-                content, generation = objects[name], str(objects.generations[name])
+                content, generation = self._objects[name], str(self._objects.generation(name))
             if query.get("ifGenerationNotMatch") == generation:
                 return self._reply(304)
             code, headers, size = 200, {"x_goog_generation": generation}, len(content)
@@ -197,50 +250,61 @@ def _handler(objects: Objects):
         def do_POST(self):
             content = self.rfile.read(int(self.headers["Content-Length"]))
             query, name = self._asked()
-            with objects.lock:
-                held = str(objects.generations.get(name, 0) if name in objects else 0)
+            with self._objects.lock:
+                held = str(self._objects.generation(name))
                 if query.get("ifGenerationMatch", held) != held:
                     return self._reply(412)
-                objects[name] = content
+                self._objects[name] = content
                 return self._reply(200, json.dumps(self._told(name)).encode())
 
         def do_DELETE(self):
             _, name = self._asked()
-            return self._reply(204 if objects.pop(name, None) is not None else 404)
+            return self._reply(204 if self._objects.pop(name, None) is not None else 404)
 
     return Handler
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    objects = Objects()
+    """One server for the process: tensorstore asks for its address once.
 
+    Attributes:
+      objects: that it serves now.
+    """
 
-def _start_server() -> _Server:
-    """One server for the process: tensorstore asks for its address once."""
-    server = _Server(("127.0.0.1", 0), _handler(_Server.objects))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    os.environ["TENSORSTORE_GCS_HTTP_URL"] = f"http://127.0.0.1:{server.server_port}"
-    os.environ["GOOGLE_AUTH_TOKEN_FOR_TESTING"] = "nobody"
-    return server
+    objects: Objects
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _handler(self))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
 _server: list[_Server] = []
 
 
+def address_of_server(objects: Objects) -> dict[str, str]:
+    """What tells tensorstore, in this or another process, where the store is."""
+    if not _server:
+        _server.append(_Server())
+    _server[0].objects = objects
+    return {
+        "TENSORSTORE_GCS_HTTP_URL": f"http://127.0.0.1:{_server[0].server_port}",
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "nobody",
+    }
+
+
+def use_store(objects: Objects, scheme: str, set_item, set_attribute) -> None:
+    """Replaces the store of a scheme by these objects."""
+    set_item(gpath._PREFIX_TO_BACKEND, scheme, Store(objects))
+    set_attribute(gpath, "_is_tf_installed", lambda: False)
+    # Orbax asks the real service what kind of bucket it is.
+    set_attribute(gcs_utils, "get_bucket", lambda name: None)
+
+
 @contextlib.contextmanager
 def store(monkeypatch, scheme: str) -> Iterator[Objects]:
     """A fresh `<scheme>://bucket` inside of the body, and what it holds."""
-    if not _server:
-        _server.append(_start_server())
-    objects = _Server.objects
-    objects.clear()
-    objects.writes.clear()
-    with monkeypatch.context() as patch:
-        patch.setitem(gpath._PREFIX_TO_BACKEND, scheme, Store(objects))
-        patch.setattr(gpath, "_is_tf_installed", lambda: False)
-        if scheme == "gs":
-            # Orbax asks the real service what kind of bucket it is.
-            from orbax.checkpoint._src.path import gcs_utils
-
-            patch.setattr(gcs_utils, "get_bucket", lambda name: None)
+    with tempfile.TemporaryDirectory() as folder, monkeypatch.context() as patch:
+        objects = Objects(folder)
+        os.environ.update(address_of_server(objects))
+        use_store(objects, scheme, patch.setitem, patch.setattr)
         yield objects

@@ -118,9 +118,10 @@ def test_a_finished_run_on_a_store_is_left_as_it_is_and_can_be_trained_further(p
 
 
 def test_results_and_curves_are_read_from_a_store(place):
-    workdir, _ = place
+    workdir, objects = place
     run_stage(whole_stage(), workdir)
-    run_stage(make_stage(), f"{workdir}/sweep/other")
+    for name in objects.below(workdir):
+        objects[name.replace(workdir, f"{workdir}/sweep/other")] = objects[name]
     run = read_run(workdir)
     assert list(run) == ["toy"] and [results.seed for results in run["toy"]] == [0, 1]
     assert run["toy"][0].artifacts["bias"].shape == ()
