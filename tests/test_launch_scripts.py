@@ -22,7 +22,7 @@ KNOWN = {
 
 
 def launch(script, *arguments, path=None):
-    """Runs a script where nothing that it could call is installed."""
+    """Runs a script with the programs of the system alone, or with those of `path`."""
     environment = {"PATH": path or os.defpath, "HOME": "nowhere"}
     return subprocess.run(
         ["bash", LAUNCH / script, *arguments],

@@ -53,7 +53,9 @@ def test_the_home_folder_is_expanded(name, expected, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert paths.as_path(name) == tmp_path / expected
     assert StageDirectory(name, "toy", 0).path == tmp_path / expected / "toy" / "seed_0"
-    assert Places(name).workdir == tmp_path / expected
+    folder = tmp_path / expected / "toy" / "seed_0"
+    folder.mkdir(parents=True)
+    assert Places(name).holds("toy", 0) and Places(tmp_path / "none", (name,)).holds("toy", 0)
 
 
 def test_a_user_without_a_home_is_one_line():

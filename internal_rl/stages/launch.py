@@ -108,8 +108,7 @@ def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, st
     name = _WORKDIR.value or default_workdir
     if not name:
         raise ConfigError("--workdir: not given, allowed is a folder for the results of the run")
-    workdir = as_path(name)
-    keep_compiled(_COMPILATION_CACHE.value, workdir)
+    keep_compiled(_COMPILATION_CACHE.value, as_path(name))
     hosts.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     show_log()
     tell_guards()
@@ -118,7 +117,7 @@ def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, st
         stage_spec(settings, stage)
     check_settings(settings)
     loggers = tuple(_LOGGERS.value)
-    main(settings, Places(workdir, tuple(_UPSTREAM.value), _config_arguments(), loggers))
+    main(settings, Places(name, tuple(_UPSTREAM.value), _config_arguments(), loggers))
 
 
 def _config_arguments() -> tuple[str, ...]:

@@ -1,13 +1,14 @@
 """Where the stages of a run find each other, and where their curves go."""
 
 import dataclasses
+import os
 import shlex
 
 import jax
 import numpy as np
 
 from internal_rl.errors import ConfigError
-from internal_rl.paths import AnyPath, as_path, check_store
+from internal_rl.paths import as_path, check_store
 from internal_rl.stages.catalogue import command_of
 from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS, check_loggers
@@ -29,32 +30,29 @@ class Places:
       loggers: names of what takes curves beside `metrics.jsonl`, see `training.loggers`.
     """
 
-    workdir: AnyPath
-    upstream: tuple[AnyPath, ...] = ()
+    workdir: str | os.PathLike
+    upstream: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     loggers: tuple[str, ...] = DEFAULT_LOGGERS
 
     def __post_init__(self):
         check_loggers(self.loggers)
-        # Names are taken too; the class is frozen.
-        object.__setattr__(self, "workdir", as_path(self.workdir))
-        upstream = tuple(as_path(folder, "--upstream") for folder in self.upstream)
-        object.__setattr__(self, "upstream", upstream)
-        check_store(self.workdir)
-        for folder in upstream:
-            check_store(folder, "--upstream")
-            if not folder.is_dir():
+        check_store(as_path(self.workdir))
+        for folder in self.upstream:
+            path = as_path(folder, "--upstream")
+            check_store(path, "--upstream")
+            if not path.is_dir():
                 raise ConfigError(
                     f"--upstream: '{folder}' is not there, allowed are work directories of other"
                     " runs, separated by commas"
                 )
 
-    def _holding(self, folder: str, seed: int) -> list[AnyPath]:
+    def _holding(self, folder: str, seed: int) -> list[str | os.PathLike]:
         """Work directories in which a seed of a stage has been begun, that of the run first."""
         places = (self.workdir, *self.upstream)
         return [place for place in places if StageDirectory(place, folder, seed).path.exists()]
 
-    def _reads(self, folder: str, seed: int) -> AnyPath:
+    def _reads(self, folder: str, seed: int) -> str | os.PathLike:
         """The work directory from which a stage is read."""
         return next(iter(self._holding(folder, seed)), self.workdir)
 
@@ -68,7 +66,7 @@ class Places:
         given = (f"--config={_CONFIG_FILES.get(name, 'CONFIG.py')}:{settings.preset}",)
         arguments = [*(self.arguments or given), f"--workdir={self.workdir}"]
         if self.upstream:
-            arguments.append(f"--upstream={','.join(map(str, self.upstream))}")
+            arguments.append(f"--upstream={','.join(self.upstream)}")
         return f"{command_of(stage)} {shlex.join(arguments)}"
 
     def load(self, settings: Settings, stage: str, seed: int, step: int | None = None) -> dict:
