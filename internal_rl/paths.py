@@ -19,6 +19,7 @@ AnyPath = pathlib.Path | epath.Path
 
 _ALLOWED = "allowed is a folder of this machine or of a store, as in gs://BUCKET/FOLDER"
 _EXTRAS = {"gs": "gcs"}
+_WITH_BUCKETS = ("gs", "s3", "az")
 # How fsspec, through which epath reaches stores, calls them.
 _PROTOCOLS = {"gs": "gcs"}
 # A scheme with one slash too few is a typing error and no folder.
@@ -72,7 +73,9 @@ def scheme_of(path: str | os.PathLike) -> str:
 
 
 def check_store(path: AnyPath, what: str = "--workdir") -> None:
-    """Asks a store whether its bucket is there; folders of this machine are left to their use.
+    """Asks a store for an answer, and those that have buckets for this one.
+
+    Folders of this machine are left to their use.
 
     Raises:
       ConfigError: the package that reaches the store is not installed.
@@ -81,7 +84,8 @@ def check_store(path: AnyPath, what: str = "--workdir") -> None:
     if not is_remote(path):
         return
     scheme, _, rest = os.fspath(path).partition("://")
-    bucket = f"{scheme}://{rest.partition('/')[0]}"
+    has_buckets = scheme in _WITH_BUCKETS
+    bucket = f"{scheme}://{rest.partition('/')[0]}" if has_buckets else os.fspath(path)
     try:
         found = epath.Path(bucket).exists()
     except ImportError as error:
@@ -93,5 +97,5 @@ def check_store(path: AnyPath, what: str = "--workdir") -> None:
         raise StorageError(
             f"{what}: {bucket} cannot be reached ({type(error).__name__}: {reason})"
         ) from error
-    if not found:
+    if has_buckets and not found:
         raise StorageError(f"{what}: {bucket} is not there, or this account may not read it")

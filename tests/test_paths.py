@@ -87,6 +87,11 @@ def test_a_bucket_that_is_not_there_is_one_line(monkeypatch):
             Places("gs://typo/run")
 
 
+def test_a_store_without_buckets_is_asked_for_an_answer_alone(monkeypatch):
+    with store(monkeypatch, "hf"):
+        paths.check_store(paths.as_path("hf://datasets/somebody/new"))
+
+
 def test_faults_of_a_store_are_one_line(monkeypatch):
     def fail(self, name):
         raise PermissionError("no credentials\nof any kind")
