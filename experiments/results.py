@@ -19,6 +19,7 @@ from internal_rl.analysis.report import STAGE_ORDER, table_rows
 from internal_rl.analysis.results import SeedResults, read_run
 from internal_rl.analysis.table import Row, format_number
 from internal_rl.errors import ConfigError
+from internal_rl.paths import AnyPath, as_path
 from internal_rl.stages import launch
 from internal_rl.stages.catalogue import STAGES, command_of
 from internal_rl.stages.settings import PRESETS, Settings
@@ -41,12 +42,12 @@ def results_text(workdir: str | os.PathLike) -> str:
     Raises:
       StorageError: files cannot be read.
     """
-    run = read_run(workdir)
+    run, folder = read_run(workdir), as_path(workdir)
     parts = []
     for stage in sorted(run, key=_place_of):
         seeds = run[stage]
         rows = _expert_rows(stage, seeds) or table_rows({stage: seeds})
-        origin = _origin(pathlib.Path(workdir), seeds)
+        origin = _origin(folder, seeds)
         parts.append("\n".join([f"**{stage}** – {origin}", "", *_table(rows, seeds)]))
     return "\n\n".join(parts) + "\n"
 
@@ -83,7 +84,7 @@ def _shown(value: float) -> str:
     return f"{value:,.0f}" if whole else format_number(value)
 
 
-def _origin(workdir: pathlib.Path, seeds: Sequence[SeedResults]) -> str:
+def _origin(workdir: AnyPath, seeds: Sequence[SeedResults]) -> str:
     """What made a stage, in one line."""
     first = seeds[0]
     folder = workdir / first.stage / f"seed_{first.seed}"
@@ -104,7 +105,7 @@ def _origin(workdir: pathlib.Path, seeds: Sequence[SeedResults]) -> str:
     return ", ".join(told)
 
 
-def _read(file: pathlib.Path) -> Mapping:
+def _read(file: AnyPath) -> Mapping:
     return json.loads(file.read_text()) if file.exists() else {}
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 from typing import Any
 
 import chex
@@ -19,6 +18,7 @@ from internal_rl.methods import discovery
 from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.metacontroller import Discovery, Metacontroller
 from internal_rl.models.steered_model import SteeredModel
+from internal_rl.paths import as_path
 from internal_rl.training.stage_directory import load_stage
 from internal_rl.types import World
 
@@ -199,7 +199,7 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
       StageMissingError: nothing of that name is shipped, or the stages are not finished.
       StorageError: files cannot be read.
     """
-    workdir = pathlib.Path(name)
+    workdir = as_path(name, "name")
     shipped = pretrained.folder_of(str(name))
     if shipped is not None:
         workdir = shipped

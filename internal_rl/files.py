@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator
 
 from internal_rl.errors import StorageError
+from internal_rl.paths import as_path, is_remote
 
 
 def shipped_folders(name: str) -> tuple[pathlib.Path, pathlib.Path]:
@@ -21,9 +22,13 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
     Raises:
       OSError: the file cannot be written.
     """
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = as_path(path)
     data = content.encode() if isinstance(content, str) else content
+    if is_remote(path):
+        # An object of a store appears whole, once its upload has ended.
+        path.write_bytes(data)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -49,7 +54,7 @@ def read_json(path: str | os.PathLike) -> object:
       OSError: the file cannot be read.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text())
+        return json.loads(as_path(path).read_text())
     except ValueError as error:
         raise StorageError(f"{path}: damaged, not JSON") from error
 

@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, which stay apart for colour-blind readers; w
 than eight lines to tell apart, they are drawn from a perceptually uniform map.
 """
 
+import io
 import os
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from internal_rl.colours import OKABE_ITO
+from internal_rl.paths import as_path
 
 REFERENCE_STYLES = {
     "bayes": ("-.", "Bayes given the task set"),
@@ -38,8 +40,10 @@ _STYLE = {
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a figure as PNG."""
+    content = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        figure.savefig(path, format="png")
+        figure.savefig(content, format="png")
+    as_path(path, "path").write_bytes(content.getvalue())
 
 
 def palette(count: int) -> list:

@@ -7,7 +7,6 @@ row per quantity, and `summary.json` with the medians over seeds.
 
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +20,7 @@ from internal_rl.analysis.table import Row, format_csv, format_markdown
 from internal_rl.envs.render import save_gif
 from internal_rl.errors import StorageError
 from internal_rl.files import storage_faults, write_atomically, write_json
+from internal_rl.paths import as_path
 
 # Keys that every summary holds, whatever has been run.
 EXPECTED = ("internal_rl_success", "raw_rl_success", "switching_f1")
@@ -51,7 +51,7 @@ def write_report(workdir: str | os.PathLike, wall_seconds: float = math.nan) -> 
     if math.isnan(wall_seconds):
         wall_seconds = float(np.nansum([seeds[0].last("seconds") for seeds in run.values()]))
     summary["wall_seconds"] = wall_seconds
-    folder = pathlib.Path(workdir) / "report"
+    folder = as_path(workdir) / "report"
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in report_figures(runs).items():

@@ -5,7 +5,6 @@ import functools
 import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from absl import logging
 
 from internal_rl.envs.world import make_from_config
 from internal_rl.files import read_json, storage_faults
+from internal_rl.paths import as_path
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_directory import load_artifacts
 from internal_rl.types import World
@@ -84,7 +84,7 @@ def read_run(workdir: str | os.PathLike) -> RunResults:
     """
     run: dict[str, list[SeedResults]] = {}
     with storage_faults(workdir):
-        for file in pathlib.Path(workdir).glob("*/seed_*/config.json"):
+        for file in as_path(workdir).glob("*/seed_*/config.json"):
             stage, seed = file.parent.parent.name, int(file.parent.name.removeprefix("seed_"))
             config = read_json(file)["config"]
             has_artifacts = (file.parent / "artifacts.npz").exists()
@@ -110,7 +110,7 @@ def _with_episodes(metrics: Sequence[Mapping], stage: str, config: Mapping) -> S
 
 def read_sweep(workdir: str | os.PathLike) -> list[RunResults]:
     """Reads a work directory and those inside its folder `sweep`, which repeat some stages."""
-    others = sorted(path for path in pathlib.Path(workdir).glob("sweep/*") if path.is_dir())
+    others = sorted(path for path in as_path(workdir).glob("sweep/*") if path.is_dir())
     return [read_run(workdir), *(read_run(path) for path in others)]
 
 

@@ -1,5 +1,6 @@
 """Text, images and animations of grid worlds, from logged NumPy arrays."""
 
+import io
 import os
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from internal_rl.colours import fill_colour
+from internal_rl.paths import as_path
 
 _BACKGROUND, _LINE, _WALL, _AGENT = (250, 250, 248), (205, 205, 205), (70, 70, 70), (20, 20, 20)
 _ACCENT, _POSITIVE, _NEGATIVE = (214, 69, 65), (66, 133, 200), (226, 140, 60)
@@ -207,4 +209,6 @@ def frames_of_observations(
 def save_gif(path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float = 0.25) -> None:
     """Writes frames `(H, W, 3)` uint8 as an endless animation, `seconds` per frame."""
     first, *rest = (Image.fromarray(frame) for frame in frames)
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 * seconds), loop=0)
+    duration, content = round(1000 * seconds), io.BytesIO()
+    first.save(content, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
+    as_path(path, "path").write_bytes(content.getvalue())

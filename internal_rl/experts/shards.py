@@ -4,13 +4,20 @@
 a shard is written under another name and enters the manifest once it is whole, so that a collection
 that was cut off goes on with the next shard. One record is one episode, a dictionary of arrays in
 msgpack.
+
+ArrayRecord reads and writes files of this machine alone. A dataset on a store is made here shard by
+shard and copied; to be read, its shards are brought to `downloads()`, where they stay under the
+name of their checksum for the next stage.
 """
 
 import hashlib
 import math
 import os
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import BinaryIO
 
 import numpy as np
 from flax import serialization
@@ -18,6 +25,7 @@ from flax import serialization
 from internal_rl.errors import StorageError
 from internal_rl.extras import needs_extra
 from internal_rl.files import read_json, write_json
+from internal_rl.paths import AnyPath, as_path, is_remote
 
 Episode = Mapping[str, np.ndarray]
 
@@ -40,7 +48,7 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     Returns:
       `{"settings": ..., "shards": [{"name", "sha256", "episodes", "tokens"}, ...]}`.
     """
-    file = pathlib.Path(folder) / MANIFEST
+    file = as_path(folder) / MANIFEST
     return read_json(file) if file.exists() else {"settings": None, "shards": []}
 
 
@@ -69,7 +77,7 @@ def write_dataset(
     with needs_extra("ant", "a dataset in shards"):
         from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-    folder = pathlib.Path(folder)
+    folder = as_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(folder)
     if manifest["settings"] not in (None, dict(settings)):
@@ -79,7 +87,7 @@ def write_dataset(
         )
     manifest["settings"] = dict(settings)
     for index in range(len(manifest["shards"]), num_shards):
-        part = folder / f".{shard_name(index)}.part"
+        part = _part(folder, index)
         writer = ArrayRecordWriter(str(part), "group_size:1")
         episodes = tokens = 0
         for episode in make_shard(index):
@@ -90,19 +98,58 @@ def write_dataset(
         if ArrayRecordReader(str(part)).num_records() != episodes:
             raise StorageError(f"{part}: cannot be written whole; is the disk full?")
         entry = {"sha256": _sha256(part), "episodes": episodes, "tokens": tokens}
-        os.replace(part, folder / shard_name(index))
+        if is_remote(folder):
+            part.replace(_downloaded(entry["sha256"]))
+            with open(_downloaded(entry["sha256"]), "rb") as file:
+                _copy(file, folder / shard_name(index))
+        else:
+            os.replace(part, folder / shard_name(index))
         manifest["shards"].append({"name": shard_name(index), **entry})
         write_json(folder / MANIFEST, manifest)
         report(index + 1)
 
 
+def downloads() -> pathlib.Path:
+    """Where shards of stores are kept on this machine: `TMPDIR` chooses the disk."""
+    folder = pathlib.Path(tempfile.gettempdir()) / f"internal_rl_shards_{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _part(folder: AnyPath, index: int) -> pathlib.Path:
+    """The file of this machine in which a shard is written."""
+    if is_remote(folder):
+        return downloads() / f"{shard_name(index)}.{os.getpid()}.part"
+    return folder / f".{shard_name(index)}.part"
+
+
+def _downloaded(sha256: str) -> pathlib.Path:
+    return downloads() / f"{sha256}.array_record"
+
+
+def _download(shard: AnyPath, sha256: str) -> pathlib.Path:
+    """A shard of a store on this machine; taken as it is where it has been brought before."""
+    local = _downloaded(sha256)
+    if not local.exists():
+        part = local.with_name(f"{local.name}.{os.getpid()}.part")
+        with shard.open("rb") as file:
+            _copy(file, part)
+        part.replace(local)
+    return local
+
+
+def _copy(file: BinaryIO, target: AnyPath) -> None:
+    with target.open("wb") as copied:
+        shutil.copyfileobj(file, copied, 1 << 20)
+
+
 def check_dataset(folder: str | os.PathLike, num_shards: int) -> list[pathlib.Path]:
-    """Paths of all shards, each compared with its checksum.
+    """Paths of all shards on this machine, each compared with its checksum.
 
     Raises:
       StorageError: names the shard that is missing, cut off or altered, and what mends it.
     """
-    folder = pathlib.Path(folder)
+    folder = as_path(folder)
     shards = read_manifest(folder)["shards"]
     if len(shards) < num_shards:
         raise StorageError(
@@ -114,12 +161,15 @@ def check_dataset(folder: str | os.PathLike, num_shards: int) -> list[pathlib.Pa
         path = folder / entry["name"]
         if not path.exists():
             raise StorageError(f"{path}: is missing; remove {folder} and collect again")
-        if _sha256(path) != entry["sha256"]:
+        local = _download(path, entry["sha256"]) if is_remote(path) else path
+        if _sha256(local) != entry["sha256"]:
+            if local is not path:
+                local.unlink()
             raise StorageError(
                 f"{path}: is cut off or altered (its SHA-256 is not that of the manifest); remove"
                 f" {folder} and collect again"
             )
-        paths.append(path)
+        paths.append(local)
     return paths
 
 

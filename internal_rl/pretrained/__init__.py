@@ -9,7 +9,8 @@ import pathlib
 import shutil
 
 from internal_rl.errors import StageConflictError, StageMissingError
-from internal_rl.files import read_json, storage_faults
+from internal_rl.files import read_json, storage_faults, write_atomically
+from internal_rl.paths import AnyPath, as_path, is_remote
 from internal_rl.training.stage_config import StageConfig
 
 _FOLDER = pathlib.Path(__file__).parent
@@ -64,11 +65,29 @@ def install(world: str, preset: str, workdir: str | os.PathLike, stage: str = "*
         )
     with storage_faults(workdir):
         for seed in sorted((_FOLDER / world / preset).glob(f"{stage}/seed_*")):
-            target = pathlib.Path(workdir) / seed.parent.name / seed.name
-            if target.exists():
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(seed, partial)
-            partial.rename(target)
+            target = as_path(workdir) / seed.parent.name / seed.name
+            copy = _copy_to_store if is_remote(target) else _copy
+            copy(seed, target)
+
+
+def _copy(seed: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies a stage directory that is not there yet; a kill leaves all of it or nothing."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(seed, partial)
+    partial.rename(target)
+
+
+def _copy_to_store(seed: pathlib.Path, target: AnyPath) -> None:
+    """The same where no folder can be renamed: a mark says that a copy was begun."""
+    mark = target.with_name(f".{target.name}.partial")
+    if target.exists() and not mark.exists():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    write_atomically(mark, "")
+    for file in sorted(seed.iterdir()):
+        write_atomically(target / file.name, file.read_bytes())
+    mark.unlink()

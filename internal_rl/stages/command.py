@@ -7,12 +7,13 @@
 Stages from outside are called by name, with the config file that registers them.
 """
 
-import pathlib
 import shutil
 import sys
 
 import internal_rl
+from internal_rl.errors import ConfigError
 from internal_rl.files import shipped_folders
+from internal_rl.paths import as_path, is_remote
 from internal_rl.stages.catalogue import STAGES
 
 OTHERS = {
@@ -87,7 +88,14 @@ def _copy_examples(arguments: list[str]) -> None:
         print(f"error: {arguments[-1]}: unexpected, allowed is one folder", file=sys.stderr)
         sys.exit(2)
     source = next(folder for folder in shipped_folders("examples") if folder.is_dir())
-    target = pathlib.Path(arguments[0] if arguments else "examples")
+    name = arguments[0] if arguments else "examples"
+    try:
+        target = as_path(name, "examples")
+        if is_remote(target):
+            raise ConfigError(f"examples: '{name}' given, allowed is a folder of this machine")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     try:
         target.mkdir(parents=True, exist_ok=True)
         for file in sorted(source.glob("*.*")):

@@ -78,6 +78,7 @@ def train(settings: Settings, loggers: tuple[str, ...], directory: StageDirector
                 | {"seconds": seconds},
                 time.time(),
             )
+            writer.flush()
             save_weights(rounds[index], ant_ppo.as_tree(params))
             progress.advance()
             progress.tell({f"evaluation/{name}": value for name, value in results.items()})

@@ -17,9 +17,11 @@ from internal_rl import hosts
 from internal_rl.errors import ConfigError, UserError
 from internal_rl.files import shipped_folders
 from internal_rl.interruption import Interrupted, watched
+from internal_rl.paths import as_path
 from internal_rl.stages import running
 from internal_rl.stages.catalogue import section_types, stage_spec
 from internal_rl.stages.checks import check_settings
+from internal_rl.stages.compiled import ON, keep_compiled
 from internal_rl.stages.log import show_log, tell_guards
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
@@ -33,7 +35,9 @@ _CONFIG_FOLDERS = shipped_folders("configs")
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string=f"Settings and preset; {DEFAULT_CONFIG} where not given."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder where the stages of a run find each other.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder, or gs://BUCKET/FOLDER, where the stages of a run find each other."
+)
 _UPSTREAM = flags.DEFINE_list(
     "upstream", [], "Work directories of other runs, in which earlier stages may lie."
 )
@@ -44,6 +48,12 @@ _LOGGERS = flags.DEFINE_list(
     "Where curves go beside metrics.jsonl: tensorboard, wandb (offline with WANDB_MODE=offline).",
 )
 
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    ON,
+    "Where compiled programs are kept: on (in the work directory, unless JAX_COMPILATION_CACHE_DIR"
+    " is set), off, or a folder.",
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     "",
@@ -95,9 +105,10 @@ def _exit_with_one_line(action: Callable):
 def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, stage: str) -> None:
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]}: unexpected argument, allowed are flags: see --help")
-    workdir = _WORKDIR.value or default_workdir
-    if not workdir:
+    name = _WORKDIR.value or default_workdir
+    if not name:
         raise ConfigError("--workdir: not given, allowed is a folder for the results of the run")
+    keep_compiled(_COMPILATION_CACHE.value, as_path(name))
     hosts.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     show_log()
     tell_guards()
@@ -106,7 +117,7 @@ def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, st
         stage_spec(settings, stage)
     check_settings(settings)
     loggers = tuple(_LOGGERS.value)
-    main(settings, Places(workdir, tuple(_UPSTREAM.value), _config_arguments(), loggers))
+    main(settings, Places(name, tuple(_UPSTREAM.value), _config_arguments(), loggers))
 
 
 def _config_arguments() -> tuple[str, ...]:

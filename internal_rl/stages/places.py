@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from internal_rl.errors import ConfigError
+from internal_rl.paths import as_path, check_store
 from internal_rl.stages.catalogue import command_of
 from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS, check_loggers
@@ -36,8 +37,11 @@ class Places:
 
     def __post_init__(self):
         check_loggers(self.loggers)
+        check_store(as_path(self.workdir))
         for folder in self.upstream:
-            if not os.path.isdir(folder):
+            path = as_path(folder, "--upstream")
+            check_store(path, "--upstream")
+            if not path.is_dir():
                 raise ConfigError(
                     f"--upstream: '{folder}' is not there, allowed are work directories of other"
                     " runs, separated by commas"

@@ -1,7 +1,9 @@
-"""Checkpoints of several seeds that advance together."""
+"""Checkpoints of several seeds that advance together.
+
+Orbax writes them to file systems and to `gs://`; to other stores they are copied.
+"""
 
 import contextlib
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import chex
@@ -10,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from internal_rl.errors import StorageError
+from internal_rl.paths import AnyPath
+from internal_rl.training.checkpoint_copies import CheckpointCopies, needs_copies
 from internal_rl.training.randomness import with_keys, without_keys
 
 NUM_KEPT = 2
@@ -24,7 +28,7 @@ def _names(tree: chex.ArrayTree) -> list[str]:
 
 
 @contextlib.contextmanager
-def _faults(directory: pathlib.Path) -> Iterator[None]:
+def _faults(directory: AnyPath) -> Iterator[None]:
     """Turns whatever Orbax and its storage raise into one line.
 
     The writing happens in other threads and in C++, so that a full disk arrives here as any of
@@ -54,7 +58,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        directories: Sequence[pathlib.Path],
+        directories: Sequence[AnyPath],
         batched: bool,
         sharding: jax.sharding.Sharding | None = None,
     ):
@@ -70,11 +74,19 @@ class Checkpoints:
 
         self._orbax = ocp
         self._batched = batched
-        self._managers = [self._manager(path) for path in directories]
+        self._directories = directories
+        self._copies = []
+        for path in directories:
+            with _faults(path):
+                self._copies.append(CheckpointCopies(path) if needs_copies(path) else None)
+        self._managers = [
+            self._manager(path, copies.local if copies else path)
+            for path, copies in zip(directories, self._copies, strict=True)
+        ]
         self._slice = jax.jit(self._slices, out_shardings=sharding)
 
-    def _manager(self, path: pathlib.Path):
-        """The manager of one seed."""
+    def _manager(self, path: AnyPath, written: AnyPath):
+        """The manager of one seed, whose checkpoints are written to another folder or the same."""
         ocp = self._orbax
         # Several processes wait for each other by this name, at every seed on its own.
         together = ocp.options.MultiprocessingOptions(
@@ -84,7 +96,7 @@ class Checkpoints:
             max_to_keep=NUM_KEPT, cleanup_tmp_directories=True, multiprocessing_options=together
         )
         handler = ocp.StandardCheckpointHandler(multiprocessing_options=together)
-        return ocp.CheckpointManager(path, options=options, item_handlers=handler)
+        return ocp.CheckpointManager(written, options=options, item_handlers=handler)
 
     def _slices(self, state: chex.ArrayTree) -> list[dict[str, jax.Array]]:
         """The state of each seed in buffers of its own, safe from the donation of `state`."""
@@ -122,9 +134,13 @@ class Checkpoints:
             zip(self._managers, self._slice(state), strict=True)
         ):
             leaves |= {_SUM + name: np.array(x[index]) for name, x in (sums or {}).items()}
-            with _faults(manager.directory):
+            with _faults(self._directories[index]):
                 if step not in manager.all_steps():
                     manager.save(step, args=self._orbax.args.StandardSave(leaves))
+                if self._copies[index] is not None:
+                    manager.wait_until_finished()
+                    manager.check_for_errors()
+                    self._copies[index].copy()
 
     def _read(self, manager, step: int) -> dict[str, np.ndarray]:
         """Everything that a checkpoint holds, on the host.
@@ -152,8 +168,8 @@ class Checkpoints:
         """
         names, (leaves, structure) = _names(template), jax.tree.flatten(template)
         seeds, stored_sums = [], []
-        for manager in self._managers:
-            with _faults(manager.directory):
+        for directory, manager in zip(self._directories, self._managers, strict=True):
+            with _faults(directory):
                 stored = self._read(manager, step)
                 seeds.append([np.asarray(stored[name]) for name in names])
             stored_sums.append({k: x for k, x in stored.items() if k.startswith(_SUM)})
@@ -179,13 +195,15 @@ class Checkpoints:
         Raises:
           StorageError: one of them failed.
         """
-        for manager in self._managers:
-            with _faults(manager.directory):
+        for directory, manager in zip(self._directories, self._managers, strict=True):
+            with _faults(directory):
                 manager.wait_until_finished()
                 manager.check_for_errors()
 
     def close(self) -> None:
         """Waits for saves under way and gives the threads back."""
-        for manager in self._managers:
-            with _faults(manager.directory):
+        for directory, manager in zip(self._directories, self._managers, strict=True):
+            with _faults(directory):
                 manager.close()
+        for copies in filter(None, self._copies):
+            copies.close()

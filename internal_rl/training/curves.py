@@ -1,11 +1,11 @@
 """Curves of a run as one table."""
 
 import os
-import pathlib
 from typing import TYPE_CHECKING
 
 from internal_rl.errors import StageMissingError
 from internal_rl.extras import needs_extra
+from internal_rl.paths import as_path
 from internal_rl.training.metrics import METRICS_FILE, read_metrics
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ def curves(workdir: str | os.PathLike, stage: str = "") -> "pandas.DataFrame":
     with needs_extra("tables", "curves"):
         import pandas
 
-    rows = []
-    for file in sorted(pathlib.Path(workdir).glob(f"{stage or '*'}/seed_*/{METRICS_FILE}")):
+    rows, folder = [], as_path(workdir)
+    for file in sorted(folder.glob(f"{stage or '*'}/seed_*/{METRICS_FILE}")):
         seed = int(file.parent.name.removeprefix("seed_"))
         where = {"stage": file.parent.parent.name, "seed": seed}
         rows += [where | line for line in read_metrics(file.parent)]
     if not rows:
-        known = sorted({path.parents[1].name for path in pathlib.Path(workdir).glob("*/seed_*/*")})
+        known = sorted({path.parents[1].name for path in folder.glob("*/seed_*/*")})
         raise StageMissingError(
             f"{workdir}: no curves of {stage or 'any stage'}, there are stages"
             f" {', '.join(known) or 'none'}"

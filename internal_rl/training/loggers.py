@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -13,6 +12,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from internal_rl.errors import ConfigError
 from internal_rl.extras import needs_extra
+from internal_rl.growing import GrowingFolder
+from internal_rl.paths import AnyPath, is_remote
 
 DEFAULT_LOGGERS = ("tensorboard",)
 
@@ -27,7 +28,7 @@ class LoggedRun:
       last_step: updates done before; 0 for a fresh start. Lines behind it are written again.
     """
 
-    directory: pathlib.Path
+    directory: AnyPath
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     last_step: int = 0
 
@@ -46,13 +47,14 @@ class Logger(Protocol):
 
 
 class TensorBoardLogger:
-    """Event files in `<directory>/events/`, flushed line by line."""
+    """Event files in `<directory>/events/`, flushed line by line, on a store now and then."""
 
     def __init__(self, run: LoggedRun):
         events = run.directory / "events"
         events.mkdir(exist_ok=True)
         # The process id keeps two starts within one second from sharing a file.
-        self._events = EventsWriter(str(events / "events"), f".{os.getpid()}")
+        self._folder = GrowingFolder(events)
+        self._events = EventsWriter(str(self._folder.local / "events"), f".{os.getpid()}")
         restart = Event(step=run.last_step + 1, session_log=SessionLog(status=SessionLog.START))
         self._events.write_event(restart)
 
@@ -62,19 +64,21 @@ class TensorBoardLogger:
         event = Event(step=step, wall_time=wall_time, summary=Summary(value=scalars))
         self._events.write_event(event)
         self._events.flush()
+        self._folder.grown()
 
     def close(self) -> None:
         """Closes the file."""
         self._events.close()
+        self._folder.close()
 
 
 class WandbLogger:
     """A run of Weights & Biases for each seed, grouped by work directory.
 
     What wandb's own environment variables say holds: `WANDB_MODE=offline` writes to
-    `<directory>/wandb/` alone, `WANDB_PROJECT` names the project. The id of a run stays in
-    `<directory>/wandb_id`, so that a run that was cut off goes on in the same curve; wandb leaves
-    out the steps that it has already.
+    `<directory>/wandb/` alone (to `./wandb/` of this machine where the directory is on a store),
+    `WANDB_PROJECT` names the project. The id of a run stays in `<directory>/wandb_id`, so that a
+    run that was cut off goes on in the same curve; wandb leaves out the steps that it has already.
     """
 
     def __init__(self, run: LoggedRun):
@@ -93,7 +97,7 @@ class WandbLogger:
             job_type=stage,
             name=f"{workdir}/{stage}/{seed}",
             config=dict(run.config),
-            dir=str(run.directory),
+            dir=None if is_remote(run.directory) else str(run.directory),
             reinit="create_new",
             settings=wandb.Settings(console="off"),
         )

@@ -19,9 +19,11 @@ import numpy as np
 from absl import logging
 
 from internal_rl import hosts
-from internal_rl.errors import DivergenceError, StageConflictError
+from internal_rl.errors import ConfigError, DivergenceError, StageConflictError
 from internal_rl.files import read_json, storage_faults, write_json
 from internal_rl.interruption import watched
+from internal_rl.paths import as_path
+from internal_rl.training.checkpoint_copies import needs_copies
 from internal_rl.training.checkpoints import Checkpoints
 from internal_rl.training.loggers import DEFAULT_LOGGERS, LoggedRun, make_loggers
 from internal_rl.training.metrics import MetricsWriter, read_metrics
@@ -45,12 +47,18 @@ def run_stage(
       loggers: names of what takes the curves beside `metrics.jsonl`, see `training.loggers`.
 
     Raises:
-      ConfigError: a logger is unknown or its package is not installed.
+      ConfigError: a logger is unknown or its package is not installed, or several processes cannot
+        write to the work directory.
       StageConflictError: the directory was made with another configuration, or is in use.
       DivergenceError: the loss or a parameter is not finite; the last good checkpoint is kept.
       StorageError: the work directory cannot be read or written.
       Interrupted: the process was told to stop; what was trained is saved.
     """
+    if hosts.several() and needs_copies(as_path(workdir)):
+        raise ConfigError(
+            f"--workdir: {workdir} given, allowed for several processes is gs://BUCKET/FOLDER or a"
+            " folder that all of them share"
+        )
     directories = {seed: StageDirectory(workdir, stage.name, seed) for seed in stage.seeds}
     with storage_faults(workdir):
         groups = _groups(stage, directories)
@@ -247,6 +255,8 @@ class _Run:
         return state
 
     def _save(self, step: int, state: State, sums: Mapping[str, np.ndarray]) -> None:
+        for writer in self._writers:
+            writer.flush()
         self._checkpoints.save(step, state, sums)
         self._saved_at = time.monotonic()
 

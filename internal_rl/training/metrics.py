@@ -6,6 +6,8 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from internal_rl.growing import GrowingFolder
+from internal_rl.paths import as_path
 from internal_rl.training.loggers import Logger
 
 METRICS_FILE = "metrics.jsonl"
@@ -17,7 +19,7 @@ def read_metrics(directory: str | os.PathLike) -> list[dict]:
     Returns:
       One dictionary a line, in the order of `step`; empty where there is no file.
     """
-    path = pathlib.Path(directory) / METRICS_FILE
+    path = as_path(directory) / METRICS_FILE
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")
@@ -43,7 +45,8 @@ class MetricsWriter:
     """Appends the metrics of one seed to its stage directory.
 
     Every line is flushed at once: a killed run leaves whole lines but perhaps the last. Writing is
-    synchronous, so that a full disk is an OSError in the caller and nowhere else.
+    synchronous, so that a full disk is an OSError in the caller and nowhere else. On a store lines
+    arrive now and then (`internal_rl.growing`), and all of them with `flush`.
     """
 
     def __init__(
@@ -59,9 +62,12 @@ class MetricsWriter:
         Raises:
           OSError: the file cannot be written.
         """
-        path = pathlib.Path(directory) / METRICS_FILE
+        self._folder = GrowingFolder(as_path(directory))
+        self._folder.fetch(METRICS_FILE)
+        path = self._folder.local / METRICS_FILE
         if path.exists():
             _truncate(path, last_step)
+            self._folder.upload()
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._loggers = loggers
 
@@ -81,11 +87,21 @@ class MetricsWriter:
             line[name] = float(value) if math.isfinite(value) else None
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
+        self._folder.grown()
         for logger in self._loggers:
             logger.write(step, values, wall_time)
+
+    def flush(self) -> None:
+        """Makes sure that all lines are where they stay; to be called before a checkpoint.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        self._folder.upload()
 
     def close(self) -> None:
         """Closes the file and the loggers."""
         self._lines.close()
+        self._folder.close()
         for logger in self._loggers:
             logger.close()

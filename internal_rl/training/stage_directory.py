@@ -19,9 +19,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from internal_rl.errors import StageConflictError, StageMissingError
 from internal_rl.files import read_json, storage_faults, write_atomically, write_json
+from internal_rl.paths import as_path, is_remote
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.weights import load_weights, save_weights
 
@@ -84,7 +86,9 @@ class StageDirectory:
     """
 
     def __init__(self, workdir: str | os.PathLike, stage: str, seed: int):
-        self.path = pathlib.Path(workdir).absolute() / stage / f"seed_{seed}"
+        folder = as_path(workdir)
+        folder = folder if is_remote(folder) else folder.absolute()
+        self.path = folder / stage / f"seed_{seed}"
         self.seed = seed
         self._lock = None
 
@@ -116,6 +120,8 @@ class StageDirectory:
     def begin(self, config: StageConfig, seeds: Sequence[int]) -> None:
         """Makes and locks the directory; writes `config.json` and `versions.json` once.
 
+        Stores know no locks: there it is left to the user that nothing else works in it.
+
         Args:
           config: everything the results depend on.
           seeds: seeds trained together with this one, by one program.
@@ -125,6 +131,15 @@ class StageDirectory:
           OSError: the directory cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        if is_remote(self.path):
+            logging.info("%s: no lock on a store; one run at a time is up to you", self.path)
+        else:
+            self._take_lock()
+        if not (self.path / "config.json").exists():
+            write_json(self.path / "versions.json", package_versions())
+            self._write_config(config, seeds)
+
+    def _take_lock(self) -> None:
         self._lock = open(self.path / ".lock", "w")  # noqa: SIM115
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,9 +148,6 @@ class StageDirectory:
                 f"{self.path}: another process is working here; wait for it or choose another"
                 " --workdir"
             ) from None
-        if not (self.path / "config.json").exists():
-            write_json(self.path / "versions.json", package_versions())
-            self._write_config(config, seeds)
 
     def record_start(self, step: int) -> None:
         """Writes down with what the training goes on, where that is something else than before.
@@ -287,5 +299,7 @@ def load_artifacts(workdir: str | os.PathLike, stage: str, seed: int) -> dict[st
       StorageError: the file cannot be read.
     """
     directory = StageDirectory(workdir, stage, seed)
-    with storage_faults(directory.path), np.load(directory.path / "artifacts.npz") as file:
-        return dict(file)
+    with storage_faults(directory.path):
+        content = (directory.path / "artifacts.npz").read_bytes()
+        with np.load(io.BytesIO(content)) as file:
+            return dict(file)

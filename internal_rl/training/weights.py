@@ -1,7 +1,6 @@
 """Parameters as one small file: nested dictionaries of arrays in msgpack."""
 
 import os
-import pathlib
 
 import chex
 import jax
@@ -10,6 +9,7 @@ from flax import serialization
 
 from internal_rl.errors import StorageError
 from internal_rl.files import write_atomically
+from internal_rl.paths import as_path
 
 
 def save_weights(path: str | os.PathLike, params: chex.ArrayTree) -> None:
@@ -33,7 +33,7 @@ def load_weights(path: str | os.PathLike) -> dict:
       StorageError: the file is damaged.
       OSError: the file cannot be read.
     """
-    content = pathlib.Path(path).read_bytes()
+    content = as_path(path).read_bytes()
     try:
         return serialization.msgpack_restore(content)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from internal_rl.errors import StorageError
 from internal_rl.training.metrics import MetricsWriter
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.stage_directory import StageDirectory
+from tests.stores import store
 
 LAYERS, STEPS, SUBGOALS = 3, 10, 4
 RNG = np.random.default_rng(0)
@@ -237,3 +239,18 @@ def test_a_table_shows_itself_and_gives_its_numbers():
     table = Table.of({"f1": 0.5}, {"f1": "F1 of the switches"})
     assert table.as_dict() == {"f1": 0.5}
     assert "| F1 of the switches | 0.5 |" in str(table)
+
+
+def test_the_report_of_a_run_on_a_store_is_that_of_its_copy_here(workdir, tmp_path, monkeypatch):
+    shutil.copytree(workdir, tmp_path / "run", ignore=shutil.ignore_patterns("report", ".lock"))
+    here = report.write_report(tmp_path / "run", wall_seconds=7.0)
+    with store(monkeypatch, "gs") as objects:
+        for path in workdir.rglob("*"):
+            if path.is_file() and "report" not in path.parts:
+                objects[f"gs://bucket/run/{path.relative_to(workdir)}"] = path.read_bytes()
+        assert report.write_report("gs://bucket/run", wall_seconds=7.0) == here
+        written = {name.rpartition("/")[2] for name in objects.below("gs://bucket/run/report")}
+        assert written == {path.name for path in (tmp_path / "run" / "report").iterdir()}
+        for name in ("table.md", "table.csv", "summary.json"):
+            content = (tmp_path / "run" / "report" / name).read_bytes()
+            assert objects[f"gs://bucket/run/report/{name}"] == content

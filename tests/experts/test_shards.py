@@ -7,6 +7,7 @@ import pytest
 
 from internal_rl.errors import StorageError
 from internal_rl.experts import shards
+from tests.stores import store
 
 SETTINGS = {"tasks": "some", "episodes": 5}
 
@@ -105,3 +106,42 @@ def test_an_unfinished_or_foreign_dataset_is_refused(tmp_path):
         shards.check_dataset(tmp_path, 4)
     with pytest.raises(StorageError, match="other settings|asked for are"):
         shards.write_dataset(tmp_path, {"tasks": "others"}, 4, make_shard)
+
+
+@pytest.fixture
+def downloads(tmp_path, monkeypatch):
+    """The folder of this machine to which shards are brought."""
+    monkeypatch.setattr(shards.tempfile, "gettempdir", lambda: str(tmp_path))
+    return shards.downloads()
+
+
+def test_a_dataset_on_a_store_holds_the_same_bytes(tmp_path, monkeypatch, downloads):
+    here = write(tmp_path / "here")
+    with store(monkeypatch, "gs") as objects:
+        folder = "gs://bucket/run/collect"
+        there = write(folder)
+        assert [path.read_bytes() for path in there] == [path.read_bytes() for path in here]
+        assert [objects[f"{folder}/{path.name}"] for path in here] == [
+            path.read_bytes() for path in here
+        ]
+        np.testing.assert_array_equal(
+            shards.load_rows(there, 16, seed=3)["action"],
+            shards.load_rows(here, 16, seed=3)["action"],
+        )
+        # Another machine begins with nothing.
+        for path in downloads.iterdir():
+            path.unlink()
+        assert shards.check_dataset(folder, 4) == there
+        assert sorted(downloads.iterdir()) == sorted(there)
+
+
+def test_a_shard_that_was_altered_on_a_store_is_refused(monkeypatch, downloads):
+    with store(monkeypatch, "gs") as objects:
+        write("gs://bucket/run")
+        name = f"gs://bucket/run/{shards.shard_name(1)}"
+        objects[name] = objects[name][:-1]
+        for path in downloads.iterdir():
+            path.unlink()
+        with pytest.raises(StorageError, match=f"{name}: is cut off or altered"):
+            shards.check_dataset("gs://bucket/run", 4)
+        assert len(list(downloads.iterdir())) == 1

@@ -15,6 +15,7 @@ from internal_rl.errors import ConfigError
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_directory import load_stage
 from tests.devices import several_devices
+from tests.stores import Objects, address_of_server, use_store
 from tests.training.test_loop import ROOT
 
 NUM_STEPS = 40
@@ -26,7 +27,7 @@ def free_port():
         return made.getsockname()[1]
 
 
-def start_two(workdir, num_seeds):
+def start_two(workdir, num_seeds, **environment):
     port = free_port()
     return [
         subprocess.Popen(
@@ -35,7 +36,7 @@ def start_two(workdir, num_seeds):
                 *map(str, (NUM_STEPS, num_seeds, port, 2, number)),
             ],
             cwd=ROOT,
-            env=several_devices(2),
+            env=several_devices(2) | environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -52,7 +53,7 @@ def finish(processes):
 
 def params_and_curves(workdir, num_seeds):
     params = [load_stage(workdir, "toy", seed)[0] for seed in range(num_seeds)]
-    lines = [read_metrics(workdir / "toy" / f"seed_{seed}") for seed in range(num_seeds)]
+    lines = [read_metrics(f"{workdir}/toy/seed_{seed}") for seed in range(num_seeds)]
     return params, [[{**line, "seconds": 0} for line in found] for found in lines]
 
 
@@ -149,3 +150,20 @@ def test_the_environment_tells_of_several_processes(variables, expected, monkeyp
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert hosts._several_in_environment() is expected
+
+
+def test_two_processes_train_on_a_store_and_go_on_after_a_kill(together, tmp_path, monkeypatch):
+    objects = Objects(tmp_path)
+    environment = {"STORE_OF_TESTS": str(tmp_path), **address_of_server(objects)}
+    workdir = "gs://bucket/run"
+    use_store(objects, "gs", monkeypatch.setitem, monkeypatch.setattr)
+    processes = start_two(workdir, 2, **environment)
+    while not any("/checkpoints/16/" in name for name in objects):
+        assert processes[0].poll() is None, processes[0].communicate()[1][-3000:]
+        time.sleep(0.05)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    finish(start_two(workdir, 2, **environment))
+    there, here = params_and_curves(workdir, 2), params_and_curves(together, 2)
+    jax.tree.map(np.testing.assert_array_equal, there, here)
