@@ -54,19 +54,24 @@ def pack_successes(
       tasks: `(N, K)` int32, padded with -1.
       subgoals: `(N, K)` int32 id of the subgoal that each colour of a task belongs to.
     """
-    num_lanes, num_tokens = steps.status.shape
+    num_tokens = steps.status.shape[1]
     order = jnp.arange(num_tokens, dtype=jnp.int32) * 3
     # Status of the episode a token belongs to: that of the next token with a status.
     ends = jnp.where(steps.status != rollout.RUNNING, order + steps.status, 3 * num_tokens)
     kept = jax.lax.cummin(ends, axis=1, reverse=True) % 3 == rollout.SUCCESS
     success = steps.status == rollout.SUCCESS
     segment = jnp.cumsum(success, axis=1, dtype=jnp.int32) - success
-    place = jnp.where(kept, jnp.cumsum(kept, axis=1, dtype=jnp.int32) - 1, num_tokens)
-    rows = jnp.arange(num_lanes, dtype=jnp.int32)[:, None]
+    # Which token comes to each place: the first one up to which more are kept. Counted, as a
+    # scatter takes minutes to compile for a TPU.
+    kept_up_to = jnp.cumsum(kept, axis=1, dtype=jnp.int32)
+    places = jnp.arange(num_tokens, dtype=jnp.int32)
+    source = jnp.sum(kept_up_to[:, None] <= places[:, None], axis=2, dtype=jnp.int32)
+    filled = source < num_tokens
+    source = jnp.minimum(source, num_tokens - 1)
 
     def pack(values, padding):
-        row = jnp.full_like(values, padding)
-        return row.at[rows, place].set(values, mode="drop")
+        packed = jnp.take_along_axis(values, source, axis=1)
+        return jnp.where(filled, packed, jnp.asarray(padding, values.dtype))
 
     task_index = jnp.take_along_axis(episodes.task_index, steps.episode, axis=1)
     last = jnp.asarray((tasks >= 0).sum(axis=1), jnp.int32)[task_index] - 1

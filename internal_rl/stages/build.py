@@ -7,7 +7,7 @@ import numpy as np
 
 from internal_rl.analysis.baselines import action_baselines
 from internal_rl.analysis.study import StudyContext, measure_stage
-from internal_rl.backend import product_dtype
+from internal_rl.backend import product_dtype, resolved_precision
 from internal_rl.envs.world import DataRequest, world_entry
 from internal_rl.experts.source_checks import check_source
 from internal_rl.files import storage_faults
@@ -185,6 +185,7 @@ def stage_of(
         checkpoint_every=section.checkpoint_every,
         checkpoint_minutes=section.checkpoint_minutes,
         steps_per_call=section.steps_per_call,
+        computed={"precision": resolved_precision(settings.precision)},
         **more,
     )
 

@@ -71,7 +71,7 @@ def run_stage(
                 for seed in seeds:
                     if hosts.is_first():
                         stack.callback(directories[seed].release)
-                        directories[seed].begin(stage.config, seeds)
+                        directories[seed].begin(stage.config, seeds, stage.computed)
                 hosts.wait_for_all(f"{stage.name}: begun")
                 group = [directories[seed] for seed in seeds]
                 _Run(stage.for_seeds(seeds), group, loggers).run()
@@ -146,7 +146,7 @@ class _Run:
             self._started = time.monotonic()
             if hosts.is_first():
                 for directory in self._directories:
-                    directory.record_start(first_step)
+                    directory.record_start(first_step, self._stage.computed)
                 self._extend(first_step)
                 self._references = self._load_references()
                 self._open_metrics(first_step)

@@ -26,7 +26,8 @@ class Stage:
         is refused.
       init: `(key, frozen) -> state` of one seed; pure.
       update: `(state, frozen) -> (state, metrics)`, one update of one seed; pure. `metrics` are
-        scalars and hold `loss`, which must stay finite.
+        scalars and hold `loss`, which must stay finite. Several devices run it together and may
+        share the work out, see `training.mesh`.
       num_steps: updates of the whole stage; more than the directory was made with train it further.
       log_every: updates averaged into one line of metrics.
       checkpoint_every: updates between checkpoints, a multiple of `log_every`.
@@ -45,6 +46,8 @@ class Stage:
       snapshot_steps: training ages, multiples of `log_every`, at which parameters are kept for
         later stages.
       artifacts: `(state, frozen) -> {name: array}` of one seed, called at the end on the host.
+      computed: how it is computed, such as the precision of products; written down beside the
+        versions of packages, and free to be another when a run goes on.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Stage:
     references: Callable[[], Mapping[str, float]] | None = None
     snapshot_steps: Sequence[int] = ()
     artifacts: Callable[[State, Frozen], Mapping[str, np.ndarray]] | None = None
+    computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         for field in ("num_steps", "log_every", "checkpoint_every", "steps_per_call"):

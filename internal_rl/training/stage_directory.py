@@ -117,7 +117,9 @@ class StageDirectory:
         stored = read_json(file)
         return Begun(stored["seeds"], config.check(stored["config"], self.path))
 
-    def begin(self, config: StageConfig, seeds: Sequence[int]) -> None:
+    def begin(
+        self, config: StageConfig, seeds: Sequence[int], computed: Mapping[str, str] | None = None
+    ) -> None:
         """Makes and locks the directory; writes `config.json` and `versions.json` once.
 
         Stores know no locks: there it is left to the user that nothing else works in it.
@@ -125,6 +127,7 @@ class StageDirectory:
         Args:
           config: everything the results depend on.
           seeds: seeds trained together with this one, by one program.
+          computed: see `Stage`; it goes to `versions.json`.
 
         Raises:
           StageConflictError: another process works in the directory.
@@ -136,7 +139,7 @@ class StageDirectory:
         else:
             self._take_lock()
         if not (self.path / "config.json").exists():
-            write_json(self.path / "versions.json", package_versions())
+            write_json(self.path / "versions.json", package_versions() | dict(computed or {}))
             self._write_config(config, seeds)
 
     def _take_lock(self) -> None:
@@ -149,7 +152,7 @@ class StageDirectory:
                 " --workdir"
             ) from None
 
-    def record_start(self, step: int) -> None:
+    def record_start(self, step: int, computed: Mapping[str, str]) -> None:
         """Writes down with what the training goes on, where that is something else than before.
 
         `versions.json` then holds, under `later`, what changed and from which step on.
@@ -160,7 +163,7 @@ class StageDirectory:
         before = {name: value for name, value in versions.items() if name != "later"}
         for entry in later:
             before |= entry
-        now = package_versions()
+        now = package_versions() | dict(computed)
         changed = {name: value for name, value in now.items() if before.get(name) != value}
         if step and changed:
             versions["later"] = [*later, {"from_step": step, **changed}]

@@ -48,6 +48,8 @@ def test_presets_hold_the_values_that_shipped_runs_were_made_with(world, preset)
     config = CONFIGS[world].get_config(preset)
     settings = preset_settings(world, preset)
     found, golden = without_tuples(config.to_dict()), GOLDEN[world][preset]
+    # How results are computed, not what.
+    assert found.pop("precision") == "auto"
     assert set(found) == set(golden)
     for section, fields in golden.items():
         if not isinstance(fields, dict) or section == "quickstart":
@@ -112,6 +114,7 @@ def test_presets_have_the_same_fields_of_the_same_types(preset):
         ("probe.base_step", 50, r"probe.base_step: 50 .* 0 or one of pretrain.snapshot_steps"),
         ("pretrain.learning_rate", float("nan"), "pretrain.learning_rate: nan .* above 0"),
         ("seed", -1, "config.seed: -1 given, allowed is 0 or more"),
+        ("precision", "half", "config.precision: 'half' .* auto, float32, bfloat16"),
     ],
 )
 def test_values_outside_their_range_name_the_field_and_the_range(field, value, message):
