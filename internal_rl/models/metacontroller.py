@@ -206,28 +206,52 @@ class Metacontroller(nn.Module):
         return factors[..., 0, :, :], factors[..., 1, :, :]
 
     def control(self, residual: chex.Array, code: chex.Array) -> chex.Array:
-        """Controlled residual `e + U(z) e` for `(..., n_e)` residuals and `(..., n_z)` codes."""
-        if self.config.rank or self.is_initializing():
-            return apply_controller(self.decode(code), residual)
-        return residual + self._full_rank_product(code, residual)
+        """Controlled residual `e + U(z) e` for `(..., n_e)` residuals and `(..., n_z)` codes.
 
-    def _full_rank_product(self, code: chex.Array, residual: chex.Array) -> chex.Array:
-        """`U(z) e` with a full `U`, which is never written out.
-
-        `U` is linear in the hidden layer of the hypernetwork, so that each hidden unit multiplies
-        `e` by a matrix of its own. A token then takes `decoder_size n_e` numbers instead of
-        `n_e²`.
+        Axes in front of the last one are broadcast. `U` is never written out: it is linear in the
+        hidden layer of the hypernetwork, so that every hidden unit multiplies `e` by matrices of
+        its own. All tokens share those, and the products are dense ones.
         """
-        size = self.residual_size
-        hidden = nn.gelu(self.decoder_hidden(code)).reshape(-1, self.config.decoder_size)
-        flat = residual.reshape(-1, size)
+        if self.is_initializing():
+            return apply_controller(self.decode(code), residual)
+        leading = jnp.broadcast_shapes(residual.shape[:-1], code.shape[:-1])
+        hidden = nn.gelu(self.decoder_hidden(code))
+        # The bias is what a further unit does that is always 1.
+        hidden = jnp.concatenate([hidden, jnp.ones_like(hidden[..., :1])], axis=-1)
         parameters = self.decoder_output.variables["params"]
-        # (hidden, out, in) to (in, hidden * out)
-        kernel = parameters["kernel"].reshape(self.config.decoder_size * size, size).T
-        products = (flat @ kernel).reshape(-1, self.config.decoder_size, size)
-        controlled = jnp.sum(hidden[..., None] * products, axis=1)
-        controlled += flat @ parameters["bias"].reshape(size, size).T
-        return controlled.reshape(residual.shape)
+        units = jnp.concatenate([parameters["kernel"], parameters["bias"][None]])
+        product = self._low_rank_product if self.config.rank else self._full_rank_product
+        change = product(
+            units, hidden.reshape(-1, units.shape[0]), residual.reshape(-1, self.residual_size)
+        )
+        return residual + change.reshape(*leading, self.residual_size)
+
+    def _low_rank_product(
+        self, units: chex.Array, hidden: chex.Array, residual: chex.Array
+    ) -> chex.Array:
+        """`U e` for `(T, n_e)` residuals, which takes `rank` numbers per unit and token.
+
+        Args:
+          units: `(K, 2 rank n_e)` what every hidden unit adds to the controller.
+          hidden: `(T or 1, K)` how much of it.
+          residual: `(T or 1, n_e)`.
+        """
+        rank, size, count = self.config.rank, self.residual_size, units.shape[0]
+        factors = units.reshape(count, 2, rank, size)
+        read = factors[:, 0].reshape(count * rank, size)
+        write = factors[:, 1].reshape(count * rank, size)
+        weights = hidden[..., None]
+        seen = jnp.sum((residual @ read.T).reshape(-1, count, rank) * weights, axis=1)
+        return (seen[:, None] * weights).reshape(-1, count * rank) @ write
+
+    def _full_rank_product(
+        self, units: chex.Array, hidden: chex.Array, residual: chex.Array
+    ) -> chex.Array:
+        """The same with a full `U`, `n_e` numbers per unit and token; units are `(K, n_e²)`."""
+        size, count = self.residual_size, units.shape[0]
+        # (unit, out, in) to (in, unit * out)
+        products = (residual @ units.reshape(count * size, size).T).reshape(-1, count, size)
+        return jnp.sum(hidden[..., None] * products, axis=1)
 
     def discover(
         self,
