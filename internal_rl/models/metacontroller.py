@@ -16,6 +16,8 @@ from flax import struct
 from jax.nn.initializers import normal, zeros
 
 from internal_rl.models.blocks import MLP
+from internal_rl.models.history import histories, history_step, input_products
+from internal_rl.models.integration import Gate, codes_before
 from internal_rl.models.recurrence import starts_segment
 from internal_rl.models.sequence_embedding import EMBEDDINGS, SequenceEmbedding
 from internal_rl.section import POSITIVE, Section, SettingError, at_least, one_of, setting, within
@@ -163,7 +165,11 @@ class Metacontroller(nn.Module):
 
     def history_step(self, residual: chex.Array, history: chex.Array) -> chex.Array:
         """`h_t = GRU(e_t, h_{t-1})` for `(B, n_e)` residuals."""
-        return self.history_cell(history, self.input_norm(residual))[0]
+        normed = self.input_norm(residual)
+        if self.is_initializing():
+            return self.history_cell(history, normed)[0]
+        params = self.history_cell.variables["params"]
+        return history_step(params, history, input_products(params, normed))
 
     def _switch_context(self, normed: chex.Array, history: chex.Array) -> chex.Array:
         return self.switch_context(jnp.concatenate([normed, history], axis=-1))
@@ -288,47 +294,33 @@ class Metacontroller(nn.Module):
 
     def _histories(self, normed: chex.Array, start: chex.Array) -> chex.Array:
         """`h_{t-1}` for every `t`, `(B, S, history_size)`."""
-
-        def body(cell, history, inputs):
-            x, first = inputs
-            before = jnp.where(first[:, None], 0.0, history)
-            return cell(before, x)[0], before
-
-        scan = nn.scan(
-            body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
-        )
-        initial = self.initial_history(normed.shape[0])
-        return scan(self.history_cell, initial, (normed, start))[1]
+        params = self.history_cell.variables["params"]
+        return histories(params, input_products(params, normed), start)
 
     def _integrate(self, context, proposal, start, gate_key, gate_floor):
         """`z_t = beta_t z~_t + (1 - beta_t) z_{t-1}` with the gate evaluated on the way."""
         if self.config.gate == "one":
             return jnp.ones(start.shape, proposal.dtype), proposal
-        noise = jnp.zeros(start.shape, proposal.dtype)
+        low = jnp.full(start.shape, gate_floor, proposal.dtype)
+        bias = self.switch_output.variables["params"]["bias"]
         if self.config.gate == "gumbel":
-            noise = jax.random.logistic(gate_key, start.shape, proposal.dtype)
-        rate = jnp.asarray(self.config.switch_rate, proposal.dtype)
-        drawn = jax.random.bernoulli(gate_key, rate, start.shape)
-
-        def body(module, code, inputs):
-            context_t, proposal_t, first, noise_t, drawn_t = inputs
-            code = jnp.where(first[:, None], 0.0, code)
-            logit = module._switch_logit(context_t, code) + noise_t
-            beta = nn.sigmoid(logit / module.config.temperature)
-            if module.config.gate == "random":
-                beta = drawn_t.astype(beta.dtype)
-            else:
-                beta = gate_floor + (1 - gate_floor) * beta
-            beta = jnp.where(first, 1.0, beta)
-            code = beta[:, None] * proposal_t + (1 - beta[:, None]) * code
-            return code, (beta, code)
-
-        scan = nn.scan(
-            body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
+            bias = bias + jax.random.logistic(gate_key, start.shape, proposal.dtype)
+        if self.config.gate == "random":
+            rate = jnp.asarray(self.config.switch_rate, proposal.dtype)
+            drawn = jax.random.bernoulli(gate_key, rate, start.shape)
+            low = drawn.astype(proposal.dtype)
+        fixed = start | (self.config.gate == "random")
+        low = jnp.where(start, 1.0, low)
+        gate = Gate(
+            kernel=self.switch_code.variables["params"]["kernel"],
+            context=context,
+            output=self.switch_output.variables["params"]["kernel"][:, 0] / self.config.temperature,
+            bias=jnp.broadcast_to(bias / self.config.temperature, start.shape),
+            low=low,
+            range=jnp.where(fixed, 0.0, 1.0 - low),
         )
-        initial = jnp.zeros((proposal.shape[0], self.config.code_size), proposal.dtype)
-        _, (beta, code) = scan(self, initial, (context, proposal, start, noise, drawn))
-        return beta, code
+        before = codes_before(gate, proposal)
+        return gate.opening(before), gate.next_code(before, proposal)
 
     def __call__(
         self,

@@ -1,8 +1,33 @@
 """First-order linear recurrences, the scan under every SSM in this package."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
+
+from internal_rl.backend import on_cpu
+
+
+def steps_at_once() -> int:
+    """Steps in one iteration of a loop over time: iterations are dear on accelerators."""
+    return 1 if on_cpu() else 16
+
+
+def over_time(step: Callable, initial: chex.ArrayTree, inputs: chex.ArrayTree) -> chex.ArrayTree:
+    """What `jax.lax.scan` collects along axis 1 of rows.
+
+    Args:
+      step: `step(carry, inputs_t) -> carry, output_t`, with `(B, ...)` inputs and outputs.
+      initial: the first carry.
+      inputs: arrays `(B, S, ...)`.
+
+    Returns:
+      `(B, S, ...)` outputs.
+    """
+    inputs = jax.tree.map(lambda x: x.swapaxes(0, 1), inputs)
+    _, outputs = jax.lax.scan(step, initial, inputs, unroll=steps_at_once())
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), outputs)
 
 
 def linear_recurrence(decay: chex.Array, inputs: chex.Array, reverse: bool = False) -> chex.Array:

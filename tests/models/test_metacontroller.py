@@ -225,11 +225,11 @@ def test_control_applies_the_decoded_controller_of_every_token(rank):
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-@pytest.mark.parametrize("shape", [(2, 12, 3), (12, 3), (3,)])
+@pytest.mark.parametrize("shape", [(2, 12, 3), (3,)])
 def test_gradients_of_control_are_those_of_the_decoded_controllers(rank, shape):
     model = make(rank=rank)
     residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = jax.tree.map(lambda x: x + 0.1, init(model, residual))
+    params = randomise(init(model, residual), jax.random.key(4), scale=0.1)
     code = jax.random.normal(jax.random.key(3), shape)
 
     def decoded(params, code, residual):
@@ -239,11 +239,11 @@ def test_gradients_of_control_are_those_of_the_decoded_controllers(rank, shape):
         return model.apply(params, residual, code, method="control")
 
     def gradients(function):
-        loss = lambda *inputs: jnp.sum(jnp.sin(function(*inputs)))  # noqa: E731
+        loss = lambda *inputs: jnp.mean(jnp.sin(function(*inputs)))  # noqa: E731
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(params, code, residual)
 
     found, expected = gradients(control), gradients(decoded)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), found, expected)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found, expected)
 
 
 @pytest.mark.parametrize("rank", [0, 4])
