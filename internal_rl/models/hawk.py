@@ -10,13 +10,25 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from internal_rl.backend import on_cpu
 from internal_rl.models.blocks import MLP, BlockShape, register_block, scaled_initializer
-from internal_rl.models.recurrence import linear_recurrence, starts_segment
+from internal_rl.models.convolution_kernel import convolve
+from internal_rl.models.kernels import suits_kernels
+from internal_rl.models.recurrence import age_in_segment, linear_recurrence, starts_segment
 from internal_rl.section import SettingError
 
 GATE_SHARPNESS = 8.0
 DECAY_RADIUS = (0.9, 0.999)
 CONVOLUTION_WIDTH = 4
+
+
+def products_of_blocks() -> bool:
+    """Whether block-diagonal matrices are multiplied block by block.
+
+    Accelerators multiply by the zeros as well: small products leave their units empty, and channels
+    had to be moved for them.
+    """
+    return on_cpu()
 
 
 @struct.dataclass
@@ -63,9 +75,15 @@ class BlockDiagonalDense(nn.Module):
         shape = (self.num_blocks, size, size)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
-        # One axis of tokens behind that of the blocks: plain batched products are fast everywhere.
-        blocks = x.reshape(-1, self.num_blocks, size).swapaxes(0, 1)
-        return (blocks @ kernel).swapaxes(0, 1).reshape(x.shape) + bias
+        if products_of_blocks():
+            # One axis of tokens behind that of the blocks: plain batched products are fast.
+            blocks = x.reshape(-1, self.num_blocks, size).swapaxes(0, 1)
+            return (blocks @ kernel).swapaxes(0, 1).reshape(x.shape) + bias
+        rows = [
+            jnp.pad(block, ((0, 0), (i * size, self.width - (i + 1) * size)))
+            for i, block in enumerate(kernel)
+        ]
+        return x @ jnp.concatenate(rows) + bias
 
 
 class RGLRU(nn.Module):
@@ -133,6 +151,10 @@ class TemporalConvolution(nn.Module):
 
     def __call__(self, x: chex.Array, segment: chex.Array) -> chex.Array:
         """Convolves packed rows `(B, S, n)`; taps beyond the segment's start count as zero."""
+        if suits_kernels(x):
+            weights = jnp.concatenate([self.kernel[::-1], self.bias[None]])
+            age = age_in_segment(segment)[..., None].astype(x.dtype)
+            return convolve(weights.astype(x.dtype), x, age)
         length = x.shape[1]
         output = self.kernel[-1] * x + self.bias
         for lag in range(1, min(CONVOLUTION_WIDTH, length)):

@@ -16,6 +16,8 @@ from flax import struct
 from jax.nn.initializers import normal, zeros
 
 from internal_rl.models.blocks import MLP
+from internal_rl.models.history import histories, history_step, input_products
+from internal_rl.models.integration import Gate, codes_before
 from internal_rl.models.recurrence import starts_segment
 from internal_rl.models.sequence_embedding import EMBEDDINGS, SequenceEmbedding
 from internal_rl.section import POSITIVE, Section, SettingError, at_least, one_of, setting, within
@@ -163,7 +165,11 @@ class Metacontroller(nn.Module):
 
     def history_step(self, residual: chex.Array, history: chex.Array) -> chex.Array:
         """`h_t = GRU(e_t, h_{t-1})` for `(B, n_e)` residuals."""
-        return self.history_cell(history, self.input_norm(residual))[0]
+        normed = self.input_norm(residual)
+        if self.is_initializing():
+            return self.history_cell(history, normed)[0]
+        params = self.history_cell.variables["params"]
+        return history_step(params, history, input_products(params, normed))
 
     def _switch_context(self, normed: chex.Array, history: chex.Array) -> chex.Array:
         return self.switch_context(jnp.concatenate([normed, history], axis=-1))
@@ -206,28 +212,52 @@ class Metacontroller(nn.Module):
         return factors[..., 0, :, :], factors[..., 1, :, :]
 
     def control(self, residual: chex.Array, code: chex.Array) -> chex.Array:
-        """Controlled residual `e + U(z) e` for `(..., n_e)` residuals and `(..., n_z)` codes."""
-        if self.config.rank or self.is_initializing():
-            return apply_controller(self.decode(code), residual)
-        return residual + self._full_rank_product(code, residual)
+        """Controlled residual `e + U(z) e` for `(..., n_e)` residuals and `(..., n_z)` codes.
 
-    def _full_rank_product(self, code: chex.Array, residual: chex.Array) -> chex.Array:
-        """`U(z) e` with a full `U`, which is never written out.
-
-        `U` is linear in the hidden layer of the hypernetwork, so that each hidden unit multiplies
-        `e` by a matrix of its own. A token then takes `decoder_size n_e` numbers instead of
-        `n_e²`.
+        Axes in front of the last one are broadcast. `U` is never written out: it is linear in the
+        hidden layer of the hypernetwork, so that every hidden unit multiplies `e` by matrices of
+        its own. All tokens share those, and the products are dense ones.
         """
-        size = self.residual_size
-        hidden = nn.gelu(self.decoder_hidden(code)).reshape(-1, self.config.decoder_size)
-        flat = residual.reshape(-1, size)
+        if self.is_initializing():
+            return apply_controller(self.decode(code), residual)
+        leading = jnp.broadcast_shapes(residual.shape[:-1], code.shape[:-1])
+        hidden = nn.gelu(self.decoder_hidden(code))
+        # The bias is what a further unit does that is always 1.
+        hidden = jnp.concatenate([hidden, jnp.ones_like(hidden[..., :1])], axis=-1)
         parameters = self.decoder_output.variables["params"]
-        # (hidden, out, in) to (in, hidden * out)
-        kernel = parameters["kernel"].reshape(self.config.decoder_size * size, size).T
-        products = (flat @ kernel).reshape(-1, self.config.decoder_size, size)
-        controlled = jnp.sum(hidden[..., None] * products, axis=1)
-        controlled += flat @ parameters["bias"].reshape(size, size).T
-        return controlled.reshape(residual.shape)
+        units = jnp.concatenate([parameters["kernel"], parameters["bias"][None]])
+        product = self._low_rank_product if self.config.rank else self._full_rank_product
+        change = product(
+            units, hidden.reshape(-1, units.shape[0]), residual.reshape(-1, self.residual_size)
+        )
+        return residual + change.reshape(*leading, self.residual_size)
+
+    def _low_rank_product(
+        self, units: chex.Array, hidden: chex.Array, residual: chex.Array
+    ) -> chex.Array:
+        """`U e` for `(T, n_e)` residuals, which takes `rank` numbers per unit and token.
+
+        Args:
+          units: `(K, 2 rank n_e)` what every hidden unit adds to the controller.
+          hidden: `(T or 1, K)` how much of it.
+          residual: `(T or 1, n_e)`.
+        """
+        rank, size, count = self.config.rank, self.residual_size, units.shape[0]
+        factors = units.reshape(count, 2, rank, size)
+        read = factors[:, 0].reshape(count * rank, size)
+        write = factors[:, 1].reshape(count * rank, size)
+        weights = hidden[..., None]
+        seen = jnp.sum((residual @ read.T).reshape(-1, count, rank) * weights, axis=1)
+        return (seen[:, None] * weights).reshape(-1, count * rank) @ write
+
+    def _full_rank_product(
+        self, units: chex.Array, hidden: chex.Array, residual: chex.Array
+    ) -> chex.Array:
+        """The same with a full `U`, `n_e` numbers per unit and token; units are `(K, n_e²)`."""
+        size, count = self.residual_size, units.shape[0]
+        # (unit, out, in) to (in, unit * out)
+        products = (residual @ units.reshape(count * size, size).T).reshape(-1, count, size)
+        return jnp.sum(hidden[..., None] * products, axis=1)
 
     def discover(
         self,
@@ -264,47 +294,33 @@ class Metacontroller(nn.Module):
 
     def _histories(self, normed: chex.Array, start: chex.Array) -> chex.Array:
         """`h_{t-1}` for every `t`, `(B, S, history_size)`."""
-
-        def body(cell, history, inputs):
-            x, first = inputs
-            before = jnp.where(first[:, None], 0.0, history)
-            return cell(before, x)[0], before
-
-        scan = nn.scan(
-            body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
-        )
-        initial = self.initial_history(normed.shape[0])
-        return scan(self.history_cell, initial, (normed, start))[1]
+        params = self.history_cell.variables["params"]
+        return histories(params, input_products(params, normed), start)
 
     def _integrate(self, context, proposal, start, gate_key, gate_floor):
         """`z_t = beta_t z~_t + (1 - beta_t) z_{t-1}` with the gate evaluated on the way."""
         if self.config.gate == "one":
             return jnp.ones(start.shape, proposal.dtype), proposal
-        noise = jnp.zeros(start.shape, proposal.dtype)
+        low = jnp.full(start.shape, gate_floor, proposal.dtype)
+        bias = self.switch_output.variables["params"]["bias"]
         if self.config.gate == "gumbel":
-            noise = jax.random.logistic(gate_key, start.shape, proposal.dtype)
-        rate = jnp.asarray(self.config.switch_rate, proposal.dtype)
-        drawn = jax.random.bernoulli(gate_key, rate, start.shape)
-
-        def body(module, code, inputs):
-            context_t, proposal_t, first, noise_t, drawn_t = inputs
-            code = jnp.where(first[:, None], 0.0, code)
-            logit = module._switch_logit(context_t, code) + noise_t
-            beta = nn.sigmoid(logit / module.config.temperature)
-            if module.config.gate == "random":
-                beta = drawn_t.astype(beta.dtype)
-            else:
-                beta = gate_floor + (1 - gate_floor) * beta
-            beta = jnp.where(first, 1.0, beta)
-            code = beta[:, None] * proposal_t + (1 - beta[:, None]) * code
-            return code, (beta, code)
-
-        scan = nn.scan(
-            body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
+            bias = bias + jax.random.logistic(gate_key, start.shape, proposal.dtype)
+        if self.config.gate == "random":
+            rate = jnp.asarray(self.config.switch_rate, proposal.dtype)
+            drawn = jax.random.bernoulli(gate_key, rate, start.shape)
+            low = drawn.astype(proposal.dtype)
+        fixed = start | (self.config.gate == "random")
+        low = jnp.where(start, 1.0, low)
+        gate = Gate(
+            kernel=self.switch_code.variables["params"]["kernel"],
+            context=context,
+            output=self.switch_output.variables["params"]["kernel"][:, 0] / self.config.temperature,
+            bias=jnp.broadcast_to(bias / self.config.temperature, start.shape),
+            low=low,
+            range=jnp.where(fixed, 0.0, 1.0 - low),
         )
-        initial = jnp.zeros((proposal.shape[0], self.config.code_size), proposal.dtype)
-        _, (beta, code) = scan(self, initial, (context, proposal, start, noise, drawn))
-        return beta, code
+        before = codes_before(gate, proposal)
+        return gate.opening(before), gate.next_code(before, proposal)
 
     def __call__(
         self,

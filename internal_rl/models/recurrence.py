@@ -1,8 +1,35 @@
 """First-order linear recurrences, the scan under every SSM in this package."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
+
+from internal_rl.backend import on_cpu
+from internal_rl.models import recurrence_kernel
+from internal_rl.models.kernels import suits_kernels
+
+
+def steps_at_once() -> int:
+    """Steps in one iteration of a loop over time: iterations are dear on accelerators."""
+    return 1 if on_cpu() else 16
+
+
+def over_time(step: Callable, initial: chex.ArrayTree, inputs: chex.ArrayTree) -> chex.ArrayTree:
+    """What `jax.lax.scan` collects along axis 1 of rows.
+
+    Args:
+      step: `step(carry, inputs_t) -> carry, output_t`, with `(B, ...)` inputs and outputs.
+      initial: the first carry.
+      inputs: arrays `(B, S, ...)`.
+
+    Returns:
+      `(B, S, ...)` outputs.
+    """
+    inputs = jax.tree.map(lambda x: x.swapaxes(0, 1), inputs)
+    _, outputs = jax.lax.scan(step, initial, inputs, unroll=steps_at_once())
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), outputs)
 
 
 def linear_recurrence(decay: chex.Array, inputs: chex.Array, reverse: bool = False) -> chex.Array:
@@ -11,15 +38,41 @@ def linear_recurrence(decay: chex.Array, inputs: chex.Array, reverse: bool = Fal
     A decay of zero at step `t` makes `h_t` independent of everything before it, which is how a
     recurrence is reset at the border between two packed trajectories.
 
+    Differentiated as what it is, the solution of a linear system: a gradient is a second
+    recurrence, in the other direction, and nothing but the states is kept for it.
+
     Args:
       decay: `(B, S, n)` multipliers.
       inputs: `(B, S, n)` additive inputs.
       reverse: run from the last step to the first.
 
     Returns:
-      `(B, S, n)` states.
+      `(B, S, n)` states, in float32 at least.
     """
     chex.assert_equal_shape((decay, inputs))
+    dtype = jnp.promote_types(jnp.result_type(decay, inputs), jnp.float32)
+    decay, inputs = decay.astype(dtype), inputs.astype(dtype)
+    return jax.lax.custom_linear_solve(
+        lambda states: states - decay * _earlier(states, reverse),
+        inputs,
+        solve=lambda _, inputs: _solve(decay, inputs, reverse),
+        transpose_solve=lambda _, inputs: _solve(decay, inputs, not reverse, late=True),
+    )
+
+
+def _earlier(x: chex.Array, reverse: bool) -> chex.Array:
+    """What the recurrence met one step before, zero at its first step."""
+    if reverse:
+        return jnp.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0)))
+    return jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0)))
+
+
+def _solve(decay: chex.Array, inputs: chex.Array, reverse: bool, late: bool = False) -> chex.Array:
+    """The recurrence, on a TPU by its kernel; see `recurrence_kernel.solve`."""
+    if suits_kernels(decay):
+        return recurrence_kernel.solve(decay, inputs, reverse=reverse, late=late)
+    if late:
+        decay = _earlier(decay, reverse)
 
     def compose(left, right):
         return left[0] * right[0], right[0] * left[1] + right[1]
@@ -38,3 +91,10 @@ def ends_segment(segment: chex.Array) -> chex.Array:
     """`(B, S)` bool: the token is the last of its packed trajectory."""
     last = jnp.ones_like(segment[:, :1], dtype=bool)
     return jnp.concatenate([segment[:, 1:] != segment[:, :-1], last], axis=1)
+
+
+def age_in_segment(segment: chex.Array) -> chex.Array:
+    """`(B, S)` int32: steps since the first one of the packed trajectory."""
+    index = jnp.arange(segment.shape[1], dtype=jnp.int32)
+    first = jnp.where(starts_segment(segment), index, 0)
+    return index - jax.lax.cummax(first, axis=1)

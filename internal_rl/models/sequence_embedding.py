@@ -25,10 +25,18 @@ class GatedRecurrence(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, segment: chex.Array) -> chex.Array:
-        """Maps `(B, S, n)` to `(B, S, size)`; the state is reset where `segment` changes."""
-        value = nn.Dense(self.size, name="input")(x)
-        recurrence_gate = nn.sigmoid(nn.Dense(self.size, name="recurrence_gate")(x))
-        input_gate = nn.sigmoid(nn.Dense(self.size, name="input_gate")(x))
+        """Maps `(B, S, n)` to `(B, S, size)`; the state is reset where `segment` changes.
+
+        Gates and states are float32 at least: a decay close to one has no digits to spare.
+        """
+
+        def dense(name):
+            y = nn.Dense(self.size, name=name)(x)
+            return y.astype(jnp.promote_types(y.dtype, jnp.float32))
+
+        value = dense("input")
+        recurrence_gate = nn.sigmoid(dense("recurrence_gate"))
+        input_gate = nn.sigmoid(dense("input_gate"))
         init = nn.initializers.uniform(self.slowness)
         slowness = self.param("slowness", init, (self.size,), jnp.float32)
         log_decay = -DECAY_SHARPNESS * recurrence_gate * jax.nn.softplus(-slowness)

@@ -225,6 +225,28 @@ def test_control_applies_the_decoded_controller_of_every_token(rank):
 
 
 @pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("shape", [(2, 12, 3), (3,)])
+def test_gradients_of_control_are_those_of_the_decoded_controllers(rank, shape):
+    model = make(rank=rank)
+    residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
+    params = randomise(init(model, residual), jax.random.key(4), scale=0.1)
+    code = jax.random.normal(jax.random.key(3), shape)
+
+    def decoded(params, code, residual):
+        return apply_controller(model.apply(params, code, method="decode"), residual)
+
+    def control(params, code, residual):
+        return model.apply(params, residual, code, method="control")
+
+    def gradients(function):
+        loss = lambda *inputs: jnp.mean(jnp.sin(function(*inputs)))  # noqa: E731
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(params, code, residual)
+
+    found, expected = gradients(control), gradients(decoded)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found, expected)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
 def test_controller_gain_is_the_relative_size_of_the_change(rank):
     model = make(rank=rank, residual_size=64, controller_gain=0.5)
     residual = jax.random.normal(jax.random.key(0), (2, 12, 64))

@@ -1,0 +1,80 @@
+"""The code of every step: `z_t = β_t z~_t + (1 - β_t) z_{t-1}`, with a gate that reads `z_{t-1}`.
+
+The derivative is written out: linearised around the codes, which is done for all tokens at once,
+the loop over time is a few multiplications, and gradients of weights are products at the end.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from internal_rl.models.recurrence import over_time
+
+
+@struct.dataclass
+class Gate:
+    """The switch `β = low + range σ(logit)`, with what it reads at every step besides the code.
+
+    Attributes:
+      kernel: `(n_z, H)` from the code before to the hidden layer.
+      context: `(..., H)` what else goes into that.
+      output: `(H,)` from there to the logit.
+      bias: `(...)` of the logit.
+      low: `(...)` its least opening.
+      range: `(...)` how much wider it opens.
+    """
+
+    kernel: chex.Array
+    context: chex.Array
+    output: chex.Array
+    bias: chex.Array
+    low: chex.Array
+    range: chex.Array
+
+    def opening(self, code: chex.Array) -> chex.Array:
+        """`β` after codes `(..., n_z)`, `(...)`."""
+        hidden = jax.nn.gelu(self.context + code @ self.kernel)
+        return self.low + self.range * jax.nn.sigmoid(hidden @ self.output + self.bias)
+
+    def next_code(self, code: chex.Array, proposal: chex.Array) -> chex.Array:
+        """The code of the next step, `(..., n_z)`."""
+        beta = self.opening(code)[..., None]
+        return beta * proposal + (1 - beta) * code
+
+
+@jax.custom_jvp
+def codes_before(gate: Gate, proposal: chex.Array) -> chex.Array:
+    """Codes before every step of packed rows, `(B, S, n_z)`.
+
+    Args:
+      gate: fields with `(B, S, ...)`; it opens fully at the first steps of trajectories, which
+        hides what was before.
+      proposal: `(B, S, n_z)` in float32 at least.
+    """
+
+    def step(code, inputs):
+        context, bias, low, span, proposal_t = inputs
+        now = gate.replace(context=context, bias=bias, low=low, range=span)
+        return now.next_code(code, proposal_t).astype(code.dtype), code
+
+    inputs = (gate.context, gate.bias, gate.low, gate.range, proposal)
+    return over_time(step, jnp.zeros_like(proposal[:, 0]), inputs)
+
+
+@codes_before.defjvp
+def _codes_before_jvp(primals, tangents):
+    gate, proposal = primals
+    before = codes_before(gate, proposal)
+    # A gate depends on the code of its own step alone.
+    slope = jax.grad(lambda before: gate.opening(before).sum())(before)
+    kept = 1 - gate.opening(before)[..., None]
+    _, change = jax.jvp(lambda *inputs: inputs[0].next_code(before, inputs[1]), primals, tangents)
+
+    def step(code, inputs):
+        slope_t, kept_t, way_t, change_t = inputs
+        opening = jnp.sum(slope_t * code, axis=-1, keepdims=True)
+        return kept_t * code + opening * way_t + change_t, code
+
+    inputs = (slope, kept, proposal - before, change)
+    return before, over_time(step, jnp.zeros_like(before[:, 0]), inputs)

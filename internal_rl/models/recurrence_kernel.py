@@ -1,0 +1,91 @@
+"""The linear recurrence as a TPU kernel: every number is read once and written once.
+
+Loops of XLA over time pay for their iterations, and trees of partial products for moving numbers
+along the axis of time: both several times what it takes to read and write the arrays.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from internal_rl.models.kernels import STEPS, channels_of, over_rows
+
+# Rows that one run of the kernel takes: their chains hide each other's delay.
+_BLOCK_ROWS = 4
+
+
+def solve(
+    decay: chex.Array,
+    inputs: chex.Array,
+    *,
+    reverse: bool,
+    late: bool,
+    interpret: bool = False,
+) -> chex.Array:
+    """Solves the recurrence along axis 1.
+
+    Args:
+      decay: `(B, S, n)` float32.
+      inputs: `(B, S, n)` float32.
+      reverse: run from the last step to the first.
+      late: decays belong to the way out of their step instead of the way into it:
+        `h_t = inputs_t + decay_{t-1} h_{t-1}`.
+      interpret: run it without a TPU, slowly.
+
+    Returns:
+      `(B, S, n)`.
+    """
+    run = functools.partial(_run, reverse=reverse, late=late, interpret=interpret)
+    return over_rows(run, decay, inputs)[: decay.shape[0]]
+
+
+def _run(decay, inputs, *, reverse, late, interpret):
+    rows, length, width = decay.shape
+    channels = channels_of(width)
+    block = pl.BlockSpec(
+        (min(_BLOCK_ROWS, rows), length, channels), lambda row, channel: (row, 0, channel)
+    )
+    return pl.pallas_call(
+        functools.partial(_kernel, reverse=reverse, late=late),
+        out_shape=jax.ShapeDtypeStruct(inputs.shape, inputs.dtype),
+        grid=(pl.cdiv(rows, _BLOCK_ROWS), width // channels),
+        in_specs=[block, block],
+        out_specs=block,
+        interpret=interpret,
+        name="linear_recurrence" + "_reverse" * reverse + "_late" * late,
+    )(decay, inputs)
+
+
+def _kernel(decay_ref, inputs_ref, states_ref, *, reverse, late):
+    rows, length, width = inputs_ref.shape
+    groups = length // STEPS
+    place = jax.lax.broadcasted_iota(jnp.int32, (rows, STEPS, width), 1)
+    place = STEPS - 1 - place if reverse else place
+    last = 0 if reverse else STEPS - 1
+
+    def earlier(x, steps, default):
+        """The values `steps` before within a group."""
+        turned = jnp.roll(x, -steps if reverse else steps, axis=1)
+        return jnp.where(place >= steps, turned, default)
+
+    def group(index, carry):
+        steps = pl.ds(
+            pl.multiple_of((groups - 1 - index if reverse else index) * STEPS, STEPS), STEPS
+        )
+        own, states = decay_ref[:, steps, :], inputs_ref[:, steps, :]
+        decay = earlier(own, 1, 1.0) if late else own
+        # Products and sums over the last 2, 4, 8 steps.
+        gap = 1
+        while gap < STEPS:
+            states = states + decay * earlier(states, gap, 0.0)
+            decay = decay * earlier(decay, gap, 1.0)
+            gap *= 2
+        states = states + decay * carry
+        states_ref[:, steps, :] = states
+        carry = states[:, last : last + 1]
+        return carry * own[:, last : last + 1] if late else carry
+
+    jax.lax.fori_loop(0, groups, group, jnp.zeros((rows, 1, width), inputs_ref.dtype))

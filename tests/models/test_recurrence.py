@@ -1,0 +1,179 @@
+"""Linear recurrence and convolution, in XLA and as TPU kernels, against loops in NumPy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from internal_rl.backend import traced_for
+from internal_rl.models import convolution_kernel, recurrence_kernel
+from internal_rl.models.hawk import BlockDiagonalDense, TemporalConvolution
+from internal_rl.models.recurrence import age_in_segment, linear_recurrence, starts_segment
+
+SEGMENT = jnp.asarray(np.sort(np.random.default_rng(0).integers(0, 4, (3, 16)), axis=1))
+ROWS, LENGTH = SEGMENT.shape
+WIDTH = 128
+
+
+def rows(seed, width=WIDTH):
+    return jax.random.normal(jax.random.key(seed), (ROWS, LENGTH, width))
+
+
+def decays(width=WIDTH):
+    decay = jax.nn.sigmoid(rows(0, width))
+    return jnp.where(starts_segment(SEGMENT)[..., None], 0.0, decay)
+
+
+def loop(decay, inputs, reverse=False, late=False):
+    decay, inputs = np.asarray(decay, np.float64), np.asarray(inputs, np.float64)
+    states, carry = np.zeros(inputs.shape), 0.0
+    for t in range(LENGTH)[:: -1 if reverse else 1]:
+        states[:, t] = inputs[:, t] + (carry if late else decay[:, t] * carry)
+        carry = states[:, t] * (decay[:, t] if late else 1.0)
+    return states
+
+
+def scanned(decay, inputs, reverse):
+    """The same without derivatives of its own."""
+
+    def step(state, inputs_t):
+        state = inputs_t[0] * state + inputs_t[1]
+        return state, state
+
+    inputs = (decay.swapaxes(0, 1), inputs.swapaxes(0, 1))
+    return jax.lax.scan(step, jnp.zeros_like(inputs[1][0]), inputs, reverse=reverse)[1].swapaxes(
+        0, 1
+    )
+
+
+@pytest.fixture(params=["xla", "kernel"])
+def anywhere(request, monkeypatch):
+    """Runs a test twice: as on CPUs and GPUs, and with the kernels of TPUs, interpreted."""
+    if request.param == "xla":
+        yield
+        return
+    solve = functools.partial(recurrence_kernel.solve, interpret=True)
+    monkeypatch.setattr(recurrence_kernel, "solve", solve)
+    convolve = functools.partial(_interpreted, convolution_kernel.convolve)
+    monkeypatch.setattr("internal_rl.models.hawk.convolve", convolve)
+    with traced_for("tpu"):
+        yield
+
+
+def _interpreted(convolve, weights, x, age):
+    return convolve(weights, x, age, True)
+
+
+def everything(function, inputs, directions, weights):
+    value, tangent = jax.jvp(function, inputs, directions)
+    loss = lambda *inputs: jnp.sum(weights * function(*inputs))  # noqa: E731
+    return value, tangent, jax.grad(loss, argnums=(0, 1))(*inputs)
+
+
+def assert_same(found, expected, atol=2e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), found, expected)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_recurrence_equals_a_loop_and_the_derivatives_of_a_scan(anywhere, reverse):
+    inputs = decays(), rows(1)
+    found = linear_recurrence(*inputs, reverse)
+    np.testing.assert_allclose(found, loop(*inputs, reverse), atol=1e-5)
+    rest = (rows(2), rows(3)), rows(4)
+    expected = everything(lambda *inputs: scanned(*inputs, reverse), inputs, *rest)
+    found = everything(lambda *inputs: linear_recurrence(*inputs, reverse), inputs, *rest)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_kernel_solves_what_it_says(reverse, late):
+    inputs = decays(), rows(1)
+    found = recurrence_kernel.solve(*inputs, reverse=reverse, late=late, interpret=True)
+    np.testing.assert_allclose(found, loop(*inputs, reverse, late), atol=1e-5)
+
+
+def test_recurrence_has_second_derivatives_and_runs_inside_of_loops():
+    with jax.enable_x64(True):
+        decay, inputs = (x.astype(jnp.float64) for x in (decays(2), rows(1, 2)))
+        run = jax.jit(lambda *inputs: jnp.sum(jnp.sin(linear_recurrence(*inputs))))
+        check_grads(run, (decay, inputs), order=2, rtol=1e-4, atol=1e-6, eps=1e-5)
+
+        def twice(decay, inputs):
+            body = lambda x, _: (linear_recurrence(decay, x, True), None)  # noqa: E731
+            return jax.lax.scan(body, inputs, None, length=2)[0].sum()
+
+        check_grads(jax.jit(twice), (decay, inputs), order=1, rtol=1e-4, atol=1e-6, eps=1e-5)
+
+
+def test_recurrence_works_for_copies_side_by_side(anywhere):
+    gradient = jax.grad(lambda x, decay: jnp.sum(jnp.sin(linear_recurrence(decay, x))))
+    both = jnp.stack([rows(1), rows(2)])
+    found = jax.vmap(gradient, in_axes=(0, None))(both, decays())
+    assert_same(found, jnp.stack([gradient(x, decays()) for x in both]))
+
+
+def test_recurrence_is_at_least_float32():
+    decay, inputs = (x.astype(jnp.bfloat16) for x in (decays(4), rows(1, 4)))
+    found = linear_recurrence(decay, inputs)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, loop(decay, inputs), atol=1e-5)
+
+
+@pytest.fixture
+def convolution():
+    module = TemporalConvolution(WIDTH, init_scale=1.0)
+    params = module.init(jax.random.key(0), rows(1), SEGMENT)
+    params = jax.tree.map(lambda p: p + jax.random.normal(jax.random.key(1), p.shape), params)
+    return params, lambda params, x: module.apply(params, x, SEGMENT)
+
+
+def test_convolution_and_its_derivatives_equal_a_loop(anywhere, convolution):
+    params, run = convolution
+    age = np.asarray(age_in_segment(SEGMENT))
+
+    def slow(params, x):
+        kernel, bias = params["params"]["kernel"], params["params"]["bias"]
+        steps = [
+            sum(
+                kernel[-1 - lag] * x[:, t - lag] * (age[:, t, None] >= lag)
+                for lag in range(min(4, t + 1))
+            )
+            for t in range(LENGTH)
+        ]
+        return jnp.stack(steps, axis=1) + bias
+
+    directions = jax.tree.map(jnp.cos, params), rows(2)
+    rest = (params, rows(1)), directions, rows(3)
+    assert_same(everything(run, *rest), jax.jit(everything, static_argnums=0)(slow, *rest), 1e-4)
+
+
+@pytest.mark.parametrize("argument", [0, 1])
+def test_convolution_works_for_copies_side_by_side(anywhere, convolution, argument):
+    params, run = convolution
+    gradient = jax.grad(lambda *inputs: jnp.sum(jnp.sin(run(*inputs))), argnums=argument)
+    both = jnp.stack([rows(1), rows(2)])
+    found = jax.vmap(gradient, in_axes=(None, 0))(params, both)
+    expected = jax.tree.map(lambda *x: jnp.stack(x), *(gradient(params, x) for x in both))
+    assert_same(found, expected, 1e-4)
+
+
+def test_block_diagonal_products_are_the_same_on_all_backends():
+    module = BlockDiagonalDense(8, num_blocks=2, init_scale=1.0)
+    params = module.init(jax.random.key(0), rows(1, 8))
+
+    def gradients():
+        loss = lambda params, x: jnp.sum(jnp.sin(module.apply(params, x)))  # noqa: E731
+        return jax.value_and_grad(loss, argnums=(0, 1))(params, rows(1, 8))
+
+    expected = gradients()
+    with traced_for("tpu"):
+        assert_same(gradients(), expected)
+
+
+def test_age_counts_from_the_start_of_every_segment():
+    segment = jnp.array([[0, 0, 1, 1, 1, -1], [3, 3, 3, 3, 3, 3]])
+    np.testing.assert_array_equal(age_in_segment(segment), [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]])
