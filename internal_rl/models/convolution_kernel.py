@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental import pallas as pl
 
-from internal_rl.models.kernels import STEPS, channels_of, over_rows, with_transpose
+from internal_rl.models.kernels import STEPS, channels_of, with_transpose
 
 UNROLL = 8
 
@@ -79,43 +79,35 @@ def _specs(length, width, lags):
 
 def _forward(weights, x, age, interpret):
     lags = weights.shape[0] - 1
-
-    def run(weights, x, age):
-        channels, row, age_block, whole = _specs(*x.shape[1:], lags)
-        return pl.pallas_call(
-            functools.partial(_forward_kernel, lags=lags),
-            out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
-            grid=(x.shape[0], x.shape[2] // channels),
-            in_specs=[whole, row, age_block],
-            out_specs=row,
-            interpret=interpret,
-            name="convolution",
-        )(weights, x, age)
-
-    return over_rows(run, x, age, shared=(weights,))[: x.shape[0]]
+    channels, row, age_block, whole = _specs(*x.shape[1:], lags)
+    return pl.pallas_call(
+        functools.partial(_forward_kernel, lags=lags),
+        out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
+        grid=(x.shape[0], x.shape[2] // channels),
+        in_specs=[whole, row, age_block],
+        out_specs=row,
+        interpret=interpret,
+        name="convolution",
+    )(weights, x, age)
 
 
 def _backward(weights, x, age, of_y, interpret):
     lags = weights.shape[0] - 1
-
-    def run(weights, x, age, of_y):
-        channels, row, age_block, whole = _specs(*x.shape[1:], lags)
-        of_weights = pl.BlockSpec((1, STEPS, channels), lambda row, channel: (row, 0, channel))
-        return pl.pallas_call(
-            functools.partial(_backward_kernel, lags=lags),
-            out_shape=(
-                jax.ShapeDtypeStruct((x.shape[0], STEPS, x.shape[2]), x.dtype),
-                jax.ShapeDtypeStruct(x.shape, x.dtype),
-            ),
-            grid=(x.shape[0], x.shape[2] // channels),
-            in_specs=[whole, row, age_block, row],
-            out_specs=(of_weights, row),
-            interpret=interpret,
-            name="convolution_backward",
-        )(weights, x, age, of_y)
-
-    of_weights, of_x = over_rows(run, x, age, of_y, shared=(weights,))
-    return of_weights[:, : lags + 1].sum(axis=0), of_x[: x.shape[0]]
+    channels, row, age_block, whole = _specs(*x.shape[1:], lags)
+    of_weights = pl.BlockSpec((1, STEPS, channels), lambda row, channel: (row, 0, channel))
+    of_weights, of_x = pl.pallas_call(
+        functools.partial(_backward_kernel, lags=lags),
+        out_shape=(
+            jax.ShapeDtypeStruct((x.shape[0], STEPS, x.shape[2]), x.dtype),
+            jax.ShapeDtypeStruct(x.shape, x.dtype),
+        ),
+        grid=(x.shape[0], x.shape[2] // channels),
+        in_specs=[whole, row, age_block, row],
+        out_specs=(of_weights, row),
+        interpret=interpret,
+        name="convolution_backward",
+    )(weights, x, age, of_y)
+    return of_weights[:, : lags + 1].sum(axis=0), of_x
 
 
 def _steps(group):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from internal_rl.models.kernels import STEPS, channels_of, over_rows
+from internal_rl.models.kernels import STEPS, channels_of
 
 # Rows that one run of the kernel takes: their chains hide each other's delay.
 _BLOCK_ROWS = 4
@@ -38,11 +38,6 @@ def solve(
     Returns:
       `(B, S, n)`.
     """
-    run = functools.partial(_run, reverse=reverse, late=late, interpret=interpret)
-    return over_rows(run, decay, inputs)[: decay.shape[0]]
-
-
-def _run(decay, inputs, *, reverse, late, interpret):
     rows, length, width = decay.shape
     channels = channels_of(width)
     block = pl.BlockSpec(

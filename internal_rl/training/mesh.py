@@ -54,15 +54,13 @@ def spread(function: Callable) -> Callable:
     is brought together by `total` and `mean`, so that all return the same. A function that knows
     nothing of this does all the work on every device. The mesh is the one that the loop has set;
     without one, with a single device, or inside of another call nothing changes. Under the loop's
-    vmap over seeds the seed axis is added in front.
+    vmap over seeds the seed axis is added in front; kernels need that even where each device has
+    all the rows of its seeds, as no compiler divides them.
     """
 
     def run(*arguments):
         mesh = jax.sharding.get_abstract_mesh()
-        if _is_shared() or mesh.empty or mesh.shape.get(DATA, 1) == 1:
-            return function(*arguments)
-        if any(kind != AxisType.Auto for kind in mesh.axis_types):
-            # A mesh of somebody else, where types of arrays say where they live.
+        if _is_shared() or mesh.size <= 1 or set(mesh.axis_names) != {SEED, DATA}:
             return function(*arguments)
         whole = PartitionSpec()
         return jax.shard_map(function, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)(
