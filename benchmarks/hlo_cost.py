@@ -39,7 +39,8 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TWO_BRANCHES = re.compile(r"true_computation=%?([\w.\-]+), false_computation=%?([\w.\-]+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
-_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s.*: ", re.MULTILINE)
+_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+([A-Z]*)\s*: (>*)")
+_LOOP_END = re.compile(r"scmp\.\w+\.s32\.totalorder [^,]+, (\d+) /\* loop exit test \*/")
 _DUMP = re.compile(r"^\d+-(.+)-\d+-final_bundles\.txt$")
 _CONSTANT = re.compile(r"^s32\[\][^ ]* constant\((\d+)\)")
 
@@ -89,17 +90,36 @@ def kernel_dump_options(folder: str | os.PathLike) -> str:
 
 
 def kernel_cycles(folder: pathlib.Path) -> dict[str, int]:
-    """Bundles of each operation that libtpu has written into a folder, by its name without number.
-
-    For a kernel that is the cycles of one place of its grid.
-    """
+    """Cycles of each operation that libtpu has written into a folder, by name without number."""
     found = {}
     for path in folder.iterdir():
         name = _DUMP.match(path.name)
         if name:
-            bundles = len(_BUNDLE.findall(path.read_text(errors="replace")))
-            found[_without_number(name.group(1))] = bundles
+            found[_without_number(name.group(1))] = bundles_run(path.read_text(errors="replace"))
     return found
+
+
+def bundles_run(text: str) -> int:
+    """Bundles that a listing of them stands for: those of a loop as often as it runs."""
+    found = [(_BUNDLE.match(line), _LOOP_END.search(line)) for line in text.splitlines()]
+    lines = [(line.group(1), len(line.group(2)), end) for line, end in found if line]
+    starts = [index for index, (label, _, _) in enumerate(lines) if label == "LB"]
+    times = [1] * len(lines)
+    # Inner loops first: what ends an outer one is not in them.
+    taken = set()
+    for start in sorted(starts, key=lambda index: -lines[index][1]):
+        depth = lines[start][1]
+        following = [index for index in starts if index > start and lines[index][1] <= depth]
+        stop = min(following, default=len(lines))
+        # Not every bundle in a loop is marked with its depth.
+        last = max(index for index in range(start, stop) if lines[index][1] >= depth)
+        own = [index for index in range(start, last + 1) if index not in taken]
+        ends = [lines[index][2] for index in own if lines[index][2]]
+        taken.update(own)
+        if ends:
+            for index in range(start, last + 1):
+                times[index] *= int(ends[-1].group(1))
+    return sum(times)
 
 
 def _without_number(name: str) -> str:
@@ -113,8 +133,7 @@ class Program:
     Attributes:
       trips: trip counts of named loops that end when data say so.
       other_trips: that of all other such loops.
-      kernels: cycles of kernels by their names, for one place of the grid. Places are what all
-        axes but the last two of the kernel's first result have.
+      kernels: cycles of kernels by their names, see `kernel_cycles`.
     """
 
     def __init__(
@@ -142,9 +161,7 @@ class Program:
                     name, instruction = found.groups()
                     cycles = kernels.get(_without_number(name))
                     if cycles and 'custom_call_target="tpu_custom_call"' in instruction:
-                        sizes = _ARRAY.search(instruction).group(2).split(",")
-                        places = math.prod(int(size) for size in sizes[:-2])
-                        instruction += f' "estimated_cycles":"{cycles * places}"'
+                        instruction += f' "estimated_cycles":"{cycles}"'
                     current.append(instruction)
         if entry is None:
             raise ValueError("the text holds no entry computation, allowed is that of a program")

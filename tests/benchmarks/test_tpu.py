@@ -117,6 +117,24 @@ def test_bytes_of_types(shape, size):
     assert hlo_cost.bytes_of(shape) == size
 
 
+def test_bundles_of_a_kernel_count_as_often_as_their_loops_run(tmp_path):
+    end = "%p1 = scmp.ge.s32.totalorder %s1, {} /* loop exit test */"
+    listing = [
+        "LB: loop body",
+        "     0   :  { %1 = vsyncpa }",
+        "   0x1 LB: > { %2 = sadd.s32 1 }",
+        "   0x2   :  {}",
+        "   0x3 LB: >> { %3 = vadd }",
+        f"   0x4   : > {{ {end.format(64)} }}",
+        "   0x5   : >> { %5 = vadd }",
+        f"   0x6   : > {{ {end.format(10)} }}",
+        "   0x7   :  { %7 = vsyncadd }",
+    ]
+    (tmp_path / "12-my_kernel.3-76-final_bundles.txt").write_text("\n".join(listing))
+    (tmp_path / "13-my_kernel.3-75-schedule-analysis_final_bundles.txt").write_text("nothing")
+    assert hlo_cost.kernel_cycles(tmp_path) == {"my_kernel": 2 + 10 * (3 + 64 * 3)}
+
+
 @pytest.mark.parametrize("topology", ["v5e", "h100:1", "2x4"])
 def test_an_unknown_topology_is_named(topology):
     with pytest.raises(ConfigError, match=r"--topology: .*v5e:2x4"):
