@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from internal_rl.envs import tasks
+from internal_rl.envs import boards, tasks
 from internal_rl.envs.layout_pool import LayoutPoolConfig, pool_of
 from internal_rl.types import Scene, Timestep
 
+# A row of the grid and one more bit fit into a word of a bit board.
 MAX_GRID_SIZE = 31
 MAX_REDRAWS = 1000
 _LOWEST = {"grid_size": 2, "num_colours": 1, "num_walls": 0, "time_limit": 1, "num_layouts": 0}
@@ -273,9 +274,7 @@ def solvable(
 ) -> chex.Array:
     """Whether `task` can be completed from `start_cell` without entering a wrong colour.
 
-    Floods the free cells from the start and from every colour at once. A set of cells is held as
-    one integer per row of the grid, bit `column` for each cell; rows are separate arrays over the
-    floods, so that a step is a handful of shifts that fuse into one loop.
+    Floods the free cells from the start and from every colour at once, on bit boards.
 
     Args:
       objects: `(O,)`, walls: `(W,)`, start_cell: `()` free cell.
@@ -286,42 +285,32 @@ def solvable(
       `()` bool.
     """
 
-    def bits(cells):
-        return jnp.uint32(1) << (cells % grid_size).astype(jnp.uint32)
-
-    def spread(rows):
-        edge = jnp.zeros_like(rows[0])
-        above, below = (edge, *rows[:-1]), (*rows[1:], edge)
-        trios = zip(rows, above, below, strict=True)
-        return [row | row << 1 | row >> 1 | up | down for row, up, down in trios]
+    def spread(board):
+        return boards.any_of((board, *boards.neighbours(board, grid_size)))
 
     def flood(carry):
-        rows, _ = carry
-        larger = rows
+        board, _ = carry
+        larger = board
         for _ in range(_FLOOD_STEPS):
-            pairs = zip(larger, spread(larger), free, strict=True)
-            larger = tuple(row | wider & free_row for row, wider, free_row in pairs)
-        gained = [jnp.any(new != old) for new, old in zip(larger, rows, strict=True)]
-        return larger, jnp.any(jnp.stack(gained))
+            wider = zip(larger, spread(larger), free, strict=True)
+            larger = tuple(word | more & free_word for word, more, free_word in wider)
+        gained = boards.without(larger, board)
+        return larger, jnp.any(boards.any_cell(gained))
 
-    things = jnp.concatenate([objects, walls])
-    occupied = jnp.zeros(grid_size, jnp.uint32).at[things // grid_size].add(bits(things))
-    free = ~occupied & jnp.uint32((1 << grid_size) - 1)
-    sources = jnp.concatenate([start_cell[None], objects])
-    origin = tuple(
-        jnp.where(sources // grid_size == row, bits(sources), jnp.uint32(0))
-        for row in range(grid_size)
-    )
+    things = boards.union(jnp.concatenate([objects, walls]), grid_size)
+    free = boards.without(boards.whole(grid_size), things)
+    origin = boards.single(jnp.concatenate([start_cell[None], objects]), grid_size)
     # Where the cells are spread over devices the flag has to be so too from the start.
-    begun = jnp.any(jnp.stack(origin) > 0)
+    begun = jnp.any(boards.any_cell(origin))
     with jax.named_scope("flood"):
-        rows, _ = jax.lax.while_loop(lambda carry: carry[1], flood, (origin, begun))
+        board, _ = jax.lax.while_loop(lambda carry: carry[1], flood, (origin, begun))
     # Colours are not free, so that a flood stops in front of them and one more step enters them.
-    entered = jnp.stack(spread(rows))
+    entered = spread(board)
     source = jnp.concatenate([jnp.zeros(1, task.dtype), task[:-1] + 1])
-    target = objects[jnp.maximum(task, 0)]
-    found = entered[target // grid_size, source] & bits(target)
-    return jnp.all((found > 0) | (task < 0))
+    target = boards.single(objects[jnp.maximum(task, 0)], grid_size)
+    pairs = zip(entered, target, strict=True)
+    found = boards.any_cell(tuple(word[source] & bit for word, bit in pairs))
+    return jnp.all(found | (task < 0))
 
 
 def sample_layout(

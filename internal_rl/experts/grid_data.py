@@ -18,8 +18,9 @@ from jax.sharding import PartitionSpec
 from internal_rl.envs.gridworld import GridWorld
 from internal_rl.envs.tasks import Task, followers, task_array
 from internal_rl.envs.world import DataRequest
-from internal_rl.experts import rollout, shortest_path
+from internal_rl.experts import action_words, rollout, shortest_path
 from internal_rl.experts.expert_tokens import ExpertTokens, pack_successes
+from internal_rl.experts.legs import Legs, looked_up_actions, pack_facts, solved_actions
 from internal_rl.experts.references import references
 from internal_rl.experts.rollout import Episodes, Steps
 from internal_rl.types import Trajectory
@@ -102,7 +103,9 @@ class ExpertStream:
         for row, task, length in zip(self._subgoals, self.tasks, self._task_length, strict=True):
             row[:length] = world.task_set.subgoal_ids(tuple(task[:length].tolist()))
         self._follows = followers(world.task_set, world.config.num_colours)
-        self._pool_table = None if world.layouts is None else self._solve_pool()
+        self._pool_table = self._pool_words = None
+        if world.layouts is not None:
+            self._pool_table, self._pool_words = self._solve_pool()
         # Steps per colour that an episode takes at least. Without a pool 3 is a guess on the safe
         # side; rows of even shorter episodes end early and lose nothing.
         pace = 3 * int(self._task_length.min())
@@ -208,16 +211,26 @@ class ExpertStream:
         state, tokens = self.next_tokens(state)
         return state, self.trajectory(tokens)
 
-    def _solve_pool(self) -> shortest_path.ExpertTable:
-        """Expert tables of all layouts of the pool, `(N, ...)`."""
+    def _solve_pool(self) -> tuple[shortest_path.ExpertTable, shortest_path.ExpertTable]:
+        """Expert tables of all layouts of the pool, `(N, ...)`; the same as words of actions."""
+
+        @jax.jit
+        def solve(objects, walls):
+            table = jax.vmap(self._solve)(objects, walls)
+            return table, self._words(table)
+
         pool = self.world.layouts
-        solve = jax.vmap(self._solve)
-        return jax.tree.map(np.asarray, jax.jit(solve)(pool.objects, pool.walls))
+        return jax.tree.map(np.asarray, solve(pool.objects, pool.walls))
 
     def _solve(self, objects, walls) -> shortest_path.ExpertTable:
         return shortest_path.expert_table(
             objects, walls, self.world.config.grid_size, self.ties, self._follows
         )
+
+    def _words(self, table: shortest_path.ExpertTable) -> shortest_path.ExpertTable:
+        """Masks of actions as words of `action_words`."""
+        size = self.world.config.grid_size
+        return jax.tree.map(lambda mask: action_words.from_masks(mask, size), table)
 
     def _shortest_episode(self) -> int:
         """Fewest steps that any task takes in any layout of the pool."""
@@ -251,17 +264,38 @@ class ExpertStream:
 
     def _play(self, episodes: Episodes) -> Steps:
         """Plays the episodes of each lane one behind the other for `S` tokens."""
-        table, table_index = self.tables(episodes)
         return rollout.play(
-            episodes,
-            jnp.asarray(self.tasks),
-            table,
-            table_index,
+            self._legs(episodes),
+            episodes.start_cell,
+            self.tasks.shape[1],
             grid_size=self.world.config.grid_size,
             time_limit=self.world.time_limit,
             epsilon=self.epsilon,
             include_terminal=self.include_terminal,
             num_tokens=self.sequence_length,
+        )
+
+    def _legs(self, episodes: Episodes) -> Legs:
+        """Tables of all legs of the episodes."""
+        size, noisy = self.world.config.grid_size, self.epsilon > 0.0
+        goals = jnp.maximum(jnp.asarray(self.tasks), 0)[episodes.task_index]
+        num_goals = jnp.asarray(self._task_length, jnp.int32)[episodes.task_index]
+        goal_cells = jnp.take_along_axis(episodes.objects, goals, axis=2)
+        if self._pool_words is not None:
+            words = jax.tree.map(jnp.asarray, self._pool_words)
+            actions = looked_up_actions(words, episodes.layout_index, goals, noisy)
+        elif self.ties != "random":
+            table, layout = self.tables(episodes)
+            actions = looked_up_actions(self._words(table), layout, goals, noisy)
+        else:
+            actions = solved_actions(episodes.objects, episodes.walls, goal_cells, size, noisy)
+        num_words = action_words.num_words(size)
+        seed = jnp.broadcast_to(episodes.seed[:, :, None], (*goals.shape, 2)).reshape(-1, 2)
+        facts = pack_facts(goal_cells, episodes.start_cell, num_goals, size)
+        return Legs(
+            facts=jnp.repeat(facts, num_words),
+            seed=(jnp.repeat(seed[:, 0], num_words), jnp.repeat(seed[:, 1], num_words)),
+            actions=actions,
         )
 
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from internal_rl.experts import shortest_path
+from internal_rl.experts import action_words, shortest_path
+from internal_rl.experts.legs import Legs, unpack_facts
 
 RUNNING, SUCCESS, FAILURE = np.arange(3, dtype=np.int32)
 
@@ -56,10 +57,9 @@ class Steps:
 
 
 def play(
-    episodes: Episodes,
-    tasks: chex.Array,
-    table: shortest_path.ExpertTable,
-    table_index: chex.Array,
+    legs: Legs,
+    start_cell: chex.Array,
+    num_slots: int,
     *,
     grid_size: int,
     time_limit: int,
@@ -70,13 +70,14 @@ def play(
     """Plays the episodes of each lane one behind the other.
 
     One scan over tokens moves all lanes at once; a lane that has ended an episode goes on with its
-    next one in the following token, so that no time is spent on waiting.
+    next one in the following token, so that no time is spent on waiting. On a TPU every loop over
+    the lanes takes its time, however little it does; so a step is three of them. It reads all
+    tables at one index, for the step behind it, and does arithmetic on two packed numbers per lane.
 
     Args:
-      episodes: starts of the episodes, `(B, M)`.
-      tasks: `(N, K)` int32, padded with -1.
-      table: expert tables with one leading axis.
-      table_index: `(B, M)` int32, which table belongs to an episode.
+      legs: of the episodes, in order.
+      start_cell: `(B, M)` int32.
+      num_slots: `K`, legs of an episode.
       grid_size: side `G` of the grid.
       time_limit: an episode that takes this many steps without success has failed, as has one whose
         goal no path leads to.
@@ -85,64 +86,80 @@ def play(
       num_tokens: `S`.
 
     Returns:
-      `Steps`, `(B, S)`.
+      `Steps`, `(B, S)`; behind the end of the last episode they mean nothing.
     """
-    num_lanes, num_episodes = episodes.start_cell.shape
-    lanes = jnp.arange(num_lanes, dtype=jnp.int32)
-    goals = tasks[episodes.task_index]
-    goal_cells = jnp.take_along_axis(episodes.objects, jnp.maximum(goals, 0), axis=2)
-    lengths = jnp.sum(goals >= 0, axis=2, dtype=jnp.int32)
-    offsets = jnp.array([-grid_size, grid_size, -1, 1], jnp.int32)
+    num_lanes, num_episodes = start_cell.shape
+    legs_per_lane = num_episodes * num_slots
+    num_words = action_words.num_words(grid_size)
+    # The barrier keeps XLA from making the tables anew in every step.
+    tables = jax.lax.optimization_barrier((legs.facts, legs.seed, legs.actions))
+    offsets = action_words.offsets(grid_size)
+
+    def read(leg, place):
+        """All that the tables say, at one index."""
+        index = leg * num_words + place // 8
+        return jax.tree.map(lambda table: _at(table, index), tables)
 
     def step(carry, _):
-        episode, cell, progress, time, terminal = carry
-        current = jnp.minimum(episode, num_episodes - 1)
-        slot = jnp.minimum(progress, lengths[lanes, current] - 1)
-        goal = goals[lanes, current, slot]
-        place = table_index[lanes, current]
-        words = jax.vmap(_random_words)(episodes.seed[lanes, current], time)
-        expert = table.expert[place, goal, cell]
-        mask = expert
+        leg, state, (facts, seed, words) = carry
+        facts = unpack_facts(facts)
+        place, terminal = state & 1023, state >> 10 & 1 == 1
+        over, time = state >> 11 & 1 == 1, state >> 12
+        sets = [action_words.actions_at(word, place) for word in words]
+        bits = jax.vmap(_random_words)(jnp.stack(seed, axis=-1), time)
+        expert, mask = sets[0], sets[0]
         if epsilon > 0.0:
-            noisy = _uniform(words[:, 0]) < epsilon
-            mask = jnp.where(noisy, table.harmless[place, goal, cell], mask)
-        action = shortest_path.choose_action(mask, words[:, 1])
-        moves = (table.moves[place, cell] >> action.astype(jnp.uint8)) & 1
-        next_cell = jnp.where((moves == 1) & ~terminal, cell + offsets[action], cell)
-        reached = (next_cell == goal_cells[lanes, current, slot]) & (next_cell != cell)
-        new_progress = progress + reached
-        completed = new_progress == lengths[lanes, current]
+            mask = jnp.where(_uniform(bits[:, 0]) < epsilon, sets[1], mask)
+        action = shortest_path.choose_action(mask, bits[:, 1])
+        # Each action of the expert leaves the cell, so that without noise it is all one has to ask.
+        moves = (sets[-1] >> action & 1 == 1) & ~terminal
+        offset = sum(jnp.where(action == a, by, 0) for a, by in enumerate(offsets))
+        next_place = jnp.where(moves, place + offset, place)
+        reached = moves & (next_place == facts.goal)
+        completed = terminal | (reached & facts.ends_task)
         failed = ~completed & ((time + 1 >= time_limit) | (~terminal & (expert == 0)))
         succeeded = terminal if include_terminal else completed
         status = jnp.where(succeeded, SUCCESS, jnp.where(failed, FAILURE, RUNNING))
-        status = jnp.where(episode < num_episodes, status, RUNNING)
-        token = Steps(
-            cell=cell,
-            next_cell=next_cell,
-            action=jnp.where(terminal, 0, action),
-            progress=progress,
-            episode=current,
-            terminal=terminal,
-            status=status,
-        )
-        ended = status != RUNNING
-        episode = episode + ended
-        start_cell = episodes.start_cell[lanes, jnp.minimum(episode, num_episodes - 1)]
-        carry = (
-            episode,
-            jnp.where(ended, start_cell, next_cell),
-            jnp.where(ended, 0, new_progress),
-            jnp.where(ended, 0, time + 1),
-            completed & ~ended,
-        )
-        return carry, token
+        status = jnp.where(over, RUNNING, status)
+        flags = [(jnp.where(terminal, 0, action), 20), (terminal, 22), (status, 23)]
+        flags += [(completed, 25), (reached & ~facts.ends_task, 26)]
+        token = place | next_place << 10
+        for flag, shift in flags:
+            token |= flag.astype(jnp.int32) << shift
+        # What follows is computed from this number alone: without the barrier a TPU would do the
+        # random numbers once more for each part of the new state.
+        token = jax.lax.optimization_barrier(token)
+        ended = token >> 23 & 3 != RUNNING
+        new_leg = leg + jnp.where(ended, facts.to_next, token >> 26)
+        new_place = jnp.where(ended, facts.next_start, token >> 10 & 1023)
+        new_terminal = jnp.where(ended, 0, token >> 25 & 1)
+        new_over = (over | (ended & facts.ends_lane)).astype(jnp.int32)
+        new_time = jnp.where(ended, 0, time + 1)
+        new_state = new_place | new_terminal << 10 | new_over << 11 | new_time << 12
+        return (new_leg, new_state, read(new_leg, new_place)), (token, leg)
 
-    start_cell = episodes.start_cell[:, 0]
     # Made from the lanes, so that under `jax.shard_map` they too differ between devices.
-    zeros = jnp.zeros_like(start_cell)
-    carry = (zeros, start_cell, zeros, zeros, zeros.astype(bool))
-    _, steps = jax.lax.scan(step, carry, length=num_tokens)
-    return jax.tree.map(jnp.transpose, steps)
+    state = action_words.place_of(start_cell[:, 0], grid_size)
+    leg = jnp.zeros_like(state) + jnp.arange(num_lanes, dtype=jnp.int32) * legs_per_lane
+    carry = (leg, state, read(leg, state))
+    _, (token, leg) = jax.lax.scan(step, carry, length=num_tokens)
+    token, leg = token.T, leg.T % legs_per_lane
+    terminal = (token >> 22 & 1) == 1
+    return Steps(
+        cell=action_words.cell_of(token & 1023, grid_size),
+        next_cell=action_words.cell_of(token >> 10 & 1023, grid_size),
+        action=token >> 20 & 3,
+        # A terminal token belongs to the last leg, the colour of which has been visited.
+        progress=leg % num_slots + terminal,
+        episode=leg // num_slots,
+        terminal=terminal,
+        status=token >> 23 & 3,
+    )
+
+
+def _at(table: chex.Array, index: chex.Array) -> chex.Array:
+    """Elements of `table (N,)`; all indices are within it."""
+    return table.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def _random_words(seed: chex.Array, time: chex.Array) -> chex.Array:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from internal_rl.envs import pinpad
+from internal_rl.envs import boards, pinpad
+from internal_rl.experts import action_words
 
 TIES = ("random", "fixed", "fork", "axis", "priority", "departures")
 """How equally short paths are told apart.
@@ -52,6 +53,23 @@ class ExpertTable:
     expert: chex.Array
     harmless: chex.Array
     moves: chex.Array
+
+
+@struct.dataclass
+class ExpertBoards:
+    """The same sets of actions as bit boards, one for each action: the cells where it is a member.
+
+    A board is a tuple of words, see `internal_rl.envs.boards`.
+
+    Attributes:
+      expert: boards `(..., K)` for `K` goals.
+      harmless: boards `(..., K)`.
+      moves: boards `(...)`.
+    """
+
+    expert: tuple[boards.Board, ...]
+    harmless: tuple[boards.Board, ...]
+    moves: tuple[boards.Board, ...]
 
 
 def check_ties(ties: str) -> None:
@@ -95,6 +113,53 @@ def colour_distances(objects: chex.Array, walls: chex.Array, grid_size: int) -> 
     return nearest[:, objects].T + jnp.int16(1)
 
 
+def expert_boards(
+    objects: chex.Array, walls: chex.Array, goals: chex.Array, grid_size: int
+) -> ExpertBoards:
+    """Solves layouts, all optimal actions kept: breadth-first from every goal at once.
+
+    Args:
+      objects: `(..., O)` int32 cells of the colours.
+      walls: `(..., W)` int32 cells of the walls.
+      goals: `(..., K)` int32 cells of the colours to walk to.
+      grid_size: side `G` of the grid.
+    """
+    inside = boards.whole(grid_size)
+    wall = boards.union(walls, grid_size)
+    colours = boards.union(objects, grid_size)
+    free = boards.without(inside, boards.any_of((wall, colours)))
+    goal = boards.single(goals, grid_size)
+
+    def for_goals(board):
+        return tuple(word[..., None] for word in board)
+
+    def relax(carry):
+        frontier, expert, _ = carry
+        ahead = boards.neighbours(frontier, grid_size)
+        # What leads into the first frontier that is next to a cell is optimal there, also in cells
+        # that no path goes through: walls and colours.
+        fresh = boards.without(inside, boards.any_of(expert))
+        expert = tuple(
+            tuple(old | new & here for old, new, here in zip(*words, strict=True))
+            for words in zip(expert, ahead, (fresh,) * len(ahead), strict=True)
+        )
+        reached = zip(boards.any_of(ahead), fresh, for_goals(free), strict=True)
+        frontier = tuple(new & here & open_word for new, here, open_word in reached)
+        return frontier, expert, jnp.any(boards.any_cell(frontier))
+
+    nothing = tuple(jnp.zeros_like(word) for word in goal)
+    # The first step comes before the loop: under `jax.shard_map` its results have the types of all
+    # further ones.
+    first = relax((goal, (nothing,) * 4, True))
+    with jax.named_scope("relax"):
+        _, expert, _ = jax.lax.while_loop(lambda carry: carry[2], relax, first)
+    wrong = boards.without(for_goals(colours), goal)
+    harmful = boards.neighbours(wrong, grid_size)
+    harmless = tuple(boards.without(inside, board) for board in harmful)
+    moves = boards.neighbours(boards.without(inside, wall), grid_size)
+    return ExpertBoards(expert, harmless, moves)
+
+
 def expert_table(
     objects: chex.Array,
     walls: chex.Array,
@@ -116,35 +181,48 @@ def expert_table(
       ValueError: for unknown ties.
     """
     check_ties(ties)
-    distance = distance_fields(objects, walls, grid_size).reshape(-1, grid_size, grid_size)
-    ahead = pinpad.shifted(distance, _UNREACHED)
-    nearest = ahead.min(axis=0)
-    expert = _to_mask((ahead == nearest) & (nearest < _UNREACHED))
-    wall = pinpad.occupancy(walls, grid_size)
-    wrong = pinpad.occupancy(objects, grid_size) & (distance != 0)
-    harmless = _to_mask(~pinpad.shifted(wrong, False))
-    moves = _to_mask(~pinpad.shifted(wall, True))
-    table = ExpertTable(
-        *(mask.reshape(*mask.shape[:-2], grid_size**2) for mask in (expert, harmless, moves))
+    found = expert_boards(objects, walls, objects, grid_size)
+    expert, harmless, moves = (
+        action_words.to_masks(action_words.from_boards(sets, grid_size), grid_size)
+        for sets in (found.expert, found.harmless, found.moves)
     )
+    return ExpertTable(break_ties(expert, objects, walls, ties, follows), harmless, moves)
+
+
+def break_ties(
+    expert: chex.Array,
+    objects: chex.Array,
+    walls: chex.Array,
+    ties: str,
+    follows: chex.Array | None = None,
+) -> chex.Array:
+    """Leaves one of the optimal actions, or all of them with `random` ties.
+
+    Args:
+      expert: `(O, G*G)` uint8 masks of the optimal actions of one layout.
+      objects, walls, ties, follows: as in `expert_table`.
+
+    Returns:
+      `(O, G*G)` uint8.
+    """
     if ties == "random":
-        return table
+        return expert
     if ties in ("axis", "departures"):
-        chosen = _prefer(table.expert, PRIORITIES[:2])
+        chosen = _prefer(expert, PRIORITIES[:2])
     elif ties == "priority":
-        chosen = _prefer(table.expert, PRIORITIES)
+        chosen = _prefer(expert, PRIORITIES)
     else:
-        chosen = choose_bit(table.expert, _layout_bits(objects, walls, table.expert.shape))
+        chosen = choose_bit(expert, _layout_bits(objects, walls, expert.shape))
     if ties in ("fork", "departures"):
         if follows is None or ties == "fork":
             follows = ~jnp.eye(objects.shape[0], dtype=bool)
-        bits = _layout_bits(objects, walls, table.expert.shape)[0, objects]
-        first = jnp.where(follows, table.expert[:, objects].T, jnp.uint8(0))
+        bits = _layout_bits(objects, walls, expert.shape)[0, objects]
+        first = jnp.where(follows, expert[:, objects].T, jnp.uint8(0))
         spread = jax.vmap(_spread_choices)(first, bits)
-        here = (jnp.arange(grid_size**2) == objects[:, None])[:, None, :]
+        here = (jnp.arange(expert.shape[1]) == objects[:, None])[:, None, :]
         at_colours = jnp.sum(jnp.where(here, spread[:, :, None], 0), axis=0, dtype=jnp.uint8)
         chosen = jnp.where(at_colours > 0, at_colours, chosen)
-    return table.replace(expert=chosen)
+    return chosen
 
 
 def policy_table(
@@ -197,12 +275,6 @@ def choose_action(mask: chex.Array, bits: chex.Array) -> chex.Array:
 def choose_bit(mask: chex.Array, bits: chex.Array) -> chex.Array:
     """As `choose_action`, but returns the mask of the picked action; 0 for an empty mask."""
     return jnp.where(mask > 0, 1 << choose_action(mask, bits), 0).astype(jnp.uint8)
-
-
-def _to_mask(member: chex.Array) -> chex.Array:
-    """`(4, ...)` bool to `(...)` uint8."""
-    member = member.astype(jnp.uint8)
-    return member[0] | member[1] << 1 | member[2] << 2 | member[3] << 3
 
 
 def _prefer(mask: chex.Array, orders: np.ndarray) -> chex.Array:

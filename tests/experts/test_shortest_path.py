@@ -58,6 +58,31 @@ def assert_optimal(count):
             assert set(members(expert[goal, cell])) == optimal
 
 
+def searched_actions(blocked, goal, grid_size):
+    """Masks of the actions that lead nearest to a goal, also in cells that are blocked."""
+    distance = np.full((grid_size + 2, grid_size + 2), 999)
+    inner = distance[1:-1, 1:-1]
+    inner.flat[goal] = 0
+    open_cells = ~np.isin(np.arange(grid_size**2), blocked).reshape(grid_size, grid_size)
+    for _ in range(4 * grid_size):
+        sides = distance[:-2, 1:-1], distance[2:, 1:-1], distance[1:-1, :-2], distance[1:-1, 2:]
+        nearest = np.min(sides, axis=0)
+        np.minimum(inner, nearest + 1, out=inner, where=open_cells)
+    bits = [(side == nearest) << action for action, side in enumerate(sides)]
+    return np.where(nearest < 999, np.sum(bits, axis=0), 0).reshape(-1)
+
+
+@pytest.mark.parametrize(("grid_size", "num_walls"), [(3, 2), (7, 12), (16, 60)])
+def test_tables_are_those_of_a_slow_search_in_every_cell(grid_size, num_walls):
+    objects, walls = random_layouts(6, 3, grid_size, 4, num_walls)
+    found = solve(objects, walls, grid_size, "random").expert
+    for table, colours, blocked in zip(found, objects, walls, strict=True):
+        for goal, colour in enumerate(colours):
+            things = np.concatenate([blocked, colours])
+            expected = searched_actions(things, colour, grid_size)
+            np.testing.assert_array_equal(table[goal], expected)
+
+
 def test_random_ties_are_all_shortest_paths_of_networkx():
     assert_optimal(50)
 
