@@ -151,10 +151,11 @@ class TemporalConvolution(nn.Module):
 
     def __call__(self, x: chex.Array, segment: chex.Array) -> chex.Array:
         """Convolves packed rows `(B, S, n)`; taps beyond the segment's start count as zero."""
-        if suits_kernels(x):
-            weights = jnp.concatenate([self.kernel[::-1], self.bias[None]])
-            age = age_in_segment(segment)[..., None].astype(x.dtype)
-            return convolve(weights.astype(x.dtype), x, age)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if suits_kernels(wide):
+            weights = jnp.concatenate([self.kernel[::-1], self.bias[None]]).astype(wide.dtype)
+            age = age_in_segment(segment)[..., None].astype(wide.dtype)
+            return convolve(weights, wide, age).astype(jnp.result_type(x, self.kernel))
         length = x.shape[1]
         output = self.kernel[-1] * x + self.bias
         for lag in range(1, min(CONVOLUTION_WIDTH, length)):
