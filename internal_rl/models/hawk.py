@@ -4,11 +4,14 @@ Both classes have a parallel form over packed rows, which restarts at every segm
 one-step form with an explicit state.
 """
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import DTypeLike
 
 from internal_rl.backend import on_cpu
 from internal_rl.models.blocks import MLP, BlockShape, register_block, scaled_initializer
@@ -182,25 +185,29 @@ class HawkBlock(nn.Module):
       num_heads: diagonal blocks of the RG-LRU's gates; divides `width`.
       mlp_size: hidden size of the MLP.
       init_scale: variance-scaling factor of all kernels.
+      dtype: of the dense layers' products; None for that of the inputs. Gates and recurrence are
+        float32 at least.
     """
 
     width: int
     num_heads: int
     mlp_size: int
     init_scale: float = 0.1
+    dtype: DTypeLike | None = None
 
     def setup(self):
         if self.width % self.num_heads:
             raise ValueError(f"num_heads: got {self.num_heads}, allowed: divisors of {self.width}")
         init = scaled_initializer(self.init_scale)
+        dense = functools.partial(nn.Dense, self.width, kernel_init=init, dtype=self.dtype)
         self.temporal_norm = nn.RMSNorm()
-        self.gate_input = nn.Dense(self.width, kernel_init=init)
-        self.recurrence_input = nn.Dense(self.width, kernel_init=init)
+        self.gate_input = dense()
+        self.recurrence_input = dense()
         self.convolution = TemporalConvolution(self.width, self.init_scale)
         self.recurrence = RGLRU(self.width, self.num_heads, self.init_scale)
-        self.temporal_output = nn.Dense(self.width, kernel_init=init)
+        self.temporal_output = dense()
         self.mlp_norm = nn.RMSNorm()
-        self.mlp = MLP(self.mlp_size, self.width, self.init_scale)
+        self.mlp = MLP(self.mlp_size, self.width, self.init_scale, dtype=self.dtype)
 
     def _finish(self, x: chex.Array, gate: chex.Array, recurrent: chex.Array) -> chex.Array:
         x = x + self.temporal_output(jax.nn.gelu(gate) * recurrent)
@@ -250,7 +257,8 @@ class HawkBlock(nn.Module):
 
 def make_block(shape: BlockShape, **keywords) -> HawkBlock:
     """A block of the base model."""
-    return HawkBlock(shape.width, shape.num_heads, shape.mlp_size, shape.init_scale, **keywords)
+    sizes = (shape.width, shape.num_heads, shape.mlp_size)
+    return HawkBlock(*sizes, shape.init_scale, dtype=shape.dtype, **keywords)
 
 
 def check_shape(shape: BlockShape) -> None:

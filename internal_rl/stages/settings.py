@@ -29,9 +29,10 @@ class Settings:
     Attributes:
       preset: name of the preset.
       seed: first seed; a stage trains `seed`, `seed + 1`, ... up to its `num_seeds`.
-      precision: of the products in models, one of `backend.PRECISIONS`; parameters, softmax,
-        recurrences, log-probabilities and losses are float32 always. How a result is computed, not
-        what: a stage may go on in another precision, and `versions.json` tells which it was.
+      precision: of the products in base models, one of `backend.PRECISIONS`. Parameters, residual
+        stream, softmax, recurrences, log-probabilities and losses, and what steers a base model,
+        are float32 always. How a result is computed, not what: a stage may go on in another
+        precision, and `versions.json` tells which it was.
       environment: `name` of the world and the fields of its config.
       world_config: the same as the config of the world.
       world: the world itself.
