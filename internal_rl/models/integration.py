@@ -39,8 +39,13 @@ class Gate:
 
     def next_code(self, code: chex.Array, proposal: chex.Array) -> chex.Array:
         """The code of the next step, `(..., n_z)`."""
-        beta = self.opening(code)[..., None]
-        return beta * proposal + (1 - beta) * code
+        return mixed(self.opening(code), proposal, code)
+
+
+def mixed(beta: chex.Array, proposal: chex.Array, code: chex.Array) -> chex.Array:
+    """`β z~ + (1 - β) z`, `(..., n_z)`."""
+    beta = beta[..., None]
+    return beta * proposal + (1 - beta) * code
 
 
 @jax.custom_jvp

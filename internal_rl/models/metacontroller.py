@@ -17,7 +17,7 @@ from jax.nn.initializers import normal, zeros
 
 from internal_rl.models.blocks import MLP
 from internal_rl.models.history import histories, history_step, input_products
-from internal_rl.models.integration import Gate, codes_before
+from internal_rl.models.integration import Gate, codes_before, mixed
 from internal_rl.models.recurrence import starts_segment
 from internal_rl.models.sequence_embedding import EMBEDDINGS, SequenceEmbedding
 from internal_rl.section import POSITIVE, Section, SettingError, at_least, one_of, setting, within
@@ -320,7 +320,8 @@ class Metacontroller(nn.Module):
             range=jnp.where(fixed, 0.0, 1.0 - low),
         )
         before = codes_before(gate, proposal)
-        return gate.opening(before), gate.next_code(before, proposal)
+        beta = gate.opening(before)
+        return beta, mixed(beta, proposal, before)
 
     def __call__(
         self,
