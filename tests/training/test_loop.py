@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import pathlib
 import random
@@ -287,3 +288,11 @@ def test_steps_that_do_not_divide_are_still_all_done(tmp_path):
 def test_impossible_schedules_name_the_field(field, value):
     with pytest.raises(ConfigError, match=f"toy.{field}"):
         make_stage(**{field: value})
+
+
+def test_how_a_stage_is_computed_may_change_and_is_written_down(tmp_path):
+    run_stage(make_stage(8, computed={"precision": "float32"}), tmp_path)
+    run_stage(make_stage(16, computed={"precision": "bfloat16"}), tmp_path)
+    versions = json.loads((tmp_path / "toy" / "seed_0" / "versions.json").read_text())
+    assert versions["precision"] == "float32"
+    assert versions["later"] == [{"from_step": 8, "precision": "bfloat16"}]

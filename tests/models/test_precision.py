@@ -1,0 +1,75 @@
+"""Products in bfloat16: near those in float32, with everything else as it was."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from internal_rl.backend import product_dtype, resolved_precision, traced_for
+from internal_rl.models.base_model import BaseConfig, BaseModel
+from internal_rl.types import ActionSpec, ObservationSpec
+
+LENGTH = 24
+
+
+@pytest.fixture(scope="module", params=["transformer", "hawk"])
+def case(request):
+    """A base model with products in bfloat16, its parameters, and rows."""
+    base = BaseModel(
+        ObservationSpec("gaussian", 5),
+        ActionSpec("gaussian", 2),
+        BaseConfig(block=request.param, width=32, depth=2, num_heads=2, mlp_size=64, init_scale=1),
+        max_length=LENGTH,
+        dtype=jnp.bfloat16,
+    )
+    observation = jax.random.normal(jax.random.key(1), (3, LENGTH, 5))
+    return base, base.initial_params(jax.random.key(0)), observation
+
+
+def test_auto_is_bfloat16_on_accelerators_alone():
+    assert resolved_precision("auto") == "float32"
+    assert product_dtype("auto") is None
+    with traced_for("tpu"):
+        assert resolved_precision("auto") == "bfloat16"
+        assert resolved_precision("float32") == "float32"
+    assert product_dtype("bfloat16") == jnp.bfloat16
+
+
+def test_parameters_and_action_head_stay_float32_and_outputs_are_near(case):
+    base, params, observation = case
+    segment = jnp.zeros(observation.shape[:2], jnp.int32)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+    half = base.apply(params, observation, segment)
+    full = base.clone(dtype=None).apply(params, observation, segment)
+    assert half.action.dtype == jnp.float32
+    scale = float(jnp.abs(full.action).max())
+    difference = float(jnp.abs(half.action - full.action).max())
+    assert 0 < difference < 0.03 * scale
+    residual = base.apply(params, observation, segment, 1, method="lower")
+    assert residual.dtype == jnp.float32
+
+
+def test_gradients_are_float32_and_near(case):
+    base, params, observation = case
+    segment = jnp.zeros(observation.shape[:2], jnp.int32)
+
+    def gradient(base):
+        return jax.grad(lambda p: jnp.sum(base.apply(p, observation, segment).action ** 2))(params)
+
+    half, full = gradient(base), gradient(base.clone(dtype=None))
+    for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(full), strict=True):
+        assert a.dtype == jnp.float32
+        assert float(jnp.linalg.norm(a - b)) <= 0.05 * float(jnp.linalg.norm(b))
+
+
+def test_step_form_agrees_with_the_parallel_form(case):
+    base, params, observation = case
+    segment = jnp.zeros(observation.shape[:2], jnp.int32)
+    expected = base.apply(params, observation, segment).action
+    state, found = base.initial_state(3), []
+    for step in range(LENGTH):
+        residual, state = base.apply(params, observation[:, step], state, 1, method="lower_step")
+        output, state = base.apply(params, residual, state, 1, method="upper_step")
+        found.append(output.action)
+    scale = float(jnp.abs(expected).max())
+    np.testing.assert_allclose(jnp.stack(found, 1), expected, atol=0.03 * scale)
