@@ -158,7 +158,8 @@ class TemporalConvolution(nn.Module):
         if suits_kernels(wide):
             weights = jnp.concatenate([self.kernel[::-1], self.bias[None]]).astype(wide.dtype)
             age = age_in_segment(segment)[..., None].astype(wide.dtype)
-            return convolve(weights, wide, age).astype(jnp.result_type(x, self.kernel))
+            # Left as wide as the gates need it: the kernels write their results out in any case.
+            return convolve(weights, wide, age)
         length = x.shape[1]
         output = self.kernel[-1] * x + self.bias
         for lag in range(1, min(CONVOLUTION_WIDTH, length)):
@@ -226,8 +227,9 @@ class HawkBlock(nn.Module):
         # Weight gradients over two token axes are slow on CPUs, so that dense layers see one.
         tokens = x.reshape(-1, self.width)
         normed = self.temporal_norm(tokens)
-        convolved = self.convolution(self.recurrence_input(normed).reshape(x.shape), segment)
-        recurrent = self.recurrence(convolved, segment).reshape(tokens.shape)
+        entering = self.recurrence_input(normed)
+        convolved = self.convolution(entering.reshape(x.shape), segment)
+        recurrent = self.recurrence(convolved, segment).reshape(tokens.shape).astype(entering.dtype)
         return self._finish(tokens, self.gate_input(normed), recurrent).reshape(x.shape)
 
     @nn.nowrap
