@@ -1,9 +1,9 @@
-"""The GRU that summarises the past: over packed rows, and step by step.
+"""The GRU that summarises the past, over packed rows.
 
-Its parameters are those of `flax.linen.GRUCell`. What the inputs add to the gates is one product
-for all tokens, so that only the products with the state are left inside of the loop over time. The
-derivative is written out for the same reason: gradients of weights are one product at the end
-instead of a sum that every step adds to.
+Its parameters are those of `flax.linen.GRUCell`, which makes single steps. What the inputs add to
+the gates is one product for all tokens, so that only the products with the state are left inside of
+the loop over time. The derivative is written out for the same reason: gradients of weights are one
+product at the end instead of a sum that every step adds to.
 """
 
 import chex
@@ -21,21 +21,6 @@ def input_products(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
     kernel = jnp.concatenate([params["i" + gate]["kernel"] for gate in GATES], axis=-1)
     bias = jnp.concatenate([params["i" + gate]["bias"] for gate in GATES], axis=-1)
     return x @ kernel + bias
-
-
-def history_step(params: chex.ArrayTree, history: chex.Array, products: chex.Array) -> chex.Array:
-    """The next state.
-
-    Args:
-      params: of a `flax.linen.GRUCell`.
-      history: `(..., size)`.
-      products: `(..., 3 size)` of `input_products`.
-
-    Returns:
-      `(..., size)`.
-    """
-    kernel, bias = _hidden(params)
-    return _mix(history, history @ kernel, products, bias)
 
 
 def histories(params: chex.ArrayTree, products: chex.Array, start: chex.Array) -> chex.Array:

@@ -16,7 +16,7 @@ from flax import struct
 from jax.nn.initializers import normal, zeros
 
 from internal_rl.models.blocks import MLP
-from internal_rl.models.history import histories, history_step, input_products
+from internal_rl.models.history import histories, input_products
 from internal_rl.models.integration import Gate, codes_before, mixed
 from internal_rl.models.recurrence import starts_segment
 from internal_rl.models.sequence_embedding import EMBEDDINGS, SequenceEmbedding
@@ -165,11 +165,7 @@ class Metacontroller(nn.Module):
 
     def history_step(self, residual: chex.Array, history: chex.Array) -> chex.Array:
         """`h_t = GRU(e_t, h_{t-1})` for `(B, n_e)` residuals."""
-        normed = self.input_norm(residual)
-        if self.is_initializing():
-            return self.history_cell(history, normed)[0]
-        params = self.history_cell.variables["params"]
-        return history_step(params, history, input_products(params, normed))
+        return self.history_cell(history, self.input_norm(residual))[0]
 
     def _switch_context(self, normed: chex.Array, history: chex.Array) -> chex.Array:
         return self.switch_context(jnp.concatenate([normed, history], axis=-1))

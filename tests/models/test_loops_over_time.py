@@ -8,7 +8,7 @@ import pytest
 from jax.test_util import check_grads
 
 from internal_rl.backend import traced_for
-from internal_rl.models.history import histories, history_step, input_products
+from internal_rl.models.history import histories, input_products
 from internal_rl.models.integration import Gate, codes_before
 
 SEGMENT = np.array([[0] * 5 + [1] * 3 + [2] * 12, [0] * 20])
@@ -112,11 +112,3 @@ def test_copies_side_by_side_are_those_one_after_another(gru):
     xs = jnp.stack([x, -x])
     found = jax.jit(jax.vmap(run_histories, in_axes=(None, 0)))(params, xs)
     assert_same(found, jnp.stack([loop_histories(params, x) for x in xs]))
-
-
-def test_a_step_of_the_history_is_one_of_the_loop(gru):
-    params, x = gru
-    before = run_histories(params, x)
-    after = history_step(params, before, input_products(params, x))
-    follows = ~START[:, 1:]
-    np.testing.assert_allclose(after[:, :-1][follows], before[:, 1:][follows], atol=1e-12)
