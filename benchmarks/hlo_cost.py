@@ -201,6 +201,16 @@ class Program:
             # What is fused is part of the estimate of the fusion, but for collectives.
             hidden = operation == "fusion" or cost.cycles
             cost = cost.plus(Cost(collectives=inner.collectives) if hidden else inner)
+            if operation == "fusion":
+                cost = cost.plus(self._kernels_in(called.group(1)))
+        return cost
+
+    def _kernels_in(self, name: str) -> Cost:
+        """Kernels of a fusion, which its estimate leaves out."""
+        cost = Cost()
+        for instruction in self._computations.get(name, ()):
+            if _operation(instruction) == "custom-call":
+                cost = cost.plus(_own_cycles(instruction))
         return cost
 
     def _trip_count(self, text: str, condition: str) -> tuple[float, dict[str, float]]:

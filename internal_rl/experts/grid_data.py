@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import PartitionSpec
 
+from internal_rl.backend import on_cpu
 from internal_rl.envs.gridworld import GridWorld
 from internal_rl.envs.tasks import Task, followers, task_array
 from internal_rl.envs.world import DataRequest
@@ -150,22 +151,12 @@ class ExpertStream:
 
     def trajectory(self, tokens: ExpertTokens) -> Trajectory:
         """Observations in place of cells; padding tokens observe nothing (zeros)."""
-        if self.world.layouts is None:
-            pick = tokens.episode[..., None]
-            objects = jnp.take_along_axis(tokens.episodes.objects, pick, axis=1)
-            walls = jnp.take_along_axis(tokens.episodes.walls, pick, axis=1)
-        else:
-            pool = self.world.layouts
-            objects = jnp.asarray(pool.objects)[tokens.layout_index]
-            walls = jnp.asarray(pool.walls)[tokens.layout_index]
-        real = tokens.segment >= 0
         # A cell outside the grid makes an observation without any thing in it.
         outside = self.world.config.grid_size**2
-        objects = jnp.where(real[..., None], objects, outside)
-        walls = jnp.where(real[..., None], walls, outside)
-        cells = (jnp.where(real, cell, outside) for cell in (tokens.cell, tokens.next_cell))
-        encode = jax.vmap(jax.vmap(self.world.encode))
-        observation, next_observation = (encode(objects, walls, cell) for cell in cells)
+        real = tokens.segment >= 0
+        cells = [jnp.where(real, cell, outside) for cell in (tokens.cell, tokens.next_cell)]
+        encoded = self._encoded if on_cpu() else self._encoded_by_episode
+        observation, next_observation = encoded(tokens, real, outside, cells)
         return Trajectory(
             observation=observation,
             next_observation=next_observation,
@@ -174,6 +165,33 @@ class ExpertStream:
             subgoal=tokens.subgoal,
             segment=tokens.segment,
         )
+
+    def _encoded(self, tokens, real, outside, cells) -> list[chex.Array]:
+        """Observations `(B, S, d)` from cells of the agent `(B, S)`."""
+        if self.world.layouts is None:
+            pick = tokens.episode[..., None]
+            objects = jnp.take_along_axis(tokens.episodes.objects, pick, axis=1)
+            walls = jnp.take_along_axis(tokens.episodes.walls, pick, axis=1)
+        else:
+            pool = self.world.layouts
+            objects = jnp.asarray(pool.objects)[tokens.layout_index]
+            walls = jnp.asarray(pool.walls)[tokens.layout_index]
+        objects = jnp.where(real[..., None], objects, outside)
+        walls = jnp.where(real[..., None], walls, outside)
+        encode = jax.vmap(jax.vmap(self.world.encode))
+        return [encode(objects, walls, cell) for cell in cells]
+
+    def _encoded_by_episode(self, tokens, real, outside, cells) -> list[chex.Array]:
+        """The same on accelerators: layouts once per episode, spread over its tokens by products."""
+        episodes = tokens.episodes
+        nowhere = jnp.full(episodes.start_cell.shape, outside, jnp.int32)
+        layout = jax.vmap(jax.vmap(self.world.encode))(episodes.objects, episodes.walls, nowhere)
+        number = jnp.arange(nowhere.shape[1], dtype=jnp.int32)
+        own = (tokens.episode[..., None] == number) & real[..., None]
+        # Zeros and ones, which bfloat16 holds exactly.
+        spread = jnp.einsum("bsm,bmd->bsd", own.astype(jnp.bfloat16), layout.astype(jnp.bfloat16))
+        agents = (self.world.encode_agent(cell) for cell in cells)
+        return [((spread > 0) | agent).astype(jnp.uint8) for agent in agents]
 
     def held_out(self, key: chex.PRNGKey, num_rows: int, arrays: None = None) -> Trajectory:
         """One batch of rows from a stream of its own."""

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from internal_rl.backend import traced_for
 from internal_rl.envs.gridworld import GridWorld, GridWorldConfig
 from internal_rl.experts.grid_data import ExpertStream
 from tests.envs.numpy_gridworld import NumpyGridWorld
@@ -231,3 +232,13 @@ def test_same_state_gives_the_same_rows_and_lanes_differ():
 def test_impossible_settings_are_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=message):
         make_stream(**settings)
+
+
+@pytest.mark.parametrize("name", ["pool, noise and terminal tokens", "random layouts"])
+def test_accelerators_see_the_same(name):
+    stream = make_stream(**STREAMS[name])
+    _, tokens, expected = compiled(stream)(stream.init(jax.random.key(3), 4))
+    with traced_for("gpu"):
+        found = jax.jit(lambda tokens: stream.trajectory(tokens))(tokens)
+    assert (np.asarray(tokens.segment) < 0).any()
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
