@@ -182,7 +182,7 @@ class ExpertStream:
         return [encode(objects, walls, cell) for cell in cells]
 
     def _encoded_by_episode(self, tokens, real, outside, cells) -> list[chex.Array]:
-        """The same on accelerators: layouts once per episode, spread over its tokens by products."""
+        """The same on accelerators: layouts once per episode, spread over tokens by products."""
         episodes = tokens.episodes
         nowhere = jnp.full(episodes.start_cell.shape, outside, jnp.int32)
         layout = jax.vmap(jax.vmap(self.world.encode))(episodes.objects, episodes.walls, nowhere)
