@@ -95,9 +95,9 @@ def any_cell(board: Board) -> chex.Array:
     return functools.reduce(jnp.bitwise_or, board) > 0
 
 
-def row_bits(board: Board, grid_size: int) -> list[chex.Array]:
-    """For every row of the grid its cells, bit `column` for each: `G` arrays `(...)` uint32."""
-    rows, row = rows_per_word(grid_size), np.uint32((1 << grid_size) - 1)
-    return [
-        board[i // rows] >> np.uint32(i % rows * (grid_size + 1)) & row for i in range(grid_size)
-    ]
+def row_bits(board: Board, grid_size: int) -> chex.Array:
+    """For every row of the grid its cells, bit `column` for each: `(..., G)` uint32."""
+    rows = rows_per_word(grid_size)
+    words = jnp.stack([board[i // rows] for i in range(grid_size)], axis=-1)
+    shifts = np.arange(grid_size) % rows * (grid_size + 1)
+    return words >> shifts.astype(np.uint32) & np.uint32((1 << grid_size) - 1)

@@ -21,12 +21,12 @@ def num_words(grid_size: int) -> int:
 
 def place_of(cell: chex.Array, grid_size: int) -> chex.Array:
     """Places of cells; below 1024 for grids of up to 31 x 31."""
-    return cell // grid_size * _width(grid_size) + cell % grid_size
+    return cell + cell // grid_size * (_width(grid_size) - grid_size)
 
 
 def cell_of(place: chex.Array, grid_size: int) -> chex.Array:
     """Cells at places."""
-    return place // _width(grid_size) * grid_size + place % _width(grid_size)
+    return place - place // _width(grid_size) * (_width(grid_size) - grid_size)
 
 
 def offsets(grid_size: int) -> tuple[int, int, int, int]:
@@ -42,14 +42,12 @@ def actions_at(word: chex.Array, place: chex.Array) -> chex.Array:
 
 def from_boards(sets: tuple[boards.Board, ...], grid_size: int) -> chex.Array:
     """A bit board `(...)` of the cells with each action, to words `(..., num_words)`."""
-    rows = (boards.row_bits(board, grid_size) for board in sets)
-    words = []
-    for row in zip(*rows, strict=True):
-        for begin in range(0, grid_size, _CELLS):
-            eights = (bits >> np.uint32(begin) & np.uint32(0xFF) for bits in row)
-            spread = (_every_fourth(bits) << np.uint32(a) for a, bits in enumerate(eights))
-            words.append(sum(spread, start=np.uint32(0)))
-    return jnp.stack(words, axis=-1)
+    total = np.uint32(0)
+    for action, board in enumerate(sets):
+        rows = boards.row_bits(board, grid_size)[..., None]
+        eights = rows >> np.arange(0, grid_size, _CELLS, dtype=np.uint32) & np.uint32(0xFF)
+        total |= _every_fourth(eights) << np.uint32(action)
+    return total.reshape(*total.shape[:-2], num_words(grid_size))
 
 
 def from_masks(mask: chex.Array, grid_size: int) -> chex.Array:

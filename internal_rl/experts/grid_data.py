@@ -307,12 +307,10 @@ class ExpertStream:
             actions = looked_up_actions(self._words(table), layout, goals, noisy)
         else:
             actions = solved_actions(episodes.objects, episodes.walls, goal_cells, size, noisy)
-        num_words = action_words.num_words(size)
         seed = jnp.broadcast_to(episodes.seed[:, :, None], (*goals.shape, 2)).reshape(-1, 2)
-        facts = pack_facts(goal_cells, episodes.start_cell, num_goals, size)
         return Legs(
-            facts=jnp.repeat(facts, num_words),
-            seed=(jnp.repeat(seed[:, 0], num_words), jnp.repeat(seed[:, 1], num_words)),
+            facts=pack_facts(goal_cells, episodes.start_cell, num_goals, size),
+            seed=(seed[:, 0], seed[:, 1]),
             actions=actions,
         )
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from internal_rl.backend import on_cpu
 from internal_rl.experts import action_words, shortest_path
 from internal_rl.experts.legs import Legs, unpack_facts
 
@@ -91,14 +92,18 @@ def play(
     num_lanes, num_episodes = start_cell.shape
     legs_per_lane = num_episodes * num_slots
     num_words = action_words.num_words(grid_size)
-    # The barrier keeps XLA from making the tables anew in every step.
-    tables = jax.lax.optimization_barrier((legs.facts, legs.seed, legs.actions))
     offsets = action_words.offsets(grid_size)
+    by_leg = legs.facts, legs.seed
+    if not on_cpu():
+        # With one index for all tables; the barrier keeps XLA from making them in every step anew.
+        by_leg = jax.tree.map(lambda table: jnp.repeat(table, num_words), by_leg)
+        by_leg = jax.lax.optimization_barrier(by_leg)
 
     def read(leg, place):
-        """All that the tables say, at one index."""
-        index = leg * num_words + place // 8
-        return jax.tree.map(lambda table: _at(table, index), tables)
+        """What the tables say."""
+        index = leg * num_words + (place >> 3)
+        facts, seed = jax.tree.map(lambda table: _at(table, leg if on_cpu() else index), by_leg)
+        return facts, seed, tuple(_at(table, index) for table in legs.actions)
 
     def step(carry, _):
         leg, state, (facts, seed, words) = carry
@@ -140,18 +145,19 @@ def play(
 
     # Made from the lanes, so that under `jax.shard_map` they too differ between devices.
     state = action_words.place_of(start_cell[:, 0], grid_size)
-    leg = jnp.zeros_like(state) + jnp.arange(num_lanes, dtype=jnp.int32) * legs_per_lane
-    carry = (leg, state, read(leg, state))
+    first_leg = jnp.zeros_like(state) + jnp.arange(num_lanes, dtype=jnp.int32) * legs_per_lane
+    carry = (first_leg, state, read(first_leg, state))
     _, (token, leg) = jax.lax.scan(step, carry, length=num_tokens)
-    token, leg = token.T, leg.T % legs_per_lane
+    token, leg = token.T, leg.T - first_leg[:, None]
+    episode = leg // num_slots
     terminal = (token >> 22 & 1) == 1
     return Steps(
         cell=action_words.cell_of(token & 1023, grid_size),
         next_cell=action_words.cell_of(token >> 10 & 1023, grid_size),
         action=token >> 20 & 3,
         # A terminal token belongs to the last leg, the colour of which has been visited.
-        progress=leg % num_slots + terminal,
-        episode=leg // num_slots,
+        progress=leg - episode * num_slots + terminal,
+        episode=episode,
         terminal=terminal,
         status=token >> 23 & 3,
     )

@@ -1,7 +1,5 @@
 """Bit boards against sets of cells."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,19 +10,15 @@ from internal_rl.envs import boards
 SIZES = [2, 3, 5, 7, 8, 13, 15, 16, 31]
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def stacked_rows(board, grid_size):
-    return jnp.stack(boards.row_bits(board, grid_size), axis=-1)
-
-
-union, single, neighbours = (
-    jax.jit(f, static_argnums=1) for f in (boards.union, boards.single, boards.neighbours)
+row_bits, union, single, neighbours = (
+    jax.jit(f, static_argnums=1)
+    for f in (boards.row_bits, boards.union, boards.single, boards.neighbours)
 )
 
 
 def cells_of(board, grid_size):
     """`(..., G, G)` bool."""
-    rows = np.asarray(stacked_rows(board, grid_size))
+    rows = np.asarray(row_bits(board, grid_size))
     return rows[..., None] >> np.arange(grid_size, dtype=np.uint32) & 1 == 1
 
 

@@ -1,6 +1,7 @@
 """Streams are what they were: digests of all that is drawn, noted when tables held distances."""
 
 import hashlib
+import operator
 
 import jax
 import numpy as np
@@ -45,3 +46,15 @@ def digest(config, settings, tasks):
 def test_rows_have_not_changed_by_a_bit(name):
     config, settings, tasks, expected = STREAMS[name]
     assert digest(config, settings, tasks) == expected
+
+
+def test_streams_of_several_seeds_at_once_are_those_of_each():
+    world = GridWorld(RANDOM)
+    stream = ExpertStream(world, world.pretraining_tasks, sequence_length=24, epsilon=0.1)
+    states = [stream.init(jax.random.key(seed), 3) for seed in range(2)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+    together = jax.jit(jax.vmap(stream.next))(stacked)
+    for seed, state in enumerate(states):
+        alone = jax.jit(stream.next)(state)
+        mine = jax.tree.map(operator.itemgetter(seed), together)
+        jax.tree.map(np.testing.assert_array_equal, mine, alone)
