@@ -212,14 +212,19 @@ class Program:
         return np.atleast_1d(self._call(self._all_finite, state, self.frozen))
 
     def of_seed(self, state: State, index: int) -> tuple[State, Frozen]:
-        """State and constants of one seed; of several processes each has them for itself."""
+        """State and constants of one seed, on one device of this process.
+
+        What is done with them outside of the mesh runs there alone: kernels cannot be divided among
+        devices by a compiler.
+        """
         if hosts.several():
             return self._of_seed_here(state, index)
-        if not self.batched:
-            return state, self.frozen
+        device = self._mesh.devices.flat[0]
 
         def take(axis, subtree):
-            return subtree if axis is None else jax.tree.map(lambda leaf: leaf[index], subtree)
+            if axis is not None and self.batched:
+                subtree = jax.tree.map(lambda leaf: leaf[index], subtree)
+            return subtree if self._mesh.size == 1 else jax.device_put(subtree, device)
 
         return take(0, state), map_frozen(take, self._stage.frozen_axes, self.frozen)
 
