@@ -32,13 +32,12 @@ def compare(found, num_seeds, *names):
             np.testing.assert_allclose(found[f"{name}/{key}"], value, 1e-4, 1e-5, err_msg=key)
 
 
-def test_rows_and_episodes_shared_out_among_four_devices(tmp_path):
-    found, collectives = by_four_devices(tmp_path / "four.npz", 1, "pretrain", "internal_rl")
-    compare(found, 1, "pretrain", "internal_rl")
+def test_rows_shared_out_among_four_devices(tmp_path):
+    found, collectives = by_four_devices(tmp_path / "four.npz", 1, "pretrain")
+    compare(found, 1, "pretrain")
     # Where the stream stands, once for each of the two sources of a curriculum.
     assert collectives["pretrain"].count("all-gather") <= 2
     assert set(collectives["pretrain"]) == {"all-gather", "all-reduce"}
-    assert set(collectives["internal_rl"]) == {"all-reduce"}
 
 
 @pytest.mark.slow
@@ -48,5 +47,7 @@ def test_every_method_shared_out_among_four_devices(tmp_path, num_seeds):
     names = METHODS if num_seeds == 4 else tuple(n for n in METHODS if n != "metacontroller")
     found, collectives = by_four_devices(tmp_path / "four.npz", num_seeds, *names)
     compare(found, num_seeds, *names)
+    if num_seeds == 1:
+        assert set(collectives["internal_rl"]) == {"all-reduce"}
     if num_seeds == 4:
         assert not any(collectives.values())

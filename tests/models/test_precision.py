@@ -39,8 +39,10 @@ def test_parameters_and_action_head_stay_float32_and_outputs_are_near(case):
     base, params, observation = case
     segment = jnp.zeros(observation.shape[:2], jnp.int32)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
-    half = base.apply(params, observation, segment)
-    full = base.clone(dtype=None).apply(params, observation, segment)
+    half, full = (
+        jax.jit(model.apply)(params, observation, segment)
+        for model in (base, base.clone(dtype=None))
+    )
     assert half.action.dtype == jnp.float32
     scale = float(jnp.abs(full.action).max())
     difference = float(jnp.abs(half.action - full.action).max())
@@ -54,7 +56,10 @@ def test_gradients_are_float32_and_near(case):
     segment = jnp.zeros(observation.shape[:2], jnp.int32)
 
     def gradient(base):
-        return jax.grad(lambda p: jnp.sum(base.apply(p, observation, segment).action ** 2))(params)
+        def loss(params):
+            return jnp.sum(base.apply(params, observation, segment).action ** 2)
+
+        return jax.jit(jax.grad(loss))(params)
 
     half, full = gradient(base), gradient(base.clone(dtype=None))
     for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(full), strict=True):
@@ -65,11 +70,17 @@ def test_gradients_are_float32_and_near(case):
 def test_step_form_agrees_with_the_parallel_form(case):
     base, params, observation = case
     segment = jnp.zeros(observation.shape[:2], jnp.int32)
-    expected = base.apply(params, observation, segment).action
+    expected = jax.jit(base.apply)(params, observation, segment).action
     state, found = base.initial_state(3), []
-    for step in range(LENGTH):
-        residual, state = base.apply(params, observation[:, step], state, 1, method="lower_step")
+
+    @jax.jit
+    def advance(observation, state):
+        residual, state = base.apply(params, observation, state, 1, method="lower_step")
         output, state = base.apply(params, residual, state, 1, method="upper_step")
-        found.append(output.action)
+        return output.action, state
+
+    for step in range(LENGTH):
+        action, state = advance(observation[:, step], state)
+        found.append(action)
     scale = float(jnp.abs(expected).max())
     np.testing.assert_allclose(jnp.stack(found, 1), expected, atol=0.03 * scale)

@@ -76,7 +76,7 @@ def test_gradient_is_that_of_the_whole_model(model, lengths, reach):
     gradient_of = jax.jit(gradient_through(model, loss))
     (value, metrics), gradients = gradient_of(params, part, 3.0)
     assert metrics["reach"] == reach
-    whole = jax.value_and_grad(lambda params: loss(model, params, part, 3.0)[0])(params)
+    whole = jax.jit(jax.value_and_grad(lambda params: loss(model, params, part, 3.0)[0]))(params)
     chex.assert_trees_all_close((value, gradients), whole, rtol=1e-4, atol=1e-5)
 
 
@@ -85,9 +85,10 @@ def test_side_by_side_the_longest_trajectory_of_all_decides(model):
     parts = [part_of(9, 9, 5), part_of(20, 20)]
     gradient_of = gradient_through(model, loss)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
-    (_, metrics), gradients = jax.vmap(gradient_of, (None, 0, None))(params, stacked, 0.0)
+    side_by_side = jax.jit(jax.vmap(gradient_of, (None, 0, None)))
+    (_, metrics), gradients = side_by_side(params, stacked, 0.0)
     np.testing.assert_array_equal(metrics["reach"], LONG)
-    alone = [gradient_of(params, part, 0.0)[1] for part in parts]
+    alone = [jax.jit(gradient_of)(params, part, 0.0)[1] for part in parts]
     expected = jax.tree.map(lambda *x: jnp.stack(x), *alone)
     chex.assert_trees_all_close(gradients, expected, rtol=1e-4, atol=1e-5)
 

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.training.test_loop import ROOT
 
 CODE = """
@@ -44,6 +46,7 @@ for name in ("pretrain", *STAGES):
 """
 
 
+@pytest.mark.slow
 def test_every_stage_keeps_the_types_of_its_state():
     environment = os.environ | {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"}
     process = subprocess.run(

@@ -93,6 +93,7 @@ def test_one_is_killed_and_both_go_on_to_the_same_bits(together, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_with_a_checkpoint(together, tmp_path):
     processes = start_two(tmp_path, 2)
     metrics = tmp_path / "toy" / "seed_0" / "metrics.jsonl"
@@ -152,6 +153,7 @@ def test_the_environment_tells_of_several_processes(variables, expected, monkeyp
     assert hosts._several_in_environment() is expected
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_a_store_and_go_on_after_a_kill(together, tmp_path, monkeypatch):
     objects = Objects(tmp_path)
     environment = {"STORE_OF_TESTS": str(tmp_path), **address_of_server(objects)}

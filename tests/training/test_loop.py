@@ -89,6 +89,7 @@ def test_load_stage_returns_plain_dictionaries_and_the_config(undisturbed):
     assert config == {"toy": {"learning_rate": 0.05, "steps": 40}}
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_then_resumed_gives_the_same_bits(tmp_path):
     seeds, num_steps = (0, 1), 400
     run_stage(make_stage(num_steps, seeds, log_every=20, checkpoint_every=40), tmp_path / "whole")
