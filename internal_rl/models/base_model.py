@@ -9,12 +9,10 @@ import dataclasses
 
 import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
 
-from internal_rl.backend import on_cpu
 from internal_rl.models import hawk, transformer  # noqa: F401 (registers the blocks of this package)
 from internal_rl.models.blocks import (
     BlockEntry,
@@ -170,27 +168,17 @@ class BaseModel(nn.Module):
     def lower(self, observation: chex.Array, segment: chex.Array, layer: int) -> chex.Array:
         """Residual stream `e_{t,l}` after block `layer`, `(B, S, n_e)`; 0 is the embedding."""
         self.check_layer(layer)
-        return self._pass(self._embed(observation), segment, 0, layer)
+        x = self._embed(observation)
+        for block in self.blocks[:layer]:
+            x = block(x, segment)
+        return x
 
     def upper(self, residual: chex.Array, segment: chex.Array, layer: int) -> BaseOutput:
         """Runs blocks `layer + 1 .. L` and the heads on `(B, S, n_e)` residuals."""
         self.check_layer(layer)
-        return self._heads(self._pass(residual, segment, layer, self.depth))
-
-    def _pass(self, x: chex.Array, segment: chex.Array, first: int, last: int) -> chex.Array:
-        """Blocks `first + 1 .. last`."""
-        chosen = self.blocks[first:last]
-        if not chosen or on_cpu() or self.is_initializing():
-            for block in chosen:
-                x = block(x, segment)
-            return x
-        # One program for all blocks: accelerators take long to compile each of them.
-        block = self._make_detached_block()
-        parameters = [module.variables["params"] for module in chosen]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parameters)
-        return jax.lax.scan(
-            lambda x, params: (block.apply({"params": params}, x, segment), None), x, stacked
-        )[0]
+        for block in self.blocks[layer:]:
+            residual = block(residual, segment)
+        return self._heads(residual)
 
     def residuals(self, observation: chex.Array, segment: chex.Array) -> chex.Array:
         """All residual streams, `(L + 1, B, S, n_e)`; index 0 is the embedding."""

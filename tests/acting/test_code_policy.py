@@ -48,11 +48,11 @@ def test_step_form_agrees_with_the_parallel_models(block):
     model, episodes = make_model(block), played(block)
     active, record = episodes.active, episodes.record
     assert 0 < record["ask"].sum() < active.sum() and (record["ask"][:, 0]).all()
-    residual = model.lower(episodes.observation, segments(episodes))
+    residual = jax.jit(model.lower)(episodes.observation, segments(episodes))
     np.testing.assert_allclose(record["residual"][active], residual[active], atol=1e-5)
     policy, params = make_policy()
     decisions = abstract_sequence(on_device(episodes), make_world().time_limit)
-    mean, log_std = policy.apply(params, decisions.residual, decisions.mask)
+    mean, log_std = jax.jit(policy.apply)(params, decisions.residual, decisions.mask)
     log_prob = gaussian_log_prob(mean, log_std, decisions.code)
     np.testing.assert_allclose(
         log_prob[decisions.mask], decisions.log_prob[decisions.mask], atol=1e-4

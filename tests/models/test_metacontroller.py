@@ -67,7 +67,7 @@ def test_step_functions_reproduce_the_discovered_gates_and_codes(gate, floor):
     model = make(gate=gate)
     residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
     params = randomise(init(model, residual), jax.random.key(3))
-    found = model.apply(params, residual, SEGMENT, jax.random.key(5), floor, method="discover")
+    found = call(model, "discover", params, residual, SEGMENT, jax.random.key(5), floor)
     history = model.initial_history(2)
     code = jnp.zeros((2, 3))
     previous = jnp.full((2,), -2)

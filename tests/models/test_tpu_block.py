@@ -119,8 +119,7 @@ def test_programs_for_tpus_hold_the_kernels_unless_they_are_not_wanted():
 
     assert number_of_kernels() == 0
     with traced_for("tpu"):
-        # One for all blocks, in a scan over them.
-        assert number_of_kernels() == 1
+        assert number_of_kernels() == 3
         with without_kernels():
             assert number_of_kernels() == 0
 
