@@ -42,6 +42,34 @@ require() {
   [ -n "$2" ] || fail "--$1: not given, allowed is for example --$1=$3"
 }
 
+# take_settings NAMES SWITCHES ARGUMENTS...
+# Sets a variable for every --NAME=VALUE, and to 1 for every --SWITCH; --help shows the head of the
+# script and leaves. Words behind -- go to the array `script`, by default those of DEFAULT_PROGRAM;
+# `script_given` is empty then.
+take_settings() {
+  local names=" $1 " switches=" $2 " key
+  shift 2
+  while [ $# -gt 0 ]; do
+    key="${1#--}" && key="${key%%=*}"
+    case "$1" in
+      --help | -h) show_help "$0" && exit 0 ;;
+      --) shift && break ;;
+    esac
+    case "$1" in
+      --*=*) [ "${names#* "$key" }" != "$names" ] && printf -v "$key" %s "${1#*=}" ;;
+      --*) [ "${switches#* "$key" }" != "$switches" ] && printf -v "$key" 1 ;;
+      *) false ;;
+    esac || fail "$1: unknown setting, see --help"
+    shift
+  done
+  # shellcheck disable=SC2034  # for the script that sources this
+  script_given="${1:-}"
+  # shellcheck disable=SC2086  # words on purpose
+  [ $# -gt 0 ] || set -- $DEFAULT_PROGRAM
+  # shellcheck disable=SC2034
+  script=("$@")
+}
+
 # Refuses a program that is none of the project's scripts.
 check_program() {
   case "$1" in

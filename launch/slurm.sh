@@ -45,26 +45,8 @@ fi
 
 workdir="" partition="" account="" nodes=1 gpus_per_node=1 cpus_per_task=8 time=12:00:00 grace=120
 python=".venv/bin/python"
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --workdir=*) workdir="${1#*=}" ;;
-    --nodes=*) nodes="${1#*=}" ;;
-    --gpus_per_node=*) gpus_per_node="${1#*=}" ;;
-    --cpus_per_task=*) cpus_per_task="${1#*=}" ;;
-    --time=*) time="${1#*=}" ;;
-    --grace=*) grace="${1#*=}" ;;
-    --partition=*) partition="${1#*=}" ;;
-    --account=*) account="${1#*=}" ;;
-    --python=*) python="${1#*=}" ;;
-    --dry_run) dry_run=1 ;;
-    --help | -h) show_help "$0" && exit 0 ;;
-    --) shift && break ;;
-    *) fail "$1: unknown setting, see --help" ;;
-  esac
-  shift
-done
-# shellcheck disable=SC2086  # words on purpose
-[ $# -gt 0 ] || set -- $DEFAULT_PROGRAM
+take_settings "workdir nodes gpus_per_node cpus_per_task time grace partition account python" "dry_run" "$@"
+set -- "${script[@]}"
 
 require workdir "$workdir" /shared/runs/paper
 check_workdir "$workdir"

@@ -40,25 +40,9 @@ esac
 
 name="" zone="" project="" workdir="" spot=""
 type="v5litepod-8" version="v2-alpha-tpuv5-lite"
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --name=*) name="${1#*=}" ;;
-    --zone=*) zone="${1#*=}" ;;
-    --project=*) project="${1#*=}" ;;
-    --type=*) type="${1#*=}" ;;
-    --version=*) version="${1#*=}" ;;
-    --workdir=*) workdir="${1#*=}" ;;
-    --spot) spot=1 ;;
-    --dry_run) dry_run=1 ;;
-    --help | -h) show_help "$0" && exit 0 ;;
-    --) shift && break ;;
-    *) fail "$1: unknown setting, see --help" ;;
-  esac
-  shift
-done
-[ $# -gt 0 ] && [ "$command" != start ] && fail "$1: only start takes a script"
-# shellcheck disable=SC2086  # words on purpose
-[ $# -gt 0 ] || set -- $DEFAULT_PROGRAM
+take_settings "name zone project type version workdir" "spot dry_run" "$@"
+[ -n "$script_given" ] && [ "$command" != start ] && fail "${script[0]}: only start takes a script"
+set -- "${script[@]}"
 
 require name "$name" paper
 require zone "$zone" us-west4-a
