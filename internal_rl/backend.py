@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-_target: list[str] = []
-_without_kernels: list[None] = []
+# Backends that programs are traced for, and whether they may hold kernels; the innermost last.
+_targets: list[tuple[str, bool]] = []
 
 
 def backend() -> str:
     """`"cpu"`, `"gpu"` or `"tpu"`: where the program that is being traced will run."""
-    return _target[-1] if _target else jax.default_backend()
+    return _targets[-1][0] if _targets else jax.default_backend()
 
 
 def on_cpu() -> bool:
@@ -21,17 +21,21 @@ def on_cpu() -> bool:
     return backend() == "cpu"
 
 
-@contextlib.contextmanager
-def traced_for(platform: str) -> Iterator[None]:
+def traced_for(platform: str) -> contextlib.AbstractContextManager[None]:
     """Traces programs for another backend than the one that is there.
 
     What was traced before stays as it is: functions that `jax.jit` has seen are not traced again.
     """
-    _target.append(platform)
+    return _traced_for(platform, kernels=True)
+
+
+@contextlib.contextmanager
+def _traced_for(platform: str, *, kernels: bool) -> Iterator[None]:
+    _targets.append((platform, kernels))
     try:
         yield
     finally:
-        _target.pop()
+        _targets.pop()
 
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -52,14 +56,9 @@ def product_dtype(precision: str) -> DTypeLike | None:
 
 def kernels_for_tpu() -> bool:
     """Whether programs are traced for TPUs, with kernels of this package."""
-    return backend() == "tpu" and not _without_kernels
+    return backend() == "tpu" and (not _targets or _targets[-1][1])
 
 
-@contextlib.contextmanager
-def without_kernels() -> Iterator[None]:
+def without_kernels() -> contextlib.AbstractContextManager[None]:
     """Traces programs that hold no kernels, which cannot be differentiated forwards."""
-    _without_kernels.append(None)
-    try:
-        yield
-    finally:
-        _without_kernels.pop()
+    return _traced_for(backend(), kernels=False)

@@ -200,11 +200,9 @@ class PolicyTrainer:
 
     def _own_episodes(self, params, frozen, key, num_episodes: int) -> Episodes:
         """The episodes of this device; all devices together play `num_episodes` or a few more."""
-        options = {"keep": self.KEPT}
-        if num_shares() > 1:
-            own = share_size(num_episodes)
-            options |= {"first_episode": share_number() * own, "out_of": num_shares() * own}
-        return self.rollout(params, frozen, key, share_size(num_episodes), **options)
+        own = share_size(num_episodes)
+        place = {"first_episode": share_number() * own, "out_of": num_shares() * own}
+        return self.rollout(params, frozen, key, own, keep=self.KEPT, **place)
 
     def _part_sums(
         self, choices: Choices, params, advantage, episode, index, segment
