@@ -8,19 +8,19 @@ import jax.numpy as jnp
 
 from internal_rl.backend import kernels_for_tpu
 
-# A register of a TPU holds 8 steps of 128 channels.
-STEPS, CHANNELS = 8, 128
+# A register of a TPU holds 8 steps of rows in 128 lanes, a channel in each.
+STEPS, LANES = 8, 128
 
 
 def suits_kernels(x: chex.Array) -> bool:
     """Whether a program is traced for TPUs and rows `(B, S, n)` fill their registers."""
-    filled = x.shape[1] % STEPS == 0 and x.shape[2] % CHANNELS == 0
+    filled = x.shape[1] % STEPS == 0 and x.shape[2] % LANES == 0
     return kernels_for_tpu() and filled and x.dtype == jnp.float32
 
 
 def channels_of(width: int) -> int:
     """How many channels of a row one run of a kernel takes."""
-    return next(count for count in (2 * CHANNELS, CHANNELS) if width % count == 0)
+    return next(count for count in (2 * LANES, LANES) if width % count == 0)
 
 
 def with_transpose(apply: Callable, transpose: Callable, x: chex.ArrayTree) -> chex.ArrayTree:

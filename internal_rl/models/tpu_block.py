@@ -23,7 +23,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 
-LANES = 128
+from internal_rl.models.kernels import LANES
+
 MAX_LENGTH = 512
 MAX_WEIGHTS = 2**20
 MASKED = -1e9
