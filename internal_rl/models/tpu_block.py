@@ -6,9 +6,6 @@ projections and hidden layers out, several times. What goes backward is computed
 again, so that nothing else is kept between the two passes. Products take bfloat16 numbers, or
 others that are asked for, and sum in float32; all else is float32.
 
-Heads stand side by side in queries, keys and values, and are read 128 numbers at a time: a mask
-picks a head out of these, which costs nothing, as the matrix unit is 128 wide anyway.
-
 The kernels have derivatives of their own and cannot be differentiated forwards (`jax.jvp`), see
 `backend.without_kernels`.
 """
@@ -24,10 +21,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 
 from internal_rl.models.kernels import LANES
+from internal_rl.models.tpu_attention import AttentionRow, attend, attend_backward, dot
 
 MAX_LENGTH = 512
 MAX_WEIGHTS = 2**20
-MASKED = -1e9
 EPSILON = 1e-6
 
 
@@ -122,12 +119,6 @@ block_rows.defvjp(_block_rows_forward, _block_rows_backward, symbolic_zeros=True
 # One row, inside of the kernels.
 
 
-def _dot(left, right, left_axis, right_axis):
-    """Product over one axis of each, summed in float32."""
-    axes = (((left_axis,), (right_axis,)), ((), ()))
-    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
-
-
 class _Normed(NamedTuple):
     """Of a layer norm: output, the same before scaling, and inverse deviations `(S, 1)`."""
 
@@ -157,129 +148,6 @@ def _over_tokens(x):
     return jnp.sum(x, axis=0, keepdims=True)
 
 
-def _weights_of(query, key, bias, visible):
-    """Exponentials of the scores `(Q, K)` and their inverse sums `(Q, 1)`, float32."""
-    scores = jnp.where(visible, _dot(query, key, 1, 1) + bias, MASKED)
-    weight = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
-    return weight, 1.0 / jnp.sum(weight, axis=1, keepdims=True)
-
-
-def _blocks(length: int):
-    """Blocks of queries, and the keys up to the last of them: nothing behind is computed."""
-    for start in range(0, length, LANES):
-        yield slice(start, start + LANES), slice(0, start + LANES)
-
-
-def _visible(segment_ref, queries: slice, keys: slice):
-    """`(Q, K)` bool: the key lies in the query's segment and not behind it."""
-    of_queries = jnp.broadcast_to(segment_ref[0, :1, queries], (LANES, LANES)).T
-    together = jnp.tile(of_queries, (1, keys.stop // LANES)) == segment_ref[0, :1, keys]
-    query = jax.lax.broadcasted_iota(jnp.int32, together.shape, 0) + queries.start
-    key = jax.lax.broadcasted_iota(jnp.int32, together.shape, 1)
-    return together & (key <= query)
-
-
-def _groups(num_heads: int, head_size: int):
-    """Groups of 128 lanes with their heads, each as its number and a mask `(1, 128)`."""
-    lane = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
-    per_group = LANES // head_size
-    for group in range(num_heads // per_group):
-        heads = []
-        for place in range(per_group):
-            first = place * head_size
-            own = (lane >= first) & (lane < first + head_size)
-            heads.append((group * per_group + place, own))
-        yield group, heads
-
-
-def _lanes(part: int, group: int, size: int) -> slice:
-    """Place of a group of heads among queries (part 0), keys (1) and values (2)."""
-    first = part * size + group * LANES
-    return slice(first, first + LANES)
-
-
-class _Row(NamedTuple):
-    """What attention of a row reads: segments, bias and the projections `(S, 3 H dh)`."""
-
-    segment: jax.Array
-    bias: jax.Array
-    qkv: jax.Array
-    head_size: int
-
-    @property
-    def size(self) -> int:
-        """`H dh`."""
-        return self.qkv.shape[1] // 3
-
-    def to(self, x):
-        return x.astype(self.qkv.dtype)
-
-    def groups(self):
-        return _groups(self.bias.shape[0], self.head_size)
-
-    def visible(self, queries, keys):
-        return _visible(self.segment, queries, keys)
-
-    def part(self, part: int, place: slice, group: int):
-        return self.qkv[place, _lanes(part, group, self.size)]
-
-
-def _attend(row: _Row):
-    """`(S, H dh)`, of the type of the projections."""
-    to = row.to
-    rows = []
-    for queries, keys in _blocks(row.qkv.shape[0]):
-        visible = row.visible(queries, keys)
-        attended = []
-        for group, heads in row.groups():
-            query = row.part(0, queries, group) * row.head_size**-0.5
-            key, value = (row.part(part, keys, group) for part in (1, 2))
-            read = jnp.zeros(query.shape, jnp.float32)
-            for head, own in heads:
-                chosen = to(jnp.where(own, query, 0))
-                weight, inverse = _weights_of(chosen, key, row.bias[head, queries, keys], visible)
-                read += jnp.where(own, _dot(to(weight), value, 1, 0) * inverse, 0.0)
-            attended.append(to(read))
-        rows.append(jnp.concatenate(attended, axis=1))
-    return jnp.concatenate(rows, axis=0)
-
-
-def _attend_backward(row: _Row, out_bar, bias_bar_ref):
-    """Gradient of the projections, `(S, 3 H dh)`, of their type; that of the bias is added up."""
-    to = row.to
-    blocks = list(_blocks(row.qkv.shape[0]))
-    parts = [[], [], []]
-    for group, heads in row.groups():
-        # Sums over the blocks of queries, by block of keys.
-        query_bars, key_bars, value_bars = [], [0.0] * len(blocks), [0.0] * len(blocks)
-        for queries, keys in blocks:
-            visible = row.visible(queries, keys)
-            query = row.part(0, queries, group) * row.head_size**-0.5
-            key, value = (row.part(part, keys, group) for part in (1, 2))
-            query_bar = jnp.zeros(query.shape, jnp.float32)
-            for head, own in heads:
-                chosen = to(jnp.where(own, query, 0))
-                wanted = jnp.where(own, out_bar[queries, _lanes(0, group, row.size)], 0.0)
-                weight, inverse = _weights_of(chosen, key, row.bias[head, queries, keys], visible)
-                weight_bar = _dot(to(wanted), value, 1, 1)
-                mean = jnp.sum(weight * weight_bar, axis=1, keepdims=True) * inverse
-                scores_bar = weight * ((weight_bar - mean) * inverse)
-                if bias_bar_ref is not None:
-                    bias_bar_ref[head, queries, keys] += scores_bar
-                scores_bar = to(scores_bar)
-                query_bar += jnp.where(own, _dot(scores_bar, key, 1, 0), 0.0)
-                from_keys = _dot(scores_bar, chosen, 0, 0)
-                from_values = _dot(to(weight), to(wanted * inverse), 0, 0)
-                for number in range(keys.stop // LANES):
-                    block = slice(number * LANES, (number + 1) * LANES)
-                    key_bars[number] += from_keys[block]
-                    value_bars[number] += from_values[block]
-            query_bars.append(query_bar * row.head_size**-0.5)
-        for part, bars in zip(parts, (query_bars, key_bars, value_bars), strict=True):
-            part.append(jnp.concatenate([to(bar) for bar in bars], axis=0))
-    return jnp.concatenate([bar for part in parts for bar in part], axis=1)
-
-
 # The kernels.
 
 
@@ -287,9 +155,9 @@ def _attention_of(segment_ref, x, weights: Weights, head_size: int):
     """The norm before attention, what attention reads, and its output `(S, H dh)`."""
     to = _caster(weights)
     normed = _norm(x, weights.attention_scale[...])
-    qkv = to(_dot(to(normed.output), weights.query_key_value[...], 1, 0))
-    row = _Row(segment_ref, weights.bias, qkv, head_size)
-    return normed, row, _attend(row)
+    qkv = to(dot(to(normed.output), weights.query_key_value[...], 1, 0))
+    row = AttentionRow(segment_ref, weights.bias, qkv, head_size)
+    return normed, row, attend(row)
 
 
 def _caster(weights: Weights):
@@ -299,7 +167,7 @@ def _caster(weights: Weights):
 
 def _hidden_of(normed, weights: Weights):
     to = _caster(weights)
-    hidden = _dot(to(normed.output), weights.hidden[...], 1, 0) + weights.hidden_bias[...]
+    hidden = dot(to(normed.output), weights.hidden[...], 1, 0) + weights.hidden_bias[...]
     return to(jnp.maximum(hidden, 0.0))
 
 
@@ -307,9 +175,9 @@ def _forward_kernel(segment_ref, x_ref, *refs, head_size):
     *weight_refs, y_ref = refs
     weights, x = Weights(*weight_refs), x_ref[0]
     _, _, attended = _attention_of(segment_ref, x, weights, head_size)
-    x = x + _dot(attended, weights.attention_output[...], 1, 0)
+    x = x + dot(attended, weights.attention_output[...], 1, 0)
     hidden = _hidden_of(_norm(x, weights.mlp_scale[...]), weights)
-    y_ref[0] = x + _dot(hidden, weights.output[...], 1, 0) + weights.output_bias[...]
+    y_ref[0] = x + dot(hidden, weights.output[...], 1, 0) + weights.output_bias[...]
 
 
 def _backward_kernel(segment_ref, x_ref, y_bar_ref, *refs, head_size, trained):
@@ -331,26 +199,26 @@ def _backward_kernel(segment_ref, x_ref, y_bar_ref, *refs, head_size, trained):
 
     x, y_bar = x_ref[0], y_bar_ref[0]
     first, row, attended = _attention_of(segment_ref, x, weights, head_size)
-    x = x + _dot(attended, weights.attention_output[...], 1, 0)
+    x = x + dot(attended, weights.attention_output[...], 1, 0)
     second = _norm(x, weights.mlp_scale[...])
     hidden = _hidden_of(second, weights)
 
-    hidden_bar = _dot(to(y_bar), weights.output[...], 1, 1)
+    hidden_bar = dot(to(y_bar), weights.output[...], 1, 1)
     hidden_bar = jnp.where(hidden > 0, hidden_bar, 0.0)
-    add("output", lambda: _dot(hidden, to(y_bar), 0, 0))
+    add("output", lambda: dot(hidden, to(y_bar), 0, 0))
     add("output_bias", lambda: _over_tokens(y_bar))
-    add("hidden", lambda: _dot(to(second.output), to(hidden_bar), 0, 0))
+    add("hidden", lambda: dot(to(second.output), to(hidden_bar), 0, 0))
     add("hidden_bias", lambda: _over_tokens(hidden_bar))
-    normed_bar = _dot(to(hidden_bar), weights.hidden[...], 1, 1)
+    normed_bar = dot(to(hidden_bar), weights.hidden[...], 1, 1)
     x_bar, scale_bar = _norm_backward(second, weights.mlp_scale[...], normed_bar)
     add("mlp_scale", lambda: scale_bar)
     x_bar = x_bar + y_bar
 
-    add("attention_output", lambda: _dot(attended, to(x_bar), 0, 0))
-    out_bar = _dot(to(x_bar), weights.attention_output[...], 1, 1)
-    qkv_bar = _attend_backward(row, out_bar, bars and bars.bias)
-    add("query_key_value", lambda: _dot(to(first.output), qkv_bar, 0, 0))
-    normed_bar = _dot(qkv_bar, weights.query_key_value[...], 1, 1)
+    add("attention_output", lambda: dot(attended, to(x_bar), 0, 0))
+    out_bar = dot(to(x_bar), weights.attention_output[...], 1, 1)
+    qkv_bar = attend_backward(row, out_bar, bars and bars.bias)
+    add("query_key_value", lambda: dot(to(first.output), qkv_bar, 0, 0))
+    normed_bar = dot(qkv_bar, weights.query_key_value[...], 1, 1)
     from_norm, scale_bar = _norm_backward(first, weights.attention_scale[...], normed_bar)
     add("attention_scale", lambda: scale_bar)
     x_bar_ref[0] = x_bar + from_norm
