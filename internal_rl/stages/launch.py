@@ -5,9 +5,11 @@ A script of a stage is `launch.run_stage("pretrain")`; others call `launch.run(m
 """
 
 import importlib.util
+import math
 import pathlib
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
@@ -67,7 +69,20 @@ Main = Callable[[Settings, Places], None]
 
 def run_stage(stage: str) -> None:
     """The script of a stage: parses the command line, runs the stage and leaves the process."""
-    run(lambda settings, places: running.run(settings, stage, places), stage=stage)
+    started = time.monotonic()
+    minutes = flags.DEFINE_float(
+        "minutes",
+        None,
+        "Minutes after which training stops and the stage is finished as it stands, to be trained"
+        " further later; what is measured at its end comes on top.",
+        0.0,
+    )
+
+    def main(settings, places):
+        limit = math.inf if minutes.value is None else 60.0 * minutes.value
+        running.run(settings, stage, places, deadline=started + limit)
+
+    run(main, stage=stage)
 
 
 def run(main: Main, default_workdir: str | None = None, stage: str = "") -> None:

@@ -43,17 +43,25 @@ def make_stage(settings: Settings, stage: str, places: Places) -> Stage:
     return function_of(spec.make)(settings, places)
 
 
-def run(settings: Settings, stage: str, places: Places) -> None:
+def run(settings: Settings, stage: str, places: Places, deadline: float = math.inf) -> None:
     """Runs one stage; a finished one is left as it is, an interrupted one goes on.
+
+    Args:
+      settings: of the run.
+      stage: its name.
+      places: where stages are found.
+      deadline: when it ends as it stands, see `training.loop.run_stage`.
 
     Raises:
       UserError: a fault that the user can mend.
     """
     spec = stage_spec(settings, stage)
-    if spec.make is None:
-        _run_on_first_host(spec, settings, places)
-    else:
-        run_stage(make_stage(settings, stage, places), places.workdir, places.loggers)
+    if spec.make is not None:
+        run_stage(make_stage(settings, stage, places), places.workdir, places.loggers, deadline)
+        return
+    if deadline < math.inf:
+        raise ConfigError(f"--minutes: given, allowed is none for {stage}, which has no updates")
+    _run_on_first_host(spec, settings, places)
 
 
 def _run_on_first_host(spec: StageSpec, settings: Settings, places: Places) -> None:

@@ -11,6 +11,8 @@ stop (`internal_rl.interruption`). One between two lines of metrics holds the su
 """
 
 import contextlib
+import dataclasses
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -34,7 +36,10 @@ from internal_rl.training.stage_directory import StageDirectory
 
 
 def run_stage(
-    stage: Stage, workdir: str | os.PathLike, loggers: tuple[str, ...] = DEFAULT_LOGGERS
+    stage: Stage,
+    workdir: str | os.PathLike,
+    loggers: tuple[str, ...] = DEFAULT_LOGGERS,
+    deadline: float = math.inf,
 ) -> None:
     """Trains what is not yet trained of a stage.
 
@@ -45,6 +50,8 @@ def run_stage(
       stage: the stage.
       workdir: work directory of the run.
       loggers: names of what takes the curves beside `metrics.jsonl`, see `training.loggers`.
+      deadline: on the clock of `time.monotonic`; a stage that trains until then, one call at
+        least, is finished as it stands, with as many updates as it has come to.
 
     Raises:
       ConfigError: a logger is unknown or its package is not installed, or several processes cannot
@@ -74,7 +81,7 @@ def run_stage(
                         directories[seed].begin(stage.config, seeds, stage.computed)
                 hosts.wait_for_all(f"{stage.name}: begun")
                 group = [directories[seed] for seed in seeds]
-                _Run(stage.for_seeds(seeds), group, loggers).run()
+                _Run(stage.for_seeds(seeds), group, loggers, deadline).run()
 
 
 def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[list[int]]:
@@ -116,9 +123,14 @@ class _Run:
     """One group of seeds on its way from its last checkpoint to the end of the stage."""
 
     def __init__(
-        self, stage: Stage, directories: Sequence[StageDirectory], loggers: tuple[str, ...]
+        self,
+        stage: Stage,
+        directories: Sequence[StageDirectory],
+        loggers: tuple[str, ...],
+        deadline: float,
     ):
         self._stage = stage
+        self._deadline = deadline
         self._loggers = loggers
         self._directories = directories
         self._program = Program(stage)
@@ -126,7 +138,7 @@ class _Run:
 
     def run(self) -> None:
         """Trains to the end, then writes what later stages read."""
-        stage, program = self._stage, self._program
+        program, asked = self._program, self._stage
         with watched() as self._watch, self._stack:
             paths = [directory.path / "checkpoints" for directory in self._directories]
             # Every process has to hold what is saved; one alone leaves it where it is.
@@ -138,10 +150,10 @@ class _Run:
                 template = program.state_template()
                 state, sums = self._checkpoints.restore(first_step, template)
                 state = program.place_state(state)
-                logging.info("%s: goes on from step %d", stage.name, first_step)
+                logging.info("%s: goes on from step %d", self._stage.name, first_step)
             else:
                 state = program.initial_state()
-            hosts.wait_for_all(f"{stage.name}: state")
+            hosts.wait_for_all(f"{self._stage.name}: state")
             self._references, self._writers = {}, []
             self._started = time.monotonic()
             if hosts.is_first():
@@ -150,8 +162,8 @@ class _Run:
                 self._extend(first_step)
                 self._references = self._load_references()
                 self._open_metrics(first_step)
-            if first_step < stage.num_steps:
-                logging.info("%s: compiles", stage.name)
+            if first_step < self._stage.num_steps:
+                logging.info("%s: compiles", self._stage.name)
                 # Before there is anything to lose: a signal ends a compilation at once.
                 program.compile()
             self._saved_at = time.monotonic()
@@ -159,6 +171,10 @@ class _Run:
                 state = self._train(state, first_step, sums)
                 self._checkpoints.wait()
             self._watch.check()
+            stage = self._stage
+            if stage is not asked and hosts.is_first():
+                for directory in self._directories:
+                    directory.shorten(stage.config)
             if stage.artifacts is not None:
                 logging.info("%s: measures what has been trained", stage.name)
             for index, directory in enumerate(self._directories):
@@ -222,7 +238,7 @@ class _Run:
         stage, program = self._stage, self._program
         progress = Progress(stage.num_steps, step, stage.name, "update")
         self._stack.enter_context(progress)
-        while step < stage.num_steps:
+        while step < self._stage.num_steps:
             last_line = step - step % stage.log_every
             line_step = min(last_line + stage.log_every, stage.num_steps)
             while step < line_step:
@@ -233,10 +249,14 @@ class _Run:
                     sums[name] = sums.get(name, 0.0) + chunk * value.astype(np.float64)
                 step += chunk
                 progress.advance(chunk)
+                if hosts.of_first(time.monotonic() > self._deadline):
+                    self._end_at(step)
+                    line_step = step
                 if step < line_step:
                     self._pause_if_due(step, state, sums)
-            means = {name: value / (line_step - last_line) for name, value in sums.items()}
-            sums = {}
+            means = {name: value / (step - last_line) for name, value in sums.items()}
+            if step % stage.log_every == 0:
+                sums = {}
             if self._is_due(step, stage.evaluate_every):
                 means |= program.evaluate(state)
             progress.tell({name: value.mean() for name, value in means.items()})
@@ -253,6 +273,14 @@ class _Run:
                 self._save(step, state, sums)
             self._pause_if_due(step, state, sums)
         return state
+
+    def _end_at(self, step: int) -> None:
+        """Makes this the last update of the stage."""
+        if step == self._stage.num_steps:
+            return
+        logging.info("%s: time is up, ends with %d updates", self._stage.name, step)
+        config = self._stage.config.with_length(step)
+        self._stage = dataclasses.replace(self._stage, num_steps=step, config=config)
 
     def _save(self, step: int, state: State, sums: Mapping[str, np.ndarray]) -> None:
         for writer in self._writers:

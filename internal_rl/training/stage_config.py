@@ -37,6 +37,18 @@ class StageConfig:
     historical: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     length: str = ""
 
+    def with_length(self, num_steps: int) -> "StageConfig":
+        """The same for a training of another length."""
+        if not self.length:
+            return self
+        values = json.loads(json.dumps(self.values))
+        *sections, field = self.length.split(".")
+        holder = values
+        for section in sections:
+            holder = holder[section]
+        holder[field] = num_steps
+        return dataclasses.replace(self, values=values)
+
     def check(self, stored: Mapping, directory: str | os.PathLike) -> bool:
         """Compares with the values that a directory was made with.
 

@@ -175,6 +175,10 @@ class StageDirectory:
         (self.path / "DONE").unlink(missing_ok=True)
         self._write_config(config, seeds)
 
+    def shorten(self, config: StageConfig) -> None:
+        """Writes down that the stage has ended with fewer updates than were asked for."""
+        self._write_config(config, read_json(self.path / "config.json")["seeds"])
+
     def _write_config(self, config: StageConfig, seeds: Sequence[int]) -> None:
         content = {"seeds": list(seeds), "config": config.values}
         write_json(self.path / "config.json", content)

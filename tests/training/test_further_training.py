@@ -1,6 +1,7 @@
 """A stage can be trained further than it was begun for, in the same directory."""
 
 import json
+import time
 
 import pytest
 
@@ -143,3 +144,27 @@ def test_a_stored_field_that_is_no_longer_known_is_a_conflict():
 def test_tuples_equal_the_lists_that_json_makes_of_them():
     config = StageConfig({"toy": {"ages": (1, 2)}})
     assert config.check({"toy": {"ages": [1, 2]}}, "x") is False
+
+
+def test_a_stage_whose_time_is_up_is_finished_as_it_stands(tmp_path):
+    run_stage(make_stage(40, seeds=(0, 1)), tmp_path, deadline=time.monotonic())
+    # One call, in the middle of a line of metrics.
+    assert asked_steps(tmp_path) == done_steps(tmp_path) == 3
+    load_stage(tmp_path, "toy", 0, config=make_stage(3).config)
+    run_stage(make_stage(3, seeds=(0, 1)), tmp_path / "short")
+    assert_same_run(tmp_path, tmp_path / "short")
+
+
+def test_a_stage_whose_time_was_up_goes_on_to_the_bits_of_a_longer_one(tmp_path, long):
+    for _ in range(3):
+        run_stage(make_stage(60, seeds=(0, 1)), tmp_path, deadline=time.monotonic())
+    assert done_steps(tmp_path) == 7
+    run_stage(make_stage(60, seeds=(0, 1)), tmp_path)
+    assert done_steps(tmp_path) == 60
+    for seed in (0, 1):
+        assert_same_params(tmp_path, long, seed)
+        lines = metrics_without_seconds(tmp_path, seed)
+        # Beside the lines where it paused there are those of an undisturbed run, whole.
+        assert [line for line in lines if line["step"] % 4 == 0] == metrics_without_seconds(
+            long, seed
+        )
