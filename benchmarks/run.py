@@ -9,6 +9,7 @@ import os
 import sys
 
 import jax
+import jax.numpy as jnp
 from absl import app, flags
 
 import internal_rl
@@ -16,6 +17,7 @@ from benchmarks import ant, ant_models, data, environment, reinforcement, traini
 from benchmarks.timing import CLOCKS, Stopwatch
 from configs import ant as ant_config
 from configs import gridworld
+from internal_rl.backend import on_cpu, product_dtype, resolved_precision
 from internal_rl.errors import ConfigError, UserError
 from internal_rl.host_threads import available_cores
 from internal_rl.stages.settings import PRESETS, Settings
@@ -50,13 +52,15 @@ def matmul_shapes(settings: Settings, rows: int) -> tuple[tuple[int, int, int], 
     base = settings.base
     tokens = rows * settings.data.sequence_length
     attention = base.num_heads * base.head_size
-    return (
+    shapes = (
         (tokens, base.width, 3 * attention),
         (tokens, base.width, base.mlp_size),
         (tokens, base.mlp_size, base.width),
         (1024, 1024, 1024),
         (2048, 2048, 2048),
     )
+    # Nothing smaller fills an accelerator.
+    return shapes if on_cpu() else (*shapes, (8192, 8192, 8192))
 
 
 def ant_matmul_shapes(settings: Settings) -> tuple[tuple[int, int, int], ...]:
@@ -103,7 +107,8 @@ def benchmark(settings: Settings, only: tuple[str, ...], clock: str, repeats: in
       Nested dictionaries of numbers and strings: one entry per section, and `bounds`.
     """
     rows = training_rows(settings)
-    stopwatch = Stopwatch(clock, repeats, matmul_shapes(settings, rows))
+    dtype = product_dtype(settings.precision) or jnp.float32
+    stopwatch = Stopwatch(clock, repeats, matmul_shapes(settings, rows), dtype)
     sections = {
         "environment": lambda: environment.benchmark(settings.world, stopwatch),
         "data": lambda: data.benchmark(settings, stopwatch, rows),
@@ -113,6 +118,7 @@ def benchmark(settings: Settings, only: tuple[str, ...], clock: str, repeats: in
     }
     result = {name: sections[name]() for name in SECTIONS if name in only}
     bounds = {
+        "precision": resolved_precision(settings.precision),
         "matmul_flops_per_second": stopwatch.matmul_rate,
         "matmul_flops_per_second_by_shape": stopwatch.matmul_rates,
         "copy_bytes_per_second": stopwatch.copy_rate,

@@ -1,8 +1,9 @@
 """Stopwatch of the benchmarks: programs and the machine's bounds, measured in turns.
 
-A rate alone says little: it is shown beside what the machine can do at best, the float32 matrix
-multiplication rate and the memory bandwidth. Both are measured again beside every repetition of
-every program, so that whatever else runs on the machine disturbs both sides of a comparison.
+A rate alone says little: it is shown beside what the machine can do at best, the rate of matrix
+products in the precision of the programs and the memory bandwidth. Both are measured again beside
+every repetition of every program, so that whatever else runs on the machine disturbs both sides of
+a comparison.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from tqdm import tqdm
 
 from internal_rl.errors import ConfigError
@@ -50,7 +52,7 @@ class Timing:
 
     Attributes:
       seconds: `(R,)` duration of each repetition.
-      matmul_rate: `(R,)` float32 matrix multiplication rate beside each of them, FLOP/s.
+      matmul_rate: `(R,)` rate of matrix products beside each of them, FLOP/s.
       copy_rate: `(R,)` memory bandwidth beside each of them, bytes read plus written per second.
     """
 
@@ -94,19 +96,27 @@ class Stopwatch:
       copy_rate: best memory bandwidth seen, bytes read plus written per second.
     """
 
-    def __init__(self, clock: str, repeats: int, shapes: tuple[tuple[int, int, int], ...]):
+    def __init__(
+        self,
+        clock: str,
+        repeats: int,
+        shapes: tuple[tuple[int, int, int], ...],
+        dtype: DTypeLike = jnp.float32,
+    ):
         """Measures the bounds once.
 
         Args:
           clock: see `make_clock`.
           repeats: repetitions of every program.
           shapes: `(M, K, N)` of the matrix products tried; the fastest is the reference.
+          dtype: of the products.
         """
         if repeats < 1:
             raise ConfigError(f"--repeats: {repeats} given, allowed is 1 or more")
         self._clock = make_clock(clock)
         self.repeats = repeats
         self._matmul = jax.jit(jnp.matmul)
+        self._dtype = dtype
         # In place: a new array for every call would measure the operating system's paging.
         self._copy = jax.jit(lambda x: x + 1.0, donate_argnums=0)
         self._copied = jnp.zeros(COPY_BYTES // 4)
@@ -143,7 +153,7 @@ class Stopwatch:
 
     def _time_matmul(self, shape) -> float:
         m, k, n = shape
-        left, right = jnp.ones((m, k)), jnp.ones((k, n))
+        left, right = jnp.ones((m, k), self._dtype), jnp.ones((k, n), self._dtype)
         rate = self._rate(lambda: self._matmul(left, right), 2.0 * m * k * n)
         name = "x".join(map(str, shape))
         self.matmul_rates[name] = max(rate, self.matmul_rates[name])

@@ -20,7 +20,7 @@ from internal_rl.analysis.results import SeedResults, read_run
 from internal_rl.analysis.table import Row, format_number
 from internal_rl.errors import ConfigError
 from internal_rl.paths import AnyPath, as_path
-from internal_rl.stages import launch
+from internal_rl.stages import config_file, launch
 from internal_rl.stages.catalogue import STAGES, command_of
 from internal_rl.stages.settings import PRESETS, Settings
 
@@ -126,7 +126,7 @@ def _command(results: SeedResults) -> str:
 
 def _changes(file: str, preset: str, stage: str, stored: Mapping) -> dict[str, object]:
     """Fields of a run, by dotted name, that differ from those of a preset."""
-    settings = Settings.read(launch.load_config(f"configs/{file}.py:{preset}"))
+    settings = Settings.read(config_file.load_config(f"configs/{file}.py:{preset}"))
     if stage not in settings.sections:
         return dict(_fields(stored))
     config = settings.stage_config(stage)

@@ -19,6 +19,7 @@ from internal_rl.stages.catalogue import STAGES
 OTHERS = {
     "quickstart": "internal RL against raw-action RL from shipped weights, in minutes",
     "reproduce": "all stages of a config in order, and the report",
+    "paper_run": "as much of the paper's size as fits into some minutes, weights in small files",
     "report": "figures, table and summary of whatever stages a work directory holds",
     "examples": "copies a world, a block and a notebook of one's own to begin with into a folder",
 }
@@ -73,6 +74,10 @@ def main() -> None:
         from internal_rl.stages import quickstart
 
         quickstart.launch_quickstart()
+    if name == "paper_run":
+        from internal_rl.stages import paper_run
+
+        paper_run.launch_paper_run()
     from internal_rl.stages import launch, running
 
     if name == "reproduce":

@@ -4,7 +4,6 @@ A script of a stage is `launch.run_stage("pretrain")`; others call `launch.run(m
 `main(settings, places)`. Importing this file defines the flags; nothing else in the package does.
 """
 
-import importlib.util
 import math
 import pathlib
 import re
@@ -17,22 +16,19 @@ from ml_collections import ConfigDict, config_flags
 
 from internal_rl import hosts
 from internal_rl.errors import ConfigError, UserError
-from internal_rl.files import shipped_folders
 from internal_rl.interruption import Interrupted, watched
 from internal_rl.paths import as_path
 from internal_rl.stages import running
 from internal_rl.stages.catalogue import section_types, stage_spec
 from internal_rl.stages.checks import check_settings
 from internal_rl.stages.compiled import ON, keep_compiled
+from internal_rl.stages.config_file import CONFIG_FOLDERS, DEFAULT_CONFIG, find_config, load_config
 from internal_rl.stages.log import show_log, tell_guards
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS
 
 EXIT_USER_ERROR = 2
-DEFAULT_CONFIG = "configs/gridworld.py:small"
-
-_CONFIG_FOLDERS = shipped_folders("configs")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string=f"Settings and preset; {DEFAULT_CONFIG} where not given."
@@ -142,7 +138,7 @@ def _config_arguments() -> tuple[str, ...]:
     flag = flags.FLAGS["config"]
     overrides = config_flags.get_override_values(flag).items()
     path = pathlib.Path(config_flags.get_config_filename(flag))
-    if path.parent in _CONFIG_FOLDERS:
+    if path.parent in CONFIG_FOLDERS:
         path = pathlib.Path("configs") / path.name
     chosen = f"--config={path}"
     return (chosen, *(f"--config.{field}={value}" for field, value in overrides))
@@ -211,45 +207,6 @@ def _check_overrides(specification: str, argv: Sequence[str]) -> None:
                 raise ConfigError(f"{where}.{part}: unknown field, allowed in {where}: {fields}")
             section = section[part]
             path.append(part)
-
-
-def find_config(specification: str) -> str:
-    """A specification with the path of a file that is there.
-
-    `gridworld:small` and `configs/gridworld.py:small` mean the file of the package wherever the
-    working directory has no such file.
-    """
-    path, colon, preset = specification.partition(":")
-    name = re.fullmatch(r"(?:configs/)?(\w+)(?:\.py)?", path)
-    if name and not pathlib.Path(path).is_file():
-        for folder in _CONFIG_FOLDERS:
-            file = folder / f"{name.group(1)}.py"
-            if file.is_file():
-                return f"{file}{colon}{preset}"
-    return specification
-
-
-def load_config(specification: str) -> ConfigDict:
-    """Builds the config that `--config=<specification>` stands for.
-
-    Args:
-      specification: path of a config file, see `find_config`, and, behind a colon, its preset.
-
-    Raises:
-      ConfigError: the file is no config file, or does not know the preset.
-    """
-    path, *arguments = find_config(specification).split(":", 1)
-    if not pathlib.Path(path).is_file() or not path.endswith(".py"):
-        raise ConfigError(
-            f"config: '{path}' is not there, allowed is a file such as {DEFAULT_CONFIG}"
-        )
-    module_spec = importlib.util.spec_from_file_location("config_file", path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    try:
-        return module.get_config(*arguments)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def _type_name(config: ConfigDict, field: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 import internal_rl
 from internal_rl.extras import needs_extra
-from internal_rl.stages import launch
+from internal_rl.stages import config_file
 from internal_rl.stages.catalogue import STAGES
 from internal_rl.stages.command import OTHERS, usage
 from tests.training.test_loop import ROOT
@@ -74,11 +74,11 @@ def test_the_command_finds_the_config_files_of_the_package_from_any_folder(confi
 
 def test_a_file_in_the_working_directory_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert launch.find_config("gridworld:small") != "gridworld:small"
+    assert config_file.find_config("gridworld:small") != "gridworld:small"
     pathlib.Path("configs").mkdir()
     pathlib.Path("configs/gridworld.py").write_text("")
-    assert launch.find_config("configs/gridworld.py:small") == "configs/gridworld.py:small"
-    assert launch.find_config("elsewhere/gridworld.py") == "elsewhere/gridworld.py"
+    assert config_file.find_config("configs/gridworld.py:small") == "configs/gridworld.py:small"
+    assert config_file.find_config("elsewhere/gridworld.py") == "elsewhere/gridworld.py"
 
 
 @pytest.mark.parametrize("script", ["pretrain", "internal_rl"])

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from internal_rl.errors import ConfigError
-from internal_rl.stages import launch
+from internal_rl.stages import config_file, launch
 from tests.training.test_loop import ROOT
 
 
@@ -81,7 +81,7 @@ def test_help_lists_the_flags(tmp_path):
 
 def test_a_file_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="config: 'configs/moon.py' is not there"):
-        launch.load_config("configs/moon.py:small")
+        config_file.load_config("configs/moon.py:small")
 
 
 def test_importing_the_package_defines_no_flags():
@@ -107,7 +107,7 @@ def test_the_grid_world_needs_neither_mujoco_nor_brax():
     code = (
         "import sys\n"
         "from internal_rl.stages import Settings\n"
-        "from internal_rl.stages.launch import load_config\n"
+        "from internal_rl.stages.config_file import load_config\n"
         "import internal_rl.stages.trained\n"
         "Settings.read(load_config('configs/gridworld.py:smoke'))\n"
         "heavy = {'mujoco', 'brax'} & {name.partition('.')[0] for name in sys.modules}\n"
