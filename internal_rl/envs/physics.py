@@ -93,13 +93,14 @@ def mjx_physics(frame_skip: int) -> Physics:
         warn_of_host_threads()
 
     @functools.lru_cache(maxsize=4)
-    def on_device(model):
-        # The arrays must not belong to the trace in which they happen to be made first.
+    def on_host(model):
+        # Arrays of NumPy: those of jax would belong to the trace in which they happen to be made
+        # first, or to a device, and programs for another one could not hold them.
         with jax.ensure_compile_time_eval():
-            return mjx.put_model(model)
+            return jax.tree.map(np.asarray, mjx.put_model(model))
 
     def physics(model: mujoco.MjModel, state: PhysicsState, control: chex.Array) -> PhysicsState:
-        device_model = on_device(model)
+        device_model = jax.tree.map(jnp.asarray, on_host(model))
         data = mjx.make_data(device_model)
         data = data.replace(qpos=state.qpos, qvel=state.qvel, ctrl=control)
         data = jax.lax.fori_loop(0, frame_skip, lambda _, data: mjx.step(device_model, data), data)

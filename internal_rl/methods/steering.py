@@ -7,6 +7,7 @@ them, see `acting.controls`.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -82,8 +83,8 @@ class State:
     stream: Any
 
 
-def steering_loss(
-    controllers: Controllers,
+def steering_losses(
+    controllers: Sequence[Controllers],
     model: SteeredModel,
     batch: Trajectory,
     tokens: chex.Array,
@@ -92,17 +93,24 @@ def steering_loss(
     """Negative log-likelihood of the expert's actions under control, summed, by `tokens`, in nats.
 
     Args:
-      controllers: of all subgoals.
-      model: the frozen base model, cut at the residual stream that is controlled.
+      controllers: of all subgoals, for each layer from 0 (embedding) to `L`.
+      model: the frozen base model.
       batch: `(B, S)` packed rows of expert trajectories with labels.
       tokens: `()` number of actions that makes the sum a mean.
       min_action_std: see `heads.action_log_prob`.
+
+    Returns:
+      `(L + 1,)`, one loss for each layer that is controlled, without control of the others.
     """
-    residual = model.lower(batch.observation, batch.segment)
-    steered = steer(controllers, jax.lax.stop_gradient(residual), batch.subgoal)
-    output = model.upper(steered, batch.segment)
-    log_prob = action_log_prob(model.base.action_spec, output.action, batch.action, min_action_std)
-    return -jnp.sum(log_prob * batch.mask) / tokens
+    residuals = jax.lax.stop_gradient(model.residuals(batch.observation, batch.segment))
+    steered = [
+        steer(of_layer, residual, batch.subgoal)
+        for of_layer, residual in zip(controllers, residuals, strict=True)
+    ]
+    output = model.upper_of_each(jnp.stack(steered), batch.segment)
+    spec = model.base.action_spec
+    log_prob = action_log_prob(spec, output.action, batch.action[None], min_action_std)
+    return -jnp.sum(log_prob * batch.mask, axis=(1, 2)) / tokens
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,36 +165,30 @@ class Steering:
           The new state, and `action_nll_layer_<l>` and their mean `loss` in nats per action.
         """
         position, batch = next_rows(self.source, state.stream, frozen["data"])
-        layers, metrics = [], {}
-        for layer, controllers in enumerate(state.layers):
-            model = frozen["model"].at_layer(layer)
-            updated, metrics[f"action_nll_layer_{layer}"] = self._update_layer(
-                controllers, model, batch
-            )
-            layers.append(updated)
-        loss = jnp.stack(list(metrics.values())).mean()
-        return State(tuple(layers), position), {"loss": loss, **metrics}
-
-    def _update_layer(
-        self, state: SteeringState, model: SteeredModel, batch: Trajectory
-    ) -> tuple[SteeringState, chex.Array]:
-        """The new controllers of the layer at which the model is cut, and their loss before."""
-        tokens = num_targets(batch)
+        tokens, model = num_targets(batch), frozen["model"]
 
         def share(base, controllers, part, index):
             del index
             narrowed = model.replace(base=base)
-            return steering_loss(
+            losses = steering_losses(
                 controllers, narrowed, part, tokens, self.config.min_action_std
-            ), ()
+            )
+            # Controllers of a layer change its own loss alone: the sum has the gradients of all.
+            return losses.sum(), losses
 
-        (loss, _), gradient = accumulated_gradients(
-            gradient_through(model.base, share), state.controllers, batch, self.config.num_parts
+        controllers = tuple(layer.controllers for layer in state.layers)
+        (_, losses), gradients = accumulated_gradients(
+            gradient_through(model.base, share), controllers, batch, self.config.num_parts
         )
+        layers = tuple(map(self._updated, state.layers, gradients))
+        metrics = {f"action_nll_layer_{layer}": losses[layer] for layer in range(len(layers))}
+        return State(layers, position), {"loss": losses.mean(), **metrics}
+
+    def _updated(self, state: SteeringState, gradient: Controllers) -> SteeringState:
         controllers, optimiser_state, _ = apply_gradients(
             self.config.make_optimiser(), gradient, state.optimiser_state, state.controllers
         )
-        return SteeringState(controllers, optimiser_state), loss
+        return SteeringState(controllers, optimiser_state)
 
     def evaluate(self, state: State, frozen: dict) -> Metrics:
         """Nothing: what controllers are good for shows when they act."""

@@ -9,6 +9,7 @@ import dataclasses
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
@@ -179,6 +180,24 @@ class BaseModel(nn.Module):
         for block in self.blocks[layer:]:
             residual = block(residual, segment)
         return self._heads(residual)
+
+    def upper_of_each(self, residuals: chex.Array, segment: chex.Array) -> BaseOutput:
+        """What `upper` predicts from every layer's residual stream, with each block called once.
+
+        Args:
+          residuals: `(L + 1, B, S, n_e)`, of which the stream `l` runs through blocks `l + 1 .. L`.
+          segment: `(B, S)`.
+
+        Returns:
+          Outputs `(L + 1, B, S, ...)`.
+        """
+        layers, rows = residuals.shape[:2]
+        below = residuals[0]
+        for layer, block in enumerate(self.blocks, start=1):
+            above = block(below, jnp.tile(segment, (layer, 1)))
+            below = jnp.concatenate([above, residuals[layer]])
+        output = self._heads(below)
+        return jax.tree.map(lambda leaf: leaf.reshape(layers, rows, *leaf.shape[1:]), output)
 
     def residuals(self, observation: chex.Array, segment: chex.Array) -> chex.Array:
         """All residual streams, `(L + 1, B, S, n_e)`; index 0 is the embedding."""

@@ -63,6 +63,10 @@ class SteeredModel:
         """Predictions from `(B, S, n_e)` residuals, controlled or not."""
         return self._base("upper", residual, segment, self.layer)
 
+    def upper_of_each(self, residuals: chex.Array, segment: chex.Array) -> BaseOutput:
+        """Predictions from the residual stream of each layer, see `BaseModel.upper_of_each`."""
+        return self._base("upper_of_each", residuals, segment)
+
     def residuals(self, observation: chex.Array, segment: chex.Array) -> chex.Array:
         """Residual streams of all layers, `(L + 1, B, S, n_e)`."""
         return self._base("residuals", observation, segment)

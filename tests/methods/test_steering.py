@@ -1,10 +1,11 @@
 """Supervised controllers learn the expert's actions at every layer."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from internal_rl.methods.steering import Config, Steering, steering_loss
+from internal_rl.methods.steering import Config, Steering, steering_losses
 from internal_rl.models.controllers import Controllers
 from internal_rl.section import SettingError
 from tests.methods.toy import NUM_SUBGOALS, ToySource
@@ -36,9 +37,48 @@ def test_loss_without_control_is_that_of_the_base_model(model):
     chosen = np.take_along_axis(jax.nn.log_softmax(logits), batch.action[..., None], 2)[..., 0]
     expected = -chosen[np.asarray(batch.mask)].mean()
     nothing = Controllers(np.zeros((NUM_SUBGOALS, 16, 16)), None)
-    for layer in range(3):
-        found = steering_loss(nothing, model.at_layer(layer), batch, batch.num_targets())
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    found = jax.jit(steering_losses)([nothing] * 3, model, batch, batch.num_targets())
+    np.testing.assert_allclose(found, [expected] * 3, rtol=1e-5)
+
+
+def one_layer_at_a_time(controllers, model, batch):
+    """Losses of one layer's controllers after the other, each with a model of its own above it."""
+    losses = []
+    for layer, of_layer in enumerate(controllers):
+        cut = model.at_layer(layer)
+        residual = cut.lower(batch.observation, batch.segment)
+        chosen = jax.nn.one_hot(batch.subgoal, NUM_SUBGOALS)
+        matrix = jnp.einsum("gnr,grm->gnm", of_layer.write, of_layer.read)
+        control = jnp.einsum("bsg,gnm,bsm->bsn", chosen, matrix, residual)
+        logits = cut.upper(residual + control, batch.segment).action
+        log_prob = jax.nn.log_softmax(logits)
+        chosen = jnp.take_along_axis(log_prob, batch.action[..., None], 2)[..., 0]
+        losses.append(-jnp.sum(chosen * batch.mask) / batch.mask.sum())
+    return jnp.stack(losses)
+
+
+def test_layers_side_by_side_have_the_losses_and_gradients_of_each_alone(model):
+    source = ToySource()
+    batch = source.held_out(jax.random.key(1), 5, source.arrays)
+    random = np.random.default_rng(0)
+    shapes = (NUM_SUBGOALS, 4, 16), (NUM_SUBGOALS, 16, 4)
+    controllers = [
+        Controllers(*(random.normal(size=shape).astype(np.float32) * 0.1 for shape in shapes))
+        for _ in range(3)
+    ]
+
+    def both(losses):
+        return jax.jit(lambda c: (losses(c), jax.grad(lambda c: losses(c).sum())(c)))(controllers)
+
+    found, gradients = both(lambda c: steering_losses(c, model, batch, batch.num_targets()))
+    expected, their_gradients = both(lambda c: one_layer_at_a_time(c, model, batch))
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    jax.tree.map(
+        lambda g, h: np.testing.assert_allclose(g, h, rtol=1e-4, atol=1e-6),
+        gradients,
+        their_gradients,
+    )
 
 
 def test_what_cannot_be_steered_is_refused(model):
