@@ -6,8 +6,8 @@ is known for scans; a loop that ends when data say so carries a name (`jax.named
 trip count has to be stated.
 
 Of kernels written in Pallas there is no such estimate. What there is are their instructions in the
-order in which the chip will run them, a bundle a cycle (`kernel_cycles`); waiting for memory is not
-in that figure.
+order in which the chip will run them, a bundle a cycle (`kernel_cycles`), and the time that their
+arrays take from the chip's memory and back; the longer of both counts.
 """
 
 import dataclasses
@@ -42,6 +42,9 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
 _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+([A-Z]*)\s*: (>*)")
 _LOOP_END = re.compile(r"scmp\.\w+\.s32\.totalorder [^,]+, (\d+) /\* loop exit test \*/")
 _DUMP = re.compile(r"^\d+-(.+)-\d+-final_bundles\.txt$")
+_OPERANDS = re.compile(r"custom-call\(([^)]*)\)")
+# Memory space 1 of a layout is that of the core itself.
+_ON_CORE = "S(1)"
 _CONSTANT = re.compile(r"^s32\[\][^ ]* constant\((\d+)\)")
 
 
@@ -80,6 +83,19 @@ def bytes_of(shape: str) -> int:
     for kind, sizes in _ARRAY.findall(shape):
         bits = 8 if kind == "pred" else int(kind.lstrip(string.ascii_lowercase))
         total += math.prod(int(size) for size in sizes.split(",") if size) * bits // 8
+    return total
+
+
+def padded_bytes_of(shape: str) -> int:
+    """The same as arrays lie in a TPU's memory, in tiles of 8 rows of 128 numbers."""
+    total = 0
+    for kind, sizes in _ARRAY.findall(shape):
+        bits = 8 if kind == "pred" else int(kind.lstrip(string.ascii_lowercase))
+        axes = [int(size) for size in sizes.split(",") if size]
+        for place, tile in ((-1, 128), (-2, 8)):
+            if len(axes) >= -place:
+                axes[place] = -(-axes[place] // tile) * tile
+        total += math.prod(axes) * bits // 8
     return total
 
 
@@ -134,6 +150,7 @@ class Program:
       trips: trip counts of named loops that end when data say so.
       other_trips: that of all other such loops.
       kernels: cycles of kernels by their names, see `kernel_cycles`.
+      bytes_per_cycle: that the chip's memory gives or takes.
     """
 
     def __init__(
@@ -142,12 +159,14 @@ class Program:
         trips: Mapping[str, float],
         other_trips: float = 1.0,
         kernels: Mapping[str, float] | None = None,
+        bytes_per_cycle: float = math.inf,
     ):
         """Reads the text; other arguments as the attributes."""
         self.trips, self.other_trips = trips, other_trips
         kernels = kernels or {}
+        self._bytes_per_cycle = bytes_per_cycle
         self._computations: dict[str, list[str]] = {}
-        current = entry = None
+        current, entry, types = None, None, {}
         for line in text.splitlines():
             header = _HEADER.match(line)
             if header:
@@ -159,13 +178,22 @@ class Program:
                 found = _INSTRUCTION.match(line)
                 if found:
                     name, instruction = found.groups()
+                    types[name] = _type(instruction)
                     cycles = kernels.get(_without_number(name))
                     if cycles and 'custom_call_target="tpu_custom_call"' in instruction:
-                        instruction += f' "estimated_cycles":"{cycles}"'
+                        cycles = max(cycles, self._memory_cycles(instruction, types))
+                        instruction += f' "estimated_cycles":"{cycles:.0f}"'
                     current.append(instruction)
         if entry is None:
             raise ValueError("the text holds no entry computation, allowed is that of a program")
         self._entry = entry
+
+    def _memory_cycles(self, instruction: str, types: Mapping[str, str]) -> float:
+        """Cycles that the arrays of a kernel take on their way, but for those on the core."""
+        operands = _OPERANDS.search(instruction).group(1)
+        arrays = [types.get(name, "") for name in re.findall(r"%([\w.\-]+)", operands)]
+        moved = [text for text in (*arrays, _type(instruction)) if _ON_CORE not in text]
+        return sum(map(padded_bytes_of, moved)) / self._bytes_per_cycle
 
     def cost(self) -> Cost:
         """Cost of one run."""
@@ -244,6 +272,11 @@ def _operation(text: str) -> str:
     """Kind of an instruction."""
     found = _OPERATION.search(text)
     return found.group(1) if found else ""
+
+
+def _type(text: str) -> str:
+    """Type of what an instruction gives, with its layout."""
+    return text.partition(f" {_operation(text)}(")[0]
 
 
 def _name(text: str) -> str:

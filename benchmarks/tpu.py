@@ -34,18 +34,20 @@ class Chip:
       peak: bfloat16 operations per second.
       clock: cycles per second.
       memory: bytes.
+      bandwidth: of the memory, bytes per second.
     """
 
     peak: float
     clock: float
     memory: int
+    bandwidth: float
 
 
 CHIPS = {
-    "v4": Chip(275e12, 1.05e9, 32 * 2**30),
-    "v5e": Chip(197e12, 1.5e9, 16 * 2**30),
-    "v5p": Chip(459e12, 1.75e9, 95 * 2**30),
-    "v6e": Chip(918e12, 1.75e9, 32 * 2**30),
+    "v4": Chip(275e12, 1.05e9, 32 * 2**30, 1.2e12),
+    "v5e": Chip(197e12, 1.5e9, 16 * 2**30, 0.819e12),
+    "v5p": Chip(459e12, 1.75e9, 95 * 2**30, 2.765e12),
+    "v6e": Chip(918e12, 1.75e9, 32 * 2**30, 1.64e12),
 }
 
 

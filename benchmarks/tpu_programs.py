@@ -129,7 +129,8 @@ def measure(world: str, name: str, request: dict, devices: list[jax.Device]) -> 
     trips = trip_counts(name, settings, episode_steps)
     # The loop over updates inside of a call runs once.
     kernels = hlo_cost.kernel_cycles(pathlib.Path(request["dump"]))
-    cost = hlo_cost.Program(program.compiled.as_text(), trips, kernels=kernels).cost()
+    text, bytes_per_cycle = program.compiled.as_text(), chip.bandwidth / chip.clock
+    cost = hlo_cost.Program(text, trips, kernels=kernels, bytes_per_cycle=bytes_per_cycle).cost()
     needed = needed_flops(name, settings, episode_steps) * len(stage.seeds)
     time_of_update = cost.cycles / chip.clock
     return {

@@ -1,6 +1,5 @@
 """Transformer block with relative-position bias, in a parallel and a KV-cached one-step form."""
 
-from collections.abc import Callable
 from functools import partial
 
 import chex
@@ -8,60 +7,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax.typing import DTypeLike
 
 from internal_rl.backend import kernels_for_tpu, on_cpu
-from internal_rl.batching import largest
 from internal_rl.models import tpu_block
 from internal_rl.models.blocks import MLP, BlockShape, register_block, scaled_initializer
+from internal_rl.models.cached_attention import (
+    MASKED,
+    KeyValueCache,
+    attend_step,
+    empty_cache,
+    full_sums,
+)
 
-MASKED = -1e9
 # Queries of the parallel form that share one slice of keys on a CPU. Accelerators take whole rows.
 QUERY_BLOCK = 64
 # Slices of keys begin at multiples of this.
 KEY_ALIGNMENT = 16
 # Steps back that are enough for most packed trajectories, see `models.reach`.
 SHORT_REACH = 64
-# Steps in a chunk of the cache on a CPU. Accelerators read the cache whole: there it is a smaller
-# share of a step, and a conditional costs more.
-CPU_CACHE_CHUNK = 20
-
-
-@struct.dataclass
-class KeyValueCache:
-    """State of the one-step form.
-
-    Heads come before time, so that each head's keys lie together: XLA's CPU matrix-vector products
-    run at memory bandwidth on this layout and 4 to 15 times slower on `(B, T, H, dh)`. Reading the
-    cache is most of a step, therefore it is cut in chunks of time, and those that lie further back
-    than any row looks are not read.
-
-    Attributes:
-      key: `C` chunks `(B, H, T/C, dh)` of keys; step number `i` lies in slot `i % T` of all chunks
-        together.
-      value: the same for values.
-      index: `()` int32 number of steps taken; all rows of a batch write to the same slot.
-      length: `(B,)` int32 number of steps since the row's episode began, which is how far back it
-        may look. Rows can restart at different times.
-    """
-
-    key: tuple[chex.Array, ...]
-    value: tuple[chex.Array, ...]
-    index: chex.Array
-    length: chex.Array
-
-    @property
-    def num_slots(self) -> int:
-        """`T`, steps that the cache holds."""
-        return len(self.key) * self.key[0].shape[2]
-
-    def chunks_within(self, distance: chex.Array, reach: chex.Array) -> list[chex.Array | bool]:
-        """Which chunks hold a slot, `distance (T,)` steps back, within `reach ()` steps."""
-        if len(self.key) == 1:
-            return [True]
-        nearest = jnp.min(distance.reshape(len(self.key), -1), axis=1)
-        return [largest(near <= reach) for near in nearest]
 
 
 def relative_position_bucket(
@@ -123,19 +87,13 @@ def attend(
 
 def _attention(query, key, value, bias, visible):
     """The output, the exponentials of the scores (zero where masked), and their inverse sums."""
-    scores = _full_sums("bhqd,bhkd->bhqk", query, key) + bias
+    scores = full_sums("bhqd,bhkd->bhqk", query, key) + bias
     scores = jnp.where(visible[:, None], scores, MASKED)
     weight = jnp.exp(scores - _over_keys(jnp.maximum, scores))
     inverse_sum = 1.0 / _over_keys(jnp.add, weight)
     weight = weight.astype(value.dtype)
-    output = _full_sums("bhqk,bhkd->bhqd", weight, value) * inverse_sum
+    output = full_sums("bhqk,bhkd->bhqd", weight, value) * inverse_sum
     return output.astype(query.dtype), weight, inverse_sum
-
-
-def _full_sums(equation: str, left: chex.Array, right: chex.Array) -> chex.Array:
-    """`jnp.einsum` whose sums are float32 at least, and so is the result."""
-    dtype = jnp.promote_types(left.dtype, jnp.float32)
-    return jnp.einsum(equation, left, right, preferred_element_type=dtype)
 
 
 def _over_keys(operation: jnp.ufunc, x: chex.Array) -> chex.Array:
@@ -318,15 +276,8 @@ class TransformerBlock(nn.Module):
     @nn.nowrap
     def initial_state(self, batch_size: int) -> KeyValueCache:
         """Empty cache for episodes of up to `max_length` steps."""
-        num_chunks = 1
-        if on_cpu():
-            num_chunks = -(-self.max_length // CPU_CACHE_CHUNK)
-        shape = (batch_size, self.num_heads, -(-self.max_length // num_chunks), self.head_size)
-
-        def empty():
-            return tuple(jnp.zeros(shape, self.dtype or jnp.float32) for _ in range(num_chunks))
-
-        return KeyValueCache(empty(), empty(), jnp.int32(0), jnp.zeros(batch_size, jnp.int32))
+        sizes = (self.num_heads, self.head_size)
+        return empty_cache(batch_size, self.max_length, *sizes, self.dtype or jnp.float32)
 
     @nn.nowrap
     def restart(self, state: KeyValueCache, rows: chex.Array) -> KeyValueCache:
@@ -344,50 +295,10 @@ class TransformerBlock(nn.Module):
           `(B, n_e)` and the cache with this step added.
         """
         query, key, value = self._project(x)
-        slot, num_slots = state.index % state.num_slots, state.num_slots
-        keys, values = _write(state.key, key, slot), _write(state.value, value, slot)
-        distance = (slot - jnp.arange(num_slots, dtype=slot.dtype)) % num_slots
-        visible = distance <= state.length[:, None]
-        wanted = state.chunks_within(distance, jnp.max(state.length))
-        scores = [
-            _if_wanted(wanted[i], partial(_full_sums, "bhd,bhkd->bhk"), query, chunk)
-            for i, chunk in enumerate(keys)
-        ]
-        buckets = jnp.asarray(relative_position_bucket(np.arange(num_slots), self.num_buckets))
-        scores = jnp.concatenate(scores, axis=-1) + self.position_bias[:, buckets[distance]]
-        weight = jax.nn.softmax(jnp.where(visible[:, None], scores, MASKED)).astype(value.dtype)
-        weights = jnp.split(weight, len(values), axis=-1)
-        attended = sum(
-            _if_wanted(wanted[i], partial(jnp.einsum, "bhk,bhkd->bhd"), weights[i], chunk)
-            for i, chunk in enumerate(values)
-        )
-        return self._finish(x, attended), KeyValueCache(
-            keys, values, state.index + 1, state.length + 1
-        )
-
-
-def _write(chunks: tuple[chex.Array, ...], new: chex.Array, slot: chex.Array) -> tuple:
-    """Puts `new (B, H, dh)` into slot `slot ()` of a cache; a chunk is changed in place."""
-    size, new = chunks[0].shape[2], new[:, :, None]
-    written = []
-    for i, chunk in enumerate(chunks):
-        place = slot - i * size
-        start = jnp.clip(place, 0, size - 1)
-        old = jax.lax.dynamic_slice_in_dim(chunk, start, 1, axis=2)
-        inside = (place >= 0) & (place < size)
-        chosen = jnp.where(inside, new, old)
-        written.append(jax.lax.dynamic_update_slice_in_dim(chunk, chosen, start, axis=2))
-    return tuple(written)
-
-
-def _if_wanted(wanted: chex.Array | bool, function: Callable, *operands: chex.Array) -> chex.Array:
-    """`function(*operands)`, or zeros where `wanted ()` does not hold."""
-    if wanted is True:
-        return function(*operands)
-    result = jax.eval_shape(function, *operands)
-    return jax.lax.cond(
-        wanted, function, lambda *_: jnp.zeros(result.shape, result.dtype), *operands
-    )
+        bucket = relative_position_bucket(np.arange(state.num_slots), self.num_buckets)
+        bias = self.position_bias[:, jnp.asarray(bucket)]
+        attended, state = attend_step(query, key, value, bias, state)
+        return self._finish(x, attended), state
 
 
 def make_block(shape: BlockShape, **keywords) -> TransformerBlock:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from internal_rl.models import transformer
+from internal_rl.models import cached_attention, transformer
 from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.transformer import QUERY_BLOCK, relative_position_bucket
 from internal_rl.section import SettingError
@@ -70,7 +70,7 @@ def test_step_form_agrees_with_parallel_form(setting, layer):
 
 
 def test_step_form_with_a_cache_in_chunks_and_rows_that_restart(monkeypatch):
-    monkeypatch.setattr(transformer, "CPU_CACHE_CHUNK", 4)
+    monkeypatch.setattr(cached_attention, "CPU_CACHE_CHUNK", 4)
     model = make_model("transformer")  # a cache of 3 chunks of 4 steps
     # Every row restarts at times of its own, and the cache is gone round more than twice.
     lengths = [[12, 3, 12], [5, 12, 10], [1, 1, 12, 12, 1]]
@@ -100,7 +100,7 @@ def test_step_form_with_a_cache_in_chunks_and_rows_that_restart(monkeypatch):
 
 
 def test_chunks_of_the_cache_out_of_reach_are_not_read(monkeypatch):
-    monkeypatch.setattr(transformer, "CPU_CACHE_CHUNK", 4)
+    monkeypatch.setattr(cached_attention, "CPU_CACHE_CHUNK", 4)
     model = make_model("transformer")
     params = initial_params(model, jnp.zeros((1, 2, 7)), jnp.zeros((1, 2), jnp.int32))
     state = model.initial_state(2)

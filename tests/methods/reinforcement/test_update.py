@@ -28,7 +28,7 @@ def batch():
     code = jnp.asarray(rng.normal(size=(SEQUENCES, STEPS, 2)), jnp.float32)
     advantage = jnp.asarray(rng.normal(size=SEQUENCES), jnp.float32)
     lengths = jnp.asarray(rng.integers(0, STEPS + 1, size=SEQUENCES), jnp.int32)
-    params = policy.init(jax.random.key(0), residual, jnp.ones((SEQUENCES, STEPS), bool))
+    params = jax.jit(policy.init)(jax.random.key(0), residual, jnp.ones((SEQUENCES, STEPS), bool))
     old = -2.5 + jnp.asarray(rng.normal(size=(SEQUENCES, STEPS)), jnp.float32)
 
     def sums(params, advantage, episode, index, segment):
@@ -51,11 +51,16 @@ def unpacked_sums(sums, params, advantage, lengths, chosen):
 
 def run(sums, settings, start, advantage, lengths):
     """One update from `start`, parameters or the state after another update."""
-    if not isinstance(start, PolicyState):
-        start = PolicyState(start, settings.optimiser.init(start), jax.random.key(0), jnp.int32(0))
-    return update_policy(
-        sums, settings, start, Lesson(advantage, lengths, STEPS), jax.random.key(1)
-    )
+
+    @jax.jit
+    def update(start, advantage, lengths):
+        if not isinstance(start, PolicyState):
+            optimiser_state = settings.optimiser.init(start)
+            start = PolicyState(start, optimiser_state, jax.random.key(0), jnp.int32(0))
+        lesson = Lesson(advantage, lengths, STEPS)
+        return update_policy(sums, settings, start, lesson, jax.random.key(1))
+
+    return update(start, advantage, lengths)
 
 
 def learnt(state):
@@ -72,7 +77,7 @@ def test_the_gradient_over_packed_parts_is_that_of_the_whole_batch(batch, tokens
         total = unpacked_sums(sums, params, advantage, lengths, jnp.ones(SEQUENCES, bool))
         return total.loss / total.decisions, total
 
-    (value, total), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    (value, total), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     step = jax.tree.map(jnp.subtract, params, after.params)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), step, gradient)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)

@@ -1,0 +1,155 @@
+"""Attention of one step to the steps before it, which a cache holds."""
+
+from collections.abc import Callable
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.typing import DTypeLike
+
+from internal_rl.backend import kernels_for_tpu, on_cpu
+from internal_rl.batching import largest
+from internal_rl.models import tpu_step
+from internal_rl.models.tpu_attention import MASKED
+
+# Steps in a chunk of the cache on a CPU. Accelerators read the cache whole: there it is a smaller
+# share of a step, and a conditional costs more.
+CPU_CACHE_CHUNK = 20
+
+
+@struct.dataclass
+class KeyValueCache:
+    """State of the one-step form.
+
+    Heads come before time, so that each head's keys lie together: XLA's CPU matrix-vector products
+    run at memory bandwidth on this layout and 4 to 15 times slower on `(B, T, H, dh)`. Reading the
+    cache is most of a step, therefore it is cut in chunks of time, and those that lie further back
+    than any row looks are not read. For the kernel of TPUs heads lie side by side, see
+    `models.tpu_step`.
+
+    Attributes:
+      key: `C` chunks `(B, H, T/C, dh)` of keys; step number `i` lies in slot `i % T` of all chunks
+        together. For the kernel one array `(B, T, H dh)`.
+      value: the same for values.
+      index: `()` int32 number of steps taken; all rows of a batch write to the same slot.
+      length: `(B,)` int32 number of steps since the row's episode began, which is how far back it
+        may look. Rows can restart at different times.
+    """
+
+    key: tuple[chex.Array, ...]
+    value: tuple[chex.Array, ...]
+    index: chex.Array
+    length: chex.Array
+
+    @property
+    def num_slots(self) -> int:
+        """`T`, steps that the cache holds."""
+        return len(self.key) * self.key[0].shape[-2]
+
+    @property
+    def for_kernel(self) -> bool:
+        """Whether it is laid out for the kernel of TPUs."""
+        return self.key[0].ndim == 3
+
+    def chunks_within(self, distance: chex.Array, reach: chex.Array) -> list[chex.Array | bool]:
+        """Which chunks hold a slot, `distance (T,)` steps back, within `reach ()` steps."""
+        if len(self.key) == 1:
+            return [True]
+        nearest = jnp.min(distance.reshape(len(self.key), -1), axis=1)
+        return [largest(near <= reach) for near in nearest]
+
+
+def empty_cache(
+    batch_size: int, max_length: int, num_heads: int, head_size: int, dtype: DTypeLike
+) -> KeyValueCache:
+    """A cache for episodes of up to `max_length` steps, laid out for the present backend."""
+    num_chunks = -(-max_length // CPU_CACHE_CHUNK) if on_cpu() else 1
+    shape = (batch_size, num_heads, -(-max_length // num_chunks), head_size)
+    if kernels_for_tpu() and dtype == jnp.bfloat16 and tpu_step.fits(num_heads, head_size):
+        shape = (batch_size, tpu_step.slots_of(max_length), num_heads * head_size)
+
+    def empty():
+        return tuple(jnp.zeros(shape, dtype) for _ in range(num_chunks))
+
+    return KeyValueCache(empty(), empty(), jnp.int32(0), jnp.zeros(batch_size, jnp.int32))
+
+
+def attend_step(
+    query: chex.Array, key: chex.Array, value: chex.Array, bias: chex.Array, cache: KeyValueCache
+) -> tuple[chex.Array, KeyValueCache]:
+    """Attends to this step and to those that the cache holds of its episode.
+
+    Args:
+      query: `(B, H, dh)` of this step, already scaled.
+      key: the same for its key.
+      value: the same for its value.
+      bias: `(H, T)` added to the scores, by distance in steps.
+      cache: of the earlier steps.
+
+    Returns:
+      `(B, H, dh)`, and the cache with this step added.
+    """
+    slot, num_slots = cache.index % cache.num_slots, cache.num_slots
+    if cache.for_kernel:
+        key, value = (x.reshape(len(x), -1) for x in (key, value))
+    keys, values = _write(cache.key, key, slot), _write(cache.value, value, slot)
+    distance = (slot - jnp.arange(num_slots, dtype=slot.dtype)) % num_slots
+    visible = distance <= cache.length[:, None]
+    bias = bias[:, distance]
+    if cache.for_kernel:
+        attended = tpu_step.attend_step(
+            query.reshape(len(query), -1), keys[0], values[0], bias, visible
+        ).reshape(query.shape)
+    else:
+        wanted = cache.chunks_within(distance, jnp.max(cache.length))
+        attended = _attend_chunks(query, keys, values, bias, visible, wanted)
+    return attended, KeyValueCache(keys, values, cache.index + 1, cache.length + 1)
+
+
+def _attend_chunks(query, keys, values, bias, visible, wanted) -> chex.Array:
+    scores = [
+        _if_wanted(wanted[i], partial(full_sums, "bhd,bhkd->bhk"), query, chunk)
+        for i, chunk in enumerate(keys)
+    ]
+    scores = jnp.concatenate(scores, axis=-1) + bias
+    scores = jnp.where(visible[:, None], scores, MASKED)
+    weight = jax.nn.softmax(scores).astype(values[0].dtype)
+    weights = jnp.split(weight, len(values), axis=-1)
+    return sum(
+        _if_wanted(wanted[i], partial(jnp.einsum, "bhk,bhkd->bhd"), weights[i], chunk)
+        for i, chunk in enumerate(values)
+    )
+
+
+def full_sums(equation: str, left: chex.Array, right: chex.Array) -> chex.Array:
+    """`jnp.einsum` whose sums are float32 at least, and so is the result."""
+    dtype = jnp.promote_types(left.dtype, jnp.float32)
+    return jnp.einsum(equation, left, right, preferred_element_type=dtype)
+
+
+def _write(chunks: tuple[chex.Array, ...], new: chex.Array, slot: chex.Array) -> tuple:
+    """Puts `new` into slot `slot ()` of a cache, the axis before the last; in place."""
+    size, new = chunks[0].shape[-2], new[..., None, :]
+    written = []
+    for i, chunk in enumerate(chunks):
+        place = slot - i * size
+        start = jnp.clip(place, 0, size - 1)
+        old = jax.lax.dynamic_slice_in_dim(chunk, start, 1, axis=chunk.ndim - 2)
+        inside = (place >= 0) & (place < size)
+        chosen = jnp.where(inside, new, old)
+        written.append(
+            jax.lax.dynamic_update_slice_in_dim(chunk, chosen, start, axis=chunk.ndim - 2)
+        )
+    return tuple(written)
+
+
+def _if_wanted(wanted: chex.Array | bool, function: Callable, *operands: chex.Array) -> chex.Array:
+    """`function(*operands)`, or zeros where `wanted ()` does not hold."""
+    if wanted is True:
+        return function(*operands)
+    result = jax.eval_shape(function, *operands)
+    return jax.lax.cond(
+        wanted, function, lambda *_: jnp.zeros(result.shape, result.dtype), *operands
+    )
