@@ -131,17 +131,17 @@ def full_sums(equation: str, left: chex.Array, right: chex.Array) -> chex.Array:
 
 def _write(chunks: tuple[chex.Array, ...], new: chex.Array, slot: chex.Array) -> tuple:
     """Puts `new` into slot `slot ()` of a cache, the axis before the last; in place."""
-    size, new = chunks[0].shape[-2], new[..., None, :]
+    size, axis, new = chunks[0].shape[-2], chunks[0].ndim - 2, new[..., None, :]
+    if len(chunks) == 1:
+        return (jax.lax.dynamic_update_slice_in_dim(chunks[0], new, slot, axis),)
     written = []
     for i, chunk in enumerate(chunks):
         place = slot - i * size
         start = jnp.clip(place, 0, size - 1)
-        old = jax.lax.dynamic_slice_in_dim(chunk, start, 1, axis=chunk.ndim - 2)
+        old = jax.lax.dynamic_slice_in_dim(chunk, start, 1, axis)
         inside = (place >= 0) & (place < size)
         chosen = jnp.where(inside, new, old)
-        written.append(
-            jax.lax.dynamic_update_slice_in_dim(chunk, chosen, start, axis=chunk.ndim - 2)
-        )
+        written.append(jax.lax.dynamic_update_slice_in_dim(chunk, chosen, start, axis))
     return tuple(written)
 
 

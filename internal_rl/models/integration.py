@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from internal_rl.models.recurrence import over_time
+from internal_rl.models.recurrence import LinearLoop, over_time
 
 
 @struct.dataclass
@@ -48,6 +48,13 @@ def mixed(beta: chex.Array, proposal: chex.Array, code: chex.Array) -> chex.Arra
     return beta * proposal + (1 - beta) * code
 
 
+def _step(code, inputs, kernel, output):
+    context, bias, low, span, proposal = inputs
+    hidden = jax.nn.gelu(context + code @ kernel)
+    beta = low + span * jax.nn.sigmoid(hidden @ output + bias)
+    return (beta * proposal + (1 - beta) * code).astype(code.dtype), code
+
+
 @jax.custom_jvp
 def codes_before(gate: Gate, proposal: chex.Array) -> chex.Array:
     """Codes before every step of packed rows, `(B, S, n_z)`.
@@ -57,14 +64,22 @@ def codes_before(gate: Gate, proposal: chex.Array) -> chex.Array:
         hides what was before.
       proposal: `(B, S, n_z)` in float32 at least.
     """
+    scalars = (x[..., None] for x in (gate.bias, gate.low, gate.range))
+    inputs = (gate.context, *scalars, proposal)
+    return over_time(_step, proposal.shape[2], inputs, (gate.kernel, gate.output[:, None]))
 
-    def step(code, inputs):
-        context, bias, low, span, proposal_t = inputs
-        now = gate.replace(context=context, bias=bias, low=low, range=span)
-        return now.next_code(code, proposal_t).astype(code.dtype), code
 
-    inputs = (gate.context, gate.bias, gate.low, gate.range, proposal)
-    return over_time(step, jnp.zeros_like(proposal[:, 0]), inputs)
+def _linear_step(code, inputs):
+    slope, kept, way, change = inputs
+    opening = jnp.sum(slope * code, axis=-1, keepdims=True)
+    return kept * code + opening * way + change, code
+
+
+def _transposed_step(bar, inputs):
+    """`bar` is the gradient of the code after this step."""
+    slope, kept, way, code_bar = inputs
+    opening_bar = jnp.sum(way * bar, axis=-1, keepdims=True)
+    return code_bar + kept * bar + opening_bar * slope, bar
 
 
 @codes_before.defjvp
@@ -75,11 +90,5 @@ def _codes_before_jvp(primals, tangents):
     slope = jax.grad(lambda before: gate.opening(before).sum())(before)
     kept = 1 - gate.opening(before)[..., None]
     _, change = jax.jvp(lambda *inputs: inputs[0].next_code(before, inputs[1]), primals, tangents)
-
-    def step(code, inputs):
-        slope_t, kept_t, way_t, change_t = inputs
-        opening = jnp.sum(slope_t * code, axis=-1, keepdims=True)
-        return kept_t * code + opening * way_t + change_t, code
-
-    inputs = (slope, kept, proposal - before, change)
-    return before, over_time(step, jnp.zeros_like(before[:, 0]), inputs)
+    loop = LinearLoop(_linear_step, (), _transposed_step, ())
+    return before, loop.over_time((slope, kept, proposal - before), change)

@@ -1,5 +1,7 @@
-"""First-order linear recurrences, the scan under every SSM in this package."""
+"""Loops over the time of packed rows, and the linear recurrence under every SSM of this package."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 
 import chex
@@ -7,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from internal_rl.backend import on_cpu
-from internal_rl.models import recurrence_kernel
-from internal_rl.models.kernels import suits_kernels
+from internal_rl.models import loop_kernel, recurrence_kernel
+from internal_rl.models.kernels import suits_kernels, with_transpose
 
 
 def steps_at_once() -> int:
@@ -16,20 +18,70 @@ def steps_at_once() -> int:
     return 1 if on_cpu() else 16
 
 
-def over_time(step: Callable, initial: chex.ArrayTree, inputs: chex.ArrayTree) -> chex.ArrayTree:
-    """What `jax.lax.scan` collects along axis 1 of rows.
+def over_time(
+    step: Callable,
+    size: int,
+    inputs: tuple[chex.Array, ...],
+    constants: tuple[chex.Array, ...] = (),
+) -> chex.Array:
+    """What `step` gives for every step of packed rows, from a state of zeros on.
 
     Args:
-      step: `step(carry, inputs_t) -> carry, output_t`, with `(B, ...)` inputs and outputs.
-      initial: the first carry.
-      inputs: arrays `(B, S, ...)`.
+      step: `step(state, inputs_t, *constants) -> state, output_t`, with `(B, size)` states and
+        outputs and `(B, n)` inputs; simple enough for a kernel of TPUs.
+      size: of the state and of the outputs.
+      inputs: arrays `(B, S, n)`.
+      constants: matrices.
 
     Returns:
-      `(B, S, ...)` outputs.
+      `(B, S, size)` outputs.
     """
+    if loop_kernel.suits(inputs):
+        return loop_kernel.run(step, size, inputs, constants)
+    initial = jnp.zeros((inputs[0].shape[0], size), jnp.result_type(*inputs))
     inputs = jax.tree.map(lambda x: x.swapaxes(0, 1), inputs)
-    _, outputs = jax.lax.scan(step, initial, inputs, unroll=steps_at_once())
-    return jax.tree.map(lambda x: x.swapaxes(0, 1), outputs)
+    _, outputs = jax.lax.scan(
+        lambda state, inputs_t: step(state, inputs_t, *constants),
+        initial,
+        inputs,
+        unroll=steps_at_once(),
+    )
+    return outputs.swapaxes(0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearLoop:
+    """A loop over time whose outputs are linear in its last input.
+
+    Attributes:
+      step: as in `over_time`.
+      constants: of the step.
+      transposed: the step of the transposed loop, which runs from the last step to the first:
+        given gradients of the outputs as its last input, it gives those of the last input.
+      their_constants: of the transposed step.
+    """
+
+    step: Callable
+    constants: tuple[chex.Array, ...]
+    transposed: Callable
+    their_constants: tuple[chex.Array, ...]
+
+    def over_time(self, inputs: tuple[chex.Array, ...], last: chex.Array) -> chex.Array:
+        """Outputs for `inputs` and the last one, all `(B, S, n)`; the last is as wide as they."""
+        size = last.shape[2]
+        if not loop_kernel.suits((*inputs, last)):
+            return over_time(self.step, size, (*inputs, last), self.constants)
+        run = functools.partial(loop_kernel.run, size=size)
+        return with_transpose(
+            lambda x: run(self.step, inputs=(*inputs, x), constants=self.constants),
+            lambda y: run(
+                self.transposed,
+                inputs=(*inputs, y),
+                constants=self.their_constants,
+                reverse=True,
+            ),
+            last,
+        )
 
 
 def linear_recurrence(decay: chex.Array, inputs: chex.Array, reverse: bool = False) -> chex.Array:

@@ -8,6 +8,7 @@ import pytest
 from jax.test_util import check_grads
 
 from internal_rl.backend import traced_for
+from internal_rl.models import loop_kernel
 from internal_rl.models.history import histories, input_products
 from internal_rl.models.integration import Gate, codes_before
 
@@ -112,3 +113,53 @@ def test_copies_side_by_side_are_those_one_after_another(gru):
     xs = jnp.stack([x, -x])
     found = jax.jit(jax.vmap(run_histories, in_axes=(None, 0)))(params, xs)
     assert_same(found, jnp.stack([loop_histories(params, x) for x in xs]))
+
+
+def kernel_case(which):
+    """Inputs of rows that the kernels take: two runs of rows, two chunks of time."""
+    rows, length = 11, 128
+    random = np.random.default_rng(0)
+
+    def draw(*shape):
+        return jnp.asarray(0.7 * random.normal(size=shape), jnp.float32)
+
+    start = random.random((rows, length)) < 0.1
+    start[:, 0] = True
+    if which == "gru":
+        params = nn.GRUCell(SIZE).init(jax.random.key(0), draw(1, SIZE), draw(1, WIDTH))["params"]
+        params = jax.tree.map(lambda leaf: draw(*leaf.shape), params)
+        return (params, draw(rows, length, WIDTH)), lambda params, x: histories(
+            params, input_products(params, x), start
+        )
+    low = jnp.where(start, 1.0, 0.1).astype(jnp.float32)
+    context, bias = draw(rows, length, 5), draw(rows, length)
+    gate = Gate(draw(2, 5), context, draw(5), bias, low, 1 - low)
+    return (gate, draw(rows, length, 2)), codes_before
+
+
+@pytest.mark.parametrize("which", ["gru", "gate"])
+def test_kernels_give_what_the_loops_of_a_cpu_give(which, monkeypatch):
+    inputs, run = kernel_case(which)
+    calls, original = [], loop_kernel.run
+
+    def interpreted(step, *arguments, **options):
+        calls.append(options.get("reverse", False))
+        return original(step, *arguments, **options, interpret=True)
+
+    monkeypatch.setattr(loop_kernel, "run", interpreted)
+    monkeypatch.setattr(loop_kernel, "_ROWS", 8)
+
+    def everything(inputs, directions):
+        value, tangent = jax.jvp(run, inputs, directions)
+        bar = jnp.cos(jnp.arange(value.size, dtype=jnp.float32)).reshape(value.shape)
+        return value, tangent, jax.vjp(run, *inputs)[1](bar)
+
+    directions = jax.tree.map(lambda leaf: jnp.cos(7 * leaf), inputs)
+    expected = jax.jit(everything)(inputs, directions)
+    assert not calls
+    with traced_for("tpu"):
+        found = jax.jit(lambda *given: everything(*given))(inputs, directions)
+    assert set(calls) == {False, True}
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5), found, expected
+    )
