@@ -6,10 +6,6 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-
 from internal_rl.errors import ConfigError
 from internal_rl.extras import needs_extra
 from internal_rl.growing import GrowingFolder
@@ -50,6 +46,10 @@ class TensorBoardLogger:
     """Event files in `<directory>/events/`, flushed line by line, on a store now and then."""
 
     def __init__(self, run: LoggedRun):
+        # Here: it takes half a second, and not every start of a script writes curves.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
         events = run.directory / "events"
         events.mkdir(exist_ok=True)
         # The process id keeps two starts within one second from sharing a file.
@@ -60,6 +60,9 @@ class TensorBoardLogger:
 
     def write(self, step: int, values: Mapping[str, float], wall_time: float) -> None:
         """Writes one event."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
         scalars = [Summary.Value(tag=k, simple_value=float(v)) for k, v in values.items()]
         event = Event(step=step, wall_time=wall_time, summary=Summary(value=scalars))
         self._events.write_event(event)

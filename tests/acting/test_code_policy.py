@@ -97,10 +97,14 @@ def test_deterministic_episodes_use_the_mean_code_and_the_most_probable_action()
     model, (policy, params) = make_model(), make_policy()
     episodes = on_device(run(model, deterministic=True))
     decisions = abstract_sequence(episodes, make_world().time_limit)
-    mean, _ = policy.apply(params, decisions.residual, decisions.mask)
+    mean, _ = jax.jit(policy.apply)(params, decisions.residual, decisions.mask)
     np.testing.assert_allclose(decisions.code[decisions.mask], mean[decisions.mask], atol=1e-4)
-    controlled = model.control(episodes.record["residual"], episodes.record["code"])
-    output = model.upper(controlled, segments(episodes))
+
+    @jax.jit
+    def controlled(residual, code, segment):
+        return model.upper(model.control(residual, code), segment)
+
+    output = controlled(episodes.record["residual"], episodes.record["code"], segments(episodes))
     best = np.asarray(mode_action(model.base.action_spec, output.action))
     np.testing.assert_array_equal(episodes.action[episodes.active], best[episodes.active])
 

@@ -71,6 +71,7 @@ def results():
     return found
 
 
+@pytest.mark.slow
 def test_x64_changes_neither_integers_nor_types(tmp_path):
     file = tmp_path / "found.npz"
     code = (

@@ -26,7 +26,7 @@ ON_A_LINE = dataclasses.replace(
 def updated():
     """A method, its first state, and what one update makes of it."""
     method = InternalRL(SMALL, steered.make_world(), steered.make_model(), task=jnp.array([0]))
-    state = method.init(jax.random.key(0), method.frozen)
+    state = jax.jit(method.init)(jax.random.key(0), method.frozen)
     update = jax.jit(method.update)
     after, metrics = update(state, method.frozen)
     return method, state, after, metrics
@@ -53,15 +53,20 @@ def test_the_policy_improves_the_objective_on_the_batch_it_learns_from(updated):
     )(state.params, method.frozen)
     returns = np.asarray(episodes.returns)
     advantage = (returns - returns.mean()) / (returns.std() + 1e-3)
+    log_prob_of = jax.jit(method.log_prob)
+    num_steps = episodes.record["ask"].shape[1]
     gain = []
     for params in (state.params, after.params):
         total = 0.0
         for b in range(EPISODES):
             steps = np.flatnonzero(episodes.record["ask"][b])
-            read = episodes.record["residual"][b, steps][None]
-            chosen = episodes.record["code"][b, steps][None]
-            log_prob = method.log_prob(params, read, jnp.zeros(read.shape[:2], jnp.int32), chosen)
-            ratio = np.exp(np.asarray(log_prob)[0] - episodes.record["log_prob"][b, steps])
+            # Filled up to one length, so that one program serves all episodes.
+            filled = np.resize(steps, num_steps)
+            read = episodes.record["residual"][b, filled][None]
+            chosen = episodes.record["code"][b, filled][None]
+            segment = np.where(np.arange(num_steps) < len(steps), 0, -1)[None]
+            log_prob = np.asarray(log_prob_of(params, read, segment, chosen))[0, : len(steps)]
+            ratio = np.exp(log_prob - episodes.record["log_prob"][b, steps])
             clipped = np.clip(ratio, 1 - SMALL.clip, 1 + SMALL.clip)
             total += np.minimum(ratio * advantage[b], clipped * advantage[b]).sum()
         gain.append(total)
@@ -70,7 +75,7 @@ def test_the_policy_improves_the_objective_on_the_batch_it_learns_from(updated):
 
 def test_nothing_is_learnt_from_a_batch_without_reward():
     method = InternalRL(SMALL, steered.make_world(), steered.make_model())
-    state = method.init(jax.random.key(0), method.frozen)
+    state = jax.jit(method.init)(jax.random.key(0), method.frozen)
     after, metrics = jax.jit(method.update)(state, method.frozen)
     assert metrics["success"] == 0.0
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
@@ -78,7 +83,7 @@ def test_nothing_is_learnt_from_a_batch_without_reward():
 
 def test_evaluations_repeat_and_leave_the_state_alone():
     method = InternalRL(SMALL, steered.make_world(), steered.make_model(), task=jnp.array([0]))
-    state = method.init(jax.random.key(0), method.frozen)
+    state = jax.jit(method.init)(jax.random.key(0), method.frozen)
     evaluate = jax.jit(method.evaluate)
     first = evaluate(state, method.frozen)
     again = evaluate(state.replace(key=jax.random.key(9)), method.frozen)
@@ -88,7 +93,7 @@ def test_evaluations_repeat_and_leave_the_state_alone():
 
 def test_the_frozen_model_is_the_one_that_acts():
     method = InternalRL(SMALL, steered.make_world(), steered.make_model(), task=jnp.array([0]))
-    state = method.init(jax.random.key(0), method.frozen)
+    state = jax.jit(method.init)(jax.random.key(0), method.frozen)
     other = jax.tree.map(lambda x: x + 0.3, method.frozen)
     evaluate = jax.jit(method.evaluate)
     assert evaluate(state, method.frozen)["beta"] != evaluate(state, other)["beta"]
@@ -147,7 +152,7 @@ def test_configs_from_before_there_was_a_smallest_deviation_mean_what_they_meant
 
 def test_a_world_that_tells_no_progress_is_trained_without_that_metric():
     method = InternalRL(ON_A_LINE, line.Line(), line.make_model())
-    state = method.init(jax.random.key(0), method.frozen)
+    state = jax.jit(method.init)(jax.random.key(0), method.frozen)
     _, metrics = jax.eval_shape(method.update, state, method.frozen)
     assert "progress" not in metrics and {"success", "switches", "loss"} <= set(metrics)
 
@@ -191,7 +196,7 @@ def test_it_learns_to_visit_one_colour():
     settings = dataclasses.replace(SMALL, episodes_per_update=256, learning_rate=3e-3)
     model = steered.make_model()
     method = InternalRL(settings, steered.make_world(), model, task=jnp.array([0]))
-    state = method.init(jax.random.key(0), model)
+    state = jax.jit(method.init)(jax.random.key(0), model)
     update = jax.jit(method.update)
     success = []
     for _ in range(120):

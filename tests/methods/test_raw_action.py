@@ -15,7 +15,7 @@ SETTINGS = Config(episodes_per_update=EPISODES, evaluation_episodes=EPISODES, le
 
 def test_five_lines_make_and_update_it():
     method = RawActionRL(SETTINGS, make_world(), make_model().alone(), task=jnp.array([0]))
-    state = method.init(jax.random.key(0), method.frozen)
+    state = jax.jit(method.init)(jax.random.key(0), method.frozen)
     update = jax.jit(method.update)
     after, metrics = update(state, method.frozen)
     assert 0 < metrics["success"] < 1 and metrics["gradient_norm"] > 0
@@ -35,7 +35,7 @@ def test_it_starts_from_the_pretrained_base_model():
 
 def test_the_trained_parameters_act_and_not_the_frozen_ones():
     method = RawActionRL(SETTINGS, make_world(), make_model(), task=jnp.array([0]))
-    state = method.init(jax.random.key(0), method.frozen)
+    state = jax.jit(method.init)(jax.random.key(0), method.frozen)
     evaluate = jax.jit(method.evaluate)
     forgotten = jax.tree.map(jnp.zeros_like, method.frozen)
     assert evaluate(state, method.frozen) == evaluate(state, forgotten)
@@ -55,7 +55,7 @@ def test_a_metacontroller_plays_no_part():
 
 def test_nothing_is_learnt_from_a_batch_without_reward():
     method = RawActionRL(SETTINGS, make_world(), make_model())
-    state = method.init(jax.random.key(0), method.frozen)
+    state = jax.jit(method.init)(jax.random.key(0), method.frozen)
     after, metrics = jax.jit(method.update)(state, method.frozen)
     assert metrics["success"] == 0.0
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
@@ -63,7 +63,7 @@ def test_nothing_is_learnt_from_a_batch_without_reward():
 
 def test_a_world_that_tells_no_progress_is_trained_without_that_metric():
     method = RawActionRL(SETTINGS, line.Line(), line.make_model().alone())
-    state = method.init(jax.random.key(0), method.frozen)
+    state = jax.jit(method.init)(jax.random.key(0), method.frozen)
     _, metrics = jax.eval_shape(method.update, state, method.frozen)
     assert "progress" not in metrics and {"success", "loss"} <= set(metrics)
 

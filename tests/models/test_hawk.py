@@ -16,13 +16,13 @@ SEGMENT = jnp.array([[0] * 11, [0] * 2 + [1] * 6 + [-1] * 3, [0] + [1] + [2] * 9
 def block():
     module = HawkBlock(WIDTH, num_heads=2, mlp_size=16, init_scale=1.0)
     x = jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH))
-    params = module.init(jax.random.key(0), x, SEGMENT)
+    params = jax.jit(module.init)(jax.random.key(0), x, SEGMENT)
     return module, params, x
 
 
 def test_step_form_agrees_with_parallel_form_and_restarts(block):
     module, params, x = block
-    expected = module.apply(params, x, SEGMENT)
+    expected = jax.jit(module.apply)(params, x, SEGMENT)
     state = module.initial_state(BATCH)
     for t in range(LENGTH):
         if t:
@@ -33,16 +33,16 @@ def test_step_form_agrees_with_parallel_form_and_restarts(block):
 
 def test_a_segment_does_not_see_its_neighbours(block):
     module, params, x = block
-    packed = module.apply(params, x, SEGMENT)
-    alone = module.apply(params, x[1:2, 2:8], jnp.zeros((1, 6), jnp.int32))
+    packed = jax.jit(module.apply)(params, x, SEGMENT)
+    alone = jax.jit(module.apply)(params, x[1:2, 2:8], jnp.zeros((1, 6), jnp.int32))
     np.testing.assert_allclose(packed[1, 2:8], alone[0], atol=1e-5)
 
 
 def test_rg_lru_equals_the_equations_of_the_paper():
     module = RGLRU(WIDTH, num_heads=2, init_scale=1.0)
     x = jax.random.normal(jax.random.key(2), (1, LENGTH, WIDTH))
-    params = module.init(jax.random.key(0), x, SEGMENT[:1])
-    found = module.apply(params, x, SEGMENT[:1])
+    params = jax.jit(module.init)(jax.random.key(0), x, SEGMENT[:1])
+    found = jax.jit(module.apply)(params, x, SEGMENT[:1])
     p = jax.tree.map(np.asarray, params["params"])
 
     def gate(name, value):
@@ -62,8 +62,8 @@ def test_rg_lru_equals_the_equations_of_the_paper():
 def test_convolution_equals_a_loop_over_the_last_four_steps_of_the_segment():
     module = TemporalConvolution(WIDTH, init_scale=1.0)
     x = jax.random.normal(jax.random.key(3), (BATCH, LENGTH, WIDTH))
-    params = module.init(jax.random.key(0), x, SEGMENT)
-    found = module.apply(params, x, SEGMENT)
+    params = jax.jit(module.init)(jax.random.key(0), x, SEGMENT)
+    found = jax.jit(module.apply)(params, x, SEGMENT)
     kernel = params["params"]["kernel"]
     for b in range(BATCH):
         for t in range(LENGTH):
@@ -91,7 +91,7 @@ def test_gradients_equal_finite_differences():
     with jax.enable_x64(True):
         module = HawkBlock(WIDTH, num_heads=2, mlp_size=16, init_scale=1.0)
         x = jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH), jnp.float64)
-        params = module.init(jax.random.key(0), x, SEGMENT)
+        params = jax.jit(module.init)(jax.random.key(0), x, SEGMENT)
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
         # A smooth function of the output: the MLP's corners must not lie within a step.
         run = jax.jit(lambda params, x: jnp.sum(jnp.sin(module.apply(params, x, SEGMENT))))

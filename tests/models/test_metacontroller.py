@@ -100,8 +100,8 @@ def test_gate_is_causal_and_encoder_is_not(setting):
 def test_trajectory_embedding_is_the_final_state_of_slow_loops(depth):
     model = SequenceEmbedding(size=5, depth=depth)
     x = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = randomise(model.init(jax.random.key(1), x, SEGMENT), jax.random.key(2))
-    found = np.asarray(model.apply(params, x, SEGMENT))
+    params = randomise(jax.jit(model.init)(jax.random.key(1), x, SEGMENT), jax.random.key(2))
+    found = np.asarray(jax.jit(model.apply)(params, x, SEGMENT))
     weights = jax.tree.map(np.asarray, params["params"])
     for row, (low, high) in [(0, (0, 6)), (0, (6, 10)), (1, (0, 12))]:
         expected = loop_embedding(weights, np.asarray(x[row, low:high]), depth)
@@ -115,20 +115,22 @@ def test_slowness_sets_how_far_the_embedding_sees(slowness, sees):
     model = SequenceEmbedding(size=16, slowness=slowness)
     x = jax.random.normal(jax.random.key(0), (1, 300, 10))
     segment = jnp.zeros((1, 300), jnp.int32)
-    params = model.init(jax.random.key(1), x, segment)
+    params = jax.jit(model.init)(jax.random.key(1), x, segment)
     changed = x.at[:, 150].add(1.0)
-    difference = model.apply(params, changed, segment) - model.apply(params, x, segment)
+    difference = jax.jit(model.apply)(params, changed, segment) - jax.jit(model.apply)(
+        params, x, segment
+    )
     assert (np.abs(difference).max() > 1e-3) == sees
 
 
 def test_gap_hides_the_steps_that_come_next():
     model = SequenceEmbedding(size=16, kind="step", gap=3)
     x = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = randomise(model.init(jax.random.key(1), x, SEGMENT), jax.random.key(2))
+    params = randomise(jax.jit(model.init)(jax.random.key(1), x, SEGMENT), jax.random.key(2))
 
     def seen_from(row, step):
         """Steps on which the embedding of one step depends."""
-        gradient = jax.grad(lambda x: model.apply(params, x, SEGMENT)[row, step].sum())(x)
+        gradient = jax.jit(jax.grad(lambda x: model.apply(params, x, SEGMENT)[row, step].sum()))(x)
         return set(np.flatnonzero(np.abs(gradient[row]).max(axis=-1) > 1e-9))
 
     assert seen_from(1, 4) == {*range(5), *range(7, 12)}

@@ -24,7 +24,9 @@ def make(output_init_scale):
 def test_untrained_policy_is_close_to_the_prior_of_the_codes(inputs):
     residual, mask = inputs
     policy = CodePolicy(code_size=8)
-    mean, log_std = policy.apply(policy.init(jax.random.key(1), residual, mask), residual, mask)
+    mean, log_std = jax.jit(policy.apply)(
+        jax.jit(policy.init)(jax.random.key(1), residual, mask), residual, mask
+    )
     assert np.abs(mean).max() < 0.1 and np.abs(log_std).max() < 0.1
 
 
@@ -33,7 +35,9 @@ def test_untrained_policy_is_close_to_the_prior_of_the_codes(inputs):
 def test_untrained_policy_has_the_deviation_that_was_asked_for(inputs, initial_std, min_std):
     residual, mask = inputs
     policy = CodePolicy(code_size=8, initial_std=initial_std, min_std=min_std)
-    mean, log_std = policy.apply(policy.init(jax.random.key(1), residual, mask), residual, mask)
+    mean, log_std = jax.jit(policy.apply)(
+        jax.jit(policy.init)(jax.random.key(1), residual, mask), residual, mask
+    )
     assert np.abs(mean).max() < 0.1
     np.testing.assert_allclose(np.exp(log_std), initial_std, rtol=0.1)
 
@@ -43,20 +47,20 @@ def test_a_deviation_out_of_bounds_is_refused(inputs, initial_std):
     with pytest.raises(
         ValueError, match="initial_std: .* given, .* above min_std = 0.050 and below 20.086"
     ):
-        CodePolicy(code_size=8, initial_std=initial_std).init(jax.random.key(1), *inputs)
+        jax.jit(CodePolicy(code_size=8, initial_std=initial_std).init)(jax.random.key(1), *inputs)
 
 
 @pytest.mark.parametrize("min_std", [0.0, -0.1, 21.0])
 def test_a_smallest_deviation_out_of_bounds_is_refused(inputs, min_std):
     with pytest.raises(ValueError, match="min_std: .* given, allowed is above 0 and below 20.086"):
-        CodePolicy(code_size=8, min_std=min_std).init(jax.random.key(1), *inputs)
+        jax.jit(CodePolicy(code_size=8, min_std=min_std).init)(jax.random.key(1), *inputs)
 
 
 def test_step_form_agrees_with_parallel_form_when_rows_pause(inputs):
     residual, mask = inputs
     policy = make(output_init_scale=1.0)
-    params = policy.init(jax.random.key(1), residual, mask)
-    mean, log_std = policy.apply(params, residual, mask)
+    params = jax.jit(policy.init)(jax.random.key(1), residual, mask)
+    mean, log_std = jax.jit(policy.apply)(params, residual, mask)
     state = policy.initial_state(BATCH)
     index = np.zeros(BATCH, int)
     rng = np.random.default_rng(0)
@@ -76,6 +80,8 @@ def test_step_form_agrees_with_parallel_form_when_rows_pause(inputs):
 def test_deviations_are_bounded(inputs, min_std):
     residual, mask = inputs
     policy = make(output_init_scale=1e6).clone(min_std=min_std)
-    _, log_std = policy.apply(policy.init(jax.random.key(1), residual, mask), residual, mask)
+    _, log_std = jax.jit(policy.apply)(
+        jax.jit(policy.init)(jax.random.key(1), residual, mask), residual, mask
+    )
     std = np.exp(log_std)
     np.testing.assert_allclose([std.min(), std.max()], [min_std, MAX_STD], rtol=1e-3)

@@ -23,7 +23,7 @@ def case(request):
         dtype=jnp.bfloat16,
     )
     observation = jax.random.normal(jax.random.key(1), (3, LENGTH, 5))
-    return base, base.initial_params(jax.random.key(0)), observation
+    return base, jax.jit(base.initial_params)(jax.random.key(0)), observation
 
 
 def test_auto_is_bfloat16_on_accelerators_alone():
@@ -47,7 +47,8 @@ def test_parameters_and_action_head_stay_float32_and_outputs_are_near(case):
     scale = float(jnp.abs(full.action).max())
     difference = float(jnp.abs(half.action - full.action).max())
     assert 0 < difference < 0.03 * scale
-    residual = base.apply(params, observation, segment, 1, method="lower")
+    lower = jax.jit(lambda params: base.apply(params, observation, segment, 1, method="lower"))
+    residual = lower(params)
     assert residual.dtype == jnp.float32
 
 

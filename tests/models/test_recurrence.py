@@ -126,7 +126,7 @@ def test_recurrence_is_at_least_float32():
 @pytest.fixture
 def convolution():
     module = TemporalConvolution(WIDTH, init_scale=1.0)
-    params = module.init(jax.random.key(0), rows(1), SEGMENT)
+    params = jax.jit(module.init)(jax.random.key(0), rows(1), SEGMENT)
     params = jax.tree.map(lambda p: p + jax.random.normal(jax.random.key(1), p.shape), params)
     return params, lambda params, x: module.apply(params, x, SEGMENT)
 
@@ -163,7 +163,7 @@ def test_convolution_works_for_copies_side_by_side(anywhere, convolution, argume
 
 def test_block_diagonal_products_are_the_same_on_all_backends():
     module = BlockDiagonalDense(8, num_blocks=2, init_scale=1.0)
-    params = module.init(jax.random.key(0), rows(1, 8))
+    params = jax.jit(module.init)(jax.random.key(0), rows(1, 8))
 
     def gradients():
         loss = lambda params, x: jnp.sum(jnp.sin(module.apply(params, x)))  # noqa: E731

@@ -11,6 +11,7 @@ from internal_rl.analysis.results import read_run, read_sweep
 from internal_rl.errors import StageMissingError
 from internal_rl.stages import compiled
 from internal_rl.training.curves import curves
+from tests.marks import quick
 from tests.stages.test_launch import ROOT
 
 
@@ -78,7 +79,9 @@ def test_a_cache_of_ones_own_is_left_alone(tmp_path):
     assert entries(tmp_path / "chosen") and not (tmp_path / "a" / "compiled").exists()
 
 
-@pytest.mark.parametrize("damage", ["cut off and replaced", "a file in its place"])
+@pytest.mark.parametrize(
+    "damage", quick(["cut off and replaced", "a file in its place"], ["a file in its place"])
+)
 def test_a_damaged_cache_is_harmless(damage, workdir, tmp_path):
     folder = tmp_path / "compiled"
     if damage == "a file in its place":

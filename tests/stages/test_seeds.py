@@ -11,6 +11,7 @@ from internal_rl.stages.running import make_stage
 from internal_rl.stages.settings import Settings
 from internal_rl.training.program import Program
 from internal_rl.training.stage_directory import StageDirectory
+from tests.marks import quick
 
 STAGES = ("probe", "steer", "metacontroller", "internal_rl", "raw_rl")
 
@@ -66,7 +67,7 @@ def test_every_seed_has_the_base_model_that_stands_at_its_place(stage, settings,
     assert last == made.seeds[-1]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", quick(STAGES, ("metacontroller", "internal_rl")))
 def test_the_seeds_of_a_stage_are_one_program(stage, settings, places):
     made = make_stage(settings, stage, places)
     program = Program(made)

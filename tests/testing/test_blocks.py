@@ -11,6 +11,7 @@ from internal_rl.models import blocks
 from internal_rl.models.blocks import register_block
 from internal_rl.models.recurrence import linear_recurrence, starts_segment
 from internal_rl.section import SettingError
+from tests.marks import quick
 
 
 class Fading(nn.Module):
@@ -102,7 +103,10 @@ BROKEN_BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("fault", BROKEN_BLOCKS)
+@pytest.mark.parametrize(
+    "fault",
+    quick(BROKEN_BLOCKS, ("shape", "crossing", "gradient", "step", "parameters", "half memory")),
+)
 def test_a_fault_of_a_block_is_named(fault):
     with pytest.raises(ContractError, match=BROKEN_BLOCKS[fault]):
         testing.check_block(making(fault))

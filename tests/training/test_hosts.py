@@ -79,6 +79,7 @@ def test_two_processes_train_what_one_trains(together, tmp_path):
         assert load_stage(together, "toy", seed, step=8)
 
 
+@pytest.mark.slow
 def test_one_is_killed_and_both_go_on_to_the_same_bits(together, tmp_path):
     processes = start_two(tmp_path, 2)
     checkpoint = tmp_path / "toy" / "seed_1" / "checkpoints" / "8"

@@ -18,7 +18,7 @@ from internal_rl.training.stage_directory import load_stage
 from tests.training.test_loop import ROOT
 from tests.training.toy import make_stage
 
-NUM_STEPS = 240
+NUM_STEPS = 120
 SCRIPT = (sys.executable, "-m", "tests.stages.toy_script")
 
 
@@ -42,7 +42,7 @@ def test_signals_save_a_checkpoint_and_the_run_ends_with_the_same_bits(tmp_path)
     folders = [tmp_path / name / "toy" / "seed_0" for name in ("whole", "stopped")]
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         process = start(tmp_path / "stopped")
-        moment = num_lines(folders[1]) + random.randint(1, 20)
+        moment = num_lines(folders[1]) + random.randint(1, 8)
         while num_lines(folders[1]) < moment and process.poll() is None:
             time.sleep(0.002)
         sent = time.monotonic()
