@@ -130,9 +130,12 @@ def test_bundles_of_a_kernel_count_as_often_as_their_loops_run(tmp_path):
         f"   0x6   : > {{ {end.format(10)} }}",
         "   0x7   :  { %7 = vsyncadd }",
     ]
+    listing.append("   0x8   :  {} /* exit bundle: %my_kernel.3 = custom-call(%x) */")
     (tmp_path / "12-my_kernel.3-76-final_bundles.txt").write_text("\n".join(listing))
+    # A copy of what the kernel gives has its name.
+    (tmp_path / "14-my_kernel.9-76-final_bundles.txt").write_text("   0x1   :  {}\n" * 9999)
     (tmp_path / "13-my_kernel.3-75-schedule-analysis_final_bundles.txt").write_text("nothing")
-    assert hlo_cost.kernel_cycles(tmp_path) == {"my_kernel": 2 + 10 * (3 + 64 * 3)}
+    assert hlo_cost.kernel_cycles(tmp_path) == {"my_kernel": 3 + 10 * (3 + 64 * 3)}
 
 
 @pytest.mark.parametrize("topology", ["v5e", "h100:1", "2x4"])

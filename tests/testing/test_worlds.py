@@ -341,9 +341,6 @@ def _without(name):
 
 # Faults that show only when episodes are run take seconds each.
 ONLY_SLOW = (
-    *("impure reset", "other under jit", "shared task"),
-    *("ageing", "moving", "undone", "endless"),
-)
     "impure reset",
     "other under jit",
     "shared task",
