@@ -7,6 +7,7 @@ of world and stage, and `dump`, the folder that `hlo_cost.kernel_dump_options` n
 """
 
 import json
+import math
 import os
 import pathlib
 import sys
@@ -50,20 +51,30 @@ def devices_of(topology: str) -> list[jax.Device]:
     return found.devices
 
 
-def trip_counts(name: str, settings: Settings, episode_steps: int) -> dict[str, float]:
-    """How often loops are taken to run whose end depends on data, by their names."""
+def trip_counts(
+    name: str, settings: Settings, episode_steps: int, shares: int = 1
+) -> dict[str, float]:
+    """How often loops are taken to run whose end depends on data, by their names.
+
+    Args:
+      name: of the stage.
+      settings: of the run.
+      episode_steps: length of every episode.
+      shares: devices that share the episodes of a seed.
+    """
     trips = {"flood": FLOOD_STEPS, "relax": RELAX_STEPS, "redraw": REDRAWS}
     if name not in ("internal_rl", "raw_rl"):
         return trips
     section = settings.sections[name]
     decisions = episode_steps if name == "raw_rl" else episode_steps / STEPS_PER_DECISION
     tokens = section.update_settings().tokens
+    episodes = -(-section.episodes_per_update // shares)
     return trips | {
         # All episodes run side by side and end together.
         "episode_steps": episode_steps,
         "last_episode_steps": 0,
-        "policy_calls": -(-section.episodes_per_update // STEPS_PER_DECISION // 64),
-        "packed_parts": -(-section.episodes_per_update * decisions // tokens),
+        "policy_calls": -(-episodes // STEPS_PER_DECISION // 64),
+        "packed_parts": -(-episodes * decisions // tokens),
     }
 
 
@@ -126,7 +137,8 @@ def measure(world: str, name: str, request: dict, devices: list[jax.Device]) -> 
         program.compile_update()
         seconds = time.monotonic() - started
     held = dataset_bytes(settings) if name in memory.READS_DATASET else 0
-    trips = trip_counts(name, settings, episode_steps)
+    shares = len(devices) // math.gcd(len(devices), len(stage.seeds))
+    trips = trip_counts(name, settings, episode_steps, shares)
     # The loop over updates inside of a call runs once.
     kernels = hlo_cost.kernel_cycles(pathlib.Path(request["dump"]))
     text, bytes_per_cycle = program.compiled.as_text(), chip.bandwidth / chip.clock
