@@ -82,29 +82,28 @@ def attend_step(
     """Attends to this step and to those that the cache holds of its episode.
 
     Args:
-      query: `(B, H, dh)` of this step, already scaled.
+      query: `(B, H dh)` of this step, already scaled.
       key: the same for its key.
       value: the same for its value.
       bias: `(H, T)` added to the scores, by distance in steps.
       cache: of the earlier steps.
 
     Returns:
-      `(B, H, dh)`, and the cache with this step added.
+      `(B, H dh)`, and the cache with this step added.
     """
     slot, num_slots = cache.index % cache.num_slots, cache.num_slots
-    if cache.for_kernel:
-        key, value = (x.reshape(len(x), -1) for x in (key, value))
+    if not cache.for_kernel:
+        query, key, value = (x.reshape(len(x), len(bias), -1) for x in (query, key, value))
     keys, values = _write(cache.key, key, slot), _write(cache.value, value, slot)
     distance = (slot - jnp.arange(num_slots, dtype=slot.dtype)) % num_slots
     visible = distance <= cache.length[:, None]
     bias = bias[:, distance]
     if cache.for_kernel:
-        attended = tpu_step.attend_step(
-            query.reshape(len(query), -1), keys[0], values[0], bias, visible
-        ).reshape(query.shape)
+        attended = tpu_step.attend_step(query, keys[0], values[0], bias, visible)
     else:
         wanted = cache.chunks_within(distance, jnp.max(cache.length))
         attended = _attend_chunks(query, keys, values, bias, visible, wanted)
+        attended = attended.reshape(len(attended), -1)
     return attended, KeyValueCache(keys, values, cache.index + 1, cache.length + 1)
 
 

@@ -17,8 +17,6 @@ from internal_rl.models.tpu_attention import MASKED, dot
 
 # Slots of the cache are held in registers of so many bfloat16 numbers one below the other.
 SLOTS = 16
-# Heads are rows of registers, a multiple of so many.
-_HEADS = 8
 # Episodes in one run of the kernel, as many as the rows of a register of bfloat16.
 _EPISODES = 16
 
@@ -57,7 +55,6 @@ def attend_step(
     """
     episodes, slots, size = key.shape
     num_heads = bias.shape[0]
-    bias = jnp.pad(bias, ((0, -num_heads % _HEADS), (0, 0)))
     mask = jnp.where(visible, 0.0, MASKED).astype(jnp.float32)
     of_step = pl.BlockSpec((_EPISODES, size), lambda block: (block, 0))
     of_cache = pl.BlockSpec((_EPISODES, slots, size), lambda block: (block, 0, 0))

@@ -164,10 +164,9 @@ class TransformerBlock(nn.Module):
         self.mlp = MLP(self.mlp_size, self.width, self.init_scale, dtype=self.dtype)
 
     def _project(self, x: chex.Array) -> tuple[chex.Array, chex.Array, chex.Array]:
-        """Scaled queries, keys and values, each `(..., H, dh)`."""
+        """Scaled queries, keys and values, each `(..., H dh)`."""
         projected = self.query_key_value(self.attention_norm(x))
-        heads = projected.reshape(*x.shape[:-1], 3, self.num_heads, self.head_size)
-        query, key, value = (heads[..., i, :, :] for i in range(3))
+        query, key, value = jnp.split(projected, 3, axis=-1)
         return query * self.head_size**-0.5, key, value
 
     def _takes_kernel(self, length: int) -> bool:

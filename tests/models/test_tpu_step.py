@@ -37,7 +37,7 @@ def test_attention_is_a_softmax_over_what_is_visible(episodes):
 
 
 def run(cache, inputs, bias):
-    """Outputs `(S, B, H, dh)` of steps, before some of which episodes begin anew."""
+    """Outputs `(S, B, H dh)` of steps, before some of which episodes begin anew."""
 
     def step(cache, inputs):
         query, key, value, restart = inputs
@@ -53,7 +53,7 @@ def test_episodes_that_begin_anew_see_what_they_see_in_the_cache_of_a_cpu(monkey
     interpreted = functools.partial(tpu_step.attend_step, interpret=True)
     monkeypatch.setattr(tpu_step, "attend_step", interpreted)
     keys = jax.random.split(jax.random.key(0), 5)
-    shape = (steps, episodes, HEADS, SIZE)
+    shape = (steps, episodes, HEADS * SIZE)
     moved = [jax.random.normal(key, shape).astype(jnp.bfloat16) for key in keys[:3]]
     # No episode is longer than the cache.
     restart = (jnp.arange(steps)[:, None] + jnp.arange(0, 3 * episodes, 3)) % max_length == 0
