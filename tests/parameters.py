@@ -19,7 +19,7 @@ def drawn(init: Callable, *inputs, noise: float = 0.1, seed: int = 0):
     def draw(path, leaf):
         name = path[-1].key
         size = leaf.shape[-2] ** -0.5 if name == "kernel" else 0.0
-        values = MIDDLE.get(name, 0.0) + (size + noise) * rng.normal(size=leaf.shape)
+        values = MIDDLE.get(name, 0.0) + np.hypot(size, noise) * rng.normal(size=leaf.shape)
         return values.astype(leaf.dtype)
 
     shapes = jax.eval_shape(init, jax.random.key(0), *inputs)
