@@ -9,20 +9,9 @@ from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.metacontroller import Metacontroller, MetacontrollerConfig
 from internal_rl.models.policy import CodePolicy
 from internal_rl.models.steered_model import SteeredModel
+from tests.parameters import drawn
 
 WIDTH, CODE_SIZE = 16, 3
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def randomise(params, key, scale):
-    """Parameters with Gaussian noise of this size on all of them."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [
-        x + scale * jax.random.normal(k, x.shape, x.dtype)
-        for x, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(tree, noisy)
 
 
 @functools.cache
@@ -45,15 +34,12 @@ def make_model(block="transformer", gate="sigmoid"):
             code_size=CODE_SIZE, history_size=8, rank=2, gate=gate, switch_bias=0.0
         ),
     )
-    key, noise_key = jax.random.key(0), jax.random.key(1)
     return SteeredModel(
         base=base,
         layer=1,
-        base_params=randomise(jax.jit(base.initial_params)(key), noise_key, 0.1),
+        base_params=jax.device_put(drawn(base.initial_params)),
         metacontroller=metacontroller,
-        metacontroller_params=randomise(
-            jax.jit(metacontroller.initial_params)(key), noise_key, 0.5
-        ),
+        metacontroller_params=jax.device_put(drawn(metacontroller.initial_params, noise=0.5)),
     )
 
 
@@ -61,5 +47,5 @@ def make_model(block="transformer", gate="sigmoid"):
 def make_policy():
     """A policy and its parameters."""
     policy = CodePolicy(code_size=CODE_SIZE, width=WIDTH, num_heads=2, mlp_size=16)
-    params = jax.jit(policy.initial_params, static_argnums=1)(jax.random.key(0), WIDTH)
-    return policy, randomise(params, jax.random.key(1), 0.1)
+    init = functools.partial(policy.initial_params, residual_size=WIDTH)
+    return policy, jax.device_put(drawn(init))

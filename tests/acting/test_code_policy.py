@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,17 +16,16 @@ EPISODES = 32
 THRESHOLD = 0.5
 
 
-def run(model, num_slots=8, **options):
-    world = make_world()
+@functools.partial(jax.jit, static_argnames="num_slots")
+def episodes_of(model, control, deterministic, num_slots):
+    options = {"deterministic": deterministic, "num_slots": num_slots}
+    return play(make_world(), model, control, jax.random.key(7), EPISODES, **options)
+
+
+def run(model, num_slots=8, deterministic=False):
     policy, params = make_policy()
     control = CodePolicyControl(policy, params, THRESHOLD, policy_rows=4)
-
-    @jax.jit
-    def episodes(model, control):
-        key = jax.random.key(7)
-        return play(world, model, control, key, EPISODES, num_slots=num_slots, **options)
-
-    return jax.tree.map(np.asarray, episodes(model, control))
+    return jax.device_get(episodes_of(model, control, deterministic, num_slots=num_slots))
 
 
 @functools.cache
@@ -35,12 +33,17 @@ def played(block="transformer"):
     return run(make_model(block))
 
 
-def on_device(episodes):
-    return jax.tree.map(jnp.asarray, episodes)
+@jax.jit
+def parallel_decisions(episodes):
+    """The decisions, their means and log-probabilities, by the policy's parallel form."""
+    policy, params = make_policy()
+    decisions = abstract_sequence(episodes, make_world().time_limit)
+    mean, log_std = policy.apply(params, decisions.residual, decisions.mask)
+    return decisions, mean, gaussian_log_prob(mean, log_std, decisions.code)
 
 
 def segments(episodes):
-    return jnp.where(episodes.active, 0, -1)
+    return np.where(episodes.active, 0, -1).astype(np.int32)
 
 
 @pytest.mark.parametrize("block", ["transformer", "hawk"])
@@ -48,12 +51,9 @@ def test_step_form_agrees_with_the_parallel_models(block):
     model, episodes = make_model(block), played(block)
     active, record = episodes.active, episodes.record
     assert 0 < record["ask"].sum() < active.sum() and (record["ask"][:, 0]).all()
-    residual = jax.jit(model.lower)(episodes.observation, segments(episodes))
+    residual = np.asarray(jax.jit(model.lower)(episodes.observation, segments(episodes)))
     np.testing.assert_allclose(record["residual"][active], residual[active], atol=1e-5)
-    policy, params = make_policy()
-    decisions = abstract_sequence(on_device(episodes), make_world().time_limit)
-    mean, log_std = jax.jit(policy.apply)(params, decisions.residual, decisions.mask)
-    log_prob = gaussian_log_prob(mean, log_std, decisions.code)
+    decisions, _, log_prob = jax.device_get(parallel_decisions(episodes))
     np.testing.assert_allclose(
         log_prob[decisions.mask], decisions.log_prob[decisions.mask], atol=1e-4
     )
@@ -94,18 +94,18 @@ def test_random_gate_asks_at_its_rate():
 
 
 def test_deterministic_episodes_use_the_mean_code_and_the_most_probable_action():
-    model, (policy, params) = make_model(), make_policy()
-    episodes = on_device(run(model, deterministic=True))
-    decisions = abstract_sequence(episodes, make_world().time_limit)
-    mean, _ = jax.jit(policy.apply)(params, decisions.residual, decisions.mask)
+    model = make_model()
+    episodes = run(model, deterministic=True)
+    decisions, mean, _ = jax.device_get(parallel_decisions(episodes))
     np.testing.assert_allclose(decisions.code[decisions.mask], mean[decisions.mask], atol=1e-4)
 
     @jax.jit
-    def controlled(residual, code, segment):
-        return model.upper(model.control(residual, code), segment)
+    def best_action(residual, code, segment):
+        output = model.upper(model.control(residual, code), segment)
+        return mode_action(model.base.action_spec, output.action)
 
-    output = controlled(episodes.record["residual"], episodes.record["code"], segments(episodes))
-    best = np.asarray(mode_action(model.base.action_spec, output.action))
+    record = episodes.record
+    best = np.asarray(best_action(record["residual"], record["code"], segments(episodes)))
     np.testing.assert_array_equal(episodes.action[episodes.active], best[episodes.active])
 
 

@@ -1,6 +1,7 @@
 """Injected codes and supervised controllers, step by step and against the parallel model."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from internal_rl.envs.slots import Slots
 from internal_rl.models.controllers import initial_controllers, steer
 from internal_rl.models.heads import action_log_prob
 from internal_rl.types import Timestep
-from tests.acting.steered import CODE_SIZE, WIDTH, make_model, make_world, randomise
+from tests.acting.steered import CODE_SIZE, WIDTH, make_model, make_world
 
 EPISODES = 24
 KEPT = ("observation", "action", "action_log_prob", "reward", "visit", "subgoal")
@@ -23,7 +24,7 @@ class ToldGate:
     """Its gate opens where the residual says so, and a code is added to the residual."""
 
     def initial_history(self, batch_size):
-        return jnp.zeros((batch_size, 1))
+        return np.zeros((batch_size, 1), np.float32)
 
     def switch(self, residual, history, code):
         return residual[:, 0]
@@ -36,8 +37,8 @@ class ToldGate:
 
 
 def context(time=0, visits=None, subgoal=None, episode=0):
-    one = jnp.array([0])
-    slots = Slots(one + episode, one + time, jnp.array([True]))
+    one = np.array([0], np.int32)
+    slots = Slots(one + episode, one + time, np.array([True]))
     if visits is not None:
         count, last = visits
         visits = Visits(one + count, one + last)
@@ -45,24 +46,34 @@ def context(time=0, visits=None, subgoal=None, episode=0):
 
 
 def aimed(codes, preference, **options):
-    first_place = jnp.arange(codes.shape[1])
-    return InjectedCode(codes, jnp.asarray(preference), first_place, **options)
+    first_place = np.arange(codes.shape[1], dtype=np.int32)
+    return InjectedCode(codes, np.asarray(preference, np.float32), first_place, **options)
+
+
+@jax.jit
+def memory_of(control):
+    return control.init(ToldGate(), 1)
+
+
+@jax.jit
+def control_step(control, memory, residual, now):
+    return control.step(ToldGate(), memory, residual, now)
 
 
 def held_through(control, steps):
     """Which steps `(gate, context)` the code is in force at, and what the last one recorded."""
-    model, memory, held = ToldGate(), control.init(ToldGate(), 1), []
+    memory, held = memory_of(control), []
     for gate, now in steps:
-        residual = jnp.array([[gate, 0.0, 0.0]])
-        memory, controlled, record = control.step(model, memory, residual, now)
+        residual = np.array([[gate, 0.0, 0.0]], np.float32)
+        memory, controlled, record = control_step(control, memory, residual, now)
         held.append(bool(record["held"][0]))
-        assert (controlled != residual).any() == held[-1]
+        assert (np.asarray(controlled) != residual).any() == held[-1]
     return held, record
 
 
 def test_the_code_is_held_until_the_gate_opens():
     """An open gate does nothing before the injection, and lets go of the code after it."""
-    control = aimed(jnp.ones((1, 4, 2)), jnp.ones((1, 4)), after_visits=1)
+    control = aimed(np.ones((1, 4, 2), np.float32), np.ones((1, 4)), after_visits=1)
     visits = [(1.0, 0), (0.0, 0), (1.0, 1), (0.0, 1), (1.0, 2)]
     steps = [
         (gate, context(time, (count, 0 if count else NOWHERE)))
@@ -74,75 +85,86 @@ def test_the_code_is_held_until_the_gate_opens():
 
 
 def test_a_code_from_a_step_on_needs_no_visits():
-    control = InjectedCode.of_code(jnp.ones(2), at_step=2)
+    control = InjectedCode.of_code(np.ones(2, np.float32), at_step=2)
     steps = [(gate, context(time)) for time, gate in enumerate([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])]
     assert held_through(control, steps)[0] == [False, False, True, True, False, False]
 
 
 def test_a_new_episode_in_the_same_slot_forgets_the_last_one():
-    control = InjectedCode.of_code(jnp.ones(2))
+    control = InjectedCode.of_code(np.ones(2, np.float32))
     steps = [(0.0, context(0)), (1.0, context(1)), (0.0, context(0)), (0.0, context(1))]
     assert held_through(control, steps)[0] == [True, False, True, True]
 
 
 def test_a_disabled_injection_aims_and_controls_nothing():
-    control = aimed(jnp.ones((1, 3, 2)), [[0.1, 0.3, 0.2]], enabled=False)
+    control = aimed(np.ones((1, 3, 2), np.float32), [[0.1, 0.3, 0.2]], enabled=False)
     held, record = held_through(control, [(0.0, context(0, (0, NOWHERE)))])
     assert held == [False] and int(record["target"][0]) == 1
 
 
 def test_every_episode_has_its_own_code_and_preference():
-    codes = jnp.arange(2 * 3 * 2.0).reshape(2, 3, 2) + 1
+    codes = np.arange(12, dtype=np.float32).reshape(2, 3, 2) + 1
     control = aimed(codes, [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     for episode, target in ((0, 1), (1, 2)):
         now = context(0, (0, NOWHERE), episode=episode)
-        memory = control.init(ToldGate(), 1)
-        _, controlled, record = control.step(ToldGate(), memory, jnp.zeros((1, 3)), now)
+        residual = np.zeros((1, 3), np.float32)
+        _, controlled, record = control_step(control, memory_of(control), residual, now)
         assert int(record["target"][0]) == target
-        np.testing.assert_array_equal(controlled[0, 1:], codes[episode, target])
+        np.testing.assert_array_equal(np.asarray(controlled)[0, 1:], codes[episode, target])
 
 
 def test_the_place_just_visited_is_not_aimed_at():
-    control = aimed(jnp.ones((1, 3, 2)), [[0.1, 0.3, 0.2]], after_visits=1)
+    control = aimed(np.ones((1, 3, 2), np.float32), [[0.1, 0.3, 0.2]], after_visits=1)
     _, record = held_through(control, [(0.0, context(5, (1, 1)))])
     assert int(record["target"][0]) == 2
 
 
-def run(model, control, key=3):
-    world = make_world()
+@jax.jit
+def episodes_of(model, control):
+    world, key = make_world(), jax.random.key(3)
+    return play(world, model, control, key, EPISODES, keep=KEPT, num_slots=8)
+
+
+def run(model, control):
+    return jax.device_get(episodes_of(model, control))
+
+
+def check_actions(model, episodes, control):
+    """The log-probabilities are those of the parallel form on what `control` makes of residuals."""
 
     @jax.jit
-    def episodes(model, control):
-        return play(world, model, control, jax.random.key(key), EPISODES, keep=KEPT, num_slots=8)
+    def parallel(model):
+        segment = jnp.where(episodes.active, 0, -1)
+        controlled = control(model.lower(episodes.observation, segment))
+        output = model.upper(controlled, segment)
+        return action_log_prob(model.base.action_spec, output.action, episodes.action)
 
-    return jax.tree.map(np.asarray, episodes(model, control))
-
-
-def check_actions(model, episodes, controlled):
-    """The log-probabilities are those of the parallel form on controlled residuals."""
-    output = model.upper(controlled, jnp.where(episodes.active, 0, -1))
-    log_prob = action_log_prob(model.base.action_spec, output.action, episodes.action)
-    active = episodes.active
+    log_prob, active = np.asarray(parallel(model)), episodes.active
     np.testing.assert_allclose(log_prob[active], episodes.action_log_prob[active], atol=1e-4)
 
 
 @pytest.mark.parametrize("at_step", [0, 5])
 def test_an_injected_code_controls_while_it_is_held_and_never_else(at_step):
-    model, code = make_model(), jnp.array([1.0, -2.0, 0.5])
+    model, code = make_model(), np.array([1.0, -2.0, 0.5], np.float32)
     episodes = run(model, InjectedCode.of_code(code, at_step))
     held, active = episodes.record["held"], episodes.active
     assert not held[:, :at_step].any() and held[active[:, at_step], at_step].all()
     starts = held[:, 1:] & ~held[:, :-1]
     assert starts[:, at_step:].sum() == 0
-    residual = model.lower(episodes.observation, jnp.where(active, 0, -1))
-    codes = jnp.broadcast_to(code, (*active.shape, CODE_SIZE))
-    controlled = jnp.where(held[..., None], model.control(residual, codes), residual)
-    check_actions(model, episodes, controlled)
+    codes = np.broadcast_to(code, (*active.shape, CODE_SIZE))
+
+    def where_held(residual):
+        return jnp.where(held[..., None], model.control(residual, codes), residual)
+
+    check_actions(model, episodes, where_held)
 
 
 def test_before_the_injection_episodes_are_those_of_the_base_model():
     model, alone = make_model(), make_model().alone()
-    free, injected = run(alone, NoControl()), run(model, InjectedCode.of_code(jnp.ones(3), 5))
+    free, injected = (
+        run(alone, NoControl()),
+        run(model, InjectedCode.of_code(np.ones(3, np.float32), 5)),
+    )
     both = free.active[:, :5] & injected.active[:, :5]
     np.testing.assert_array_equal(free.observation[:, :5], injected.observation[:, :5])
     np.testing.assert_array_equal(free.action[:, :5][both], injected.action[:, :5][both])
@@ -151,12 +173,15 @@ def test_before_the_injection_episodes_are_those_of_the_base_model():
 @pytest.mark.parametrize("rank", [0, 2])
 def test_supervised_controllers_follow_the_subgoals_that_the_world_emits(rank):
     model, num_subgoals = make_model().alone(), make_world().num_subgoals
-    controllers = initial_controllers(jax.random.key(0), num_subgoals, WIDTH, rank)
-    controllers = randomise(controllers, jax.random.key(1), 0.3)
+    shapes = jax.eval_shape(
+        functools.partial(initial_controllers, num_subgoals=num_subgoals, width=WIDTH, rank=rank),
+        jax.random.key(0),
+    )
+    rng = np.random.default_rng(0)
+    controllers = jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape).astype(x.dtype), shapes)
     episodes = run(model, SupervisedControl(controllers))
     assert len(np.unique(episodes.subgoal[episodes.active])) > 1
-    residual = model.lower(episodes.observation, jnp.where(episodes.active, 0, -1))
-    check_actions(model, episodes, steer(controllers, residual, jnp.asarray(episodes.subgoal)))
+    check_actions(model, episodes, lambda x: steer(controllers, x, episodes.subgoal))
 
 
 def test_supervised_controllers_need_a_world_that_emits_subgoals():

@@ -23,11 +23,23 @@ def world(request):
     return AntWorld(AntWorldConfig(physics="native"), glide)
 
 
+@pytest.fixture(scope="module")
+def starts(world):
+    """States and timesteps of six episodes at their start."""
+    keys = jax.random.split(jax.random.key(0), 6)
+    reset = jax.jit(jax.vmap(world.reset, (0, None)))
+    return jax.device_get(reset(keys, world.post_training_task))
+
+
+def first_of(starts):
+    return jax.tree.map(lambda x: x[0], starts)
+
+
 def actions_of(world, count):
     rng = np.random.default_rng(0)
     if world.action_spec.discrete:
-        return jnp.asarray(rng.integers(0, 4, count))
-    return jnp.asarray(rng.uniform(-1, 1, (count, 8)), jnp.float32)
+        return rng.integers(0, 4, count)
+    return rng.uniform(-1, 1, (count, 8)).astype(np.float32)
 
 
 def cell_at(place, size):
@@ -35,38 +47,35 @@ def cell_at(place, size):
     return (size - 1 - up) * size + column
 
 
-def test_scene_shows_the_agent_and_all_things(world):
+def test_scene_shows_the_agent_and_all_things(world, starts):
     size = world.config.grid_size
-    step = jax.jit(world.step)
-    state, timestep = jax.jit(world.reset)(jax.random.key(0), world.post_training_task)
-    fingerprint = world.layout_fingerprint(timestep.observation)
+    step, scene_of = jax.jit(world.step), jax.jit(world.scene)
+    fingerprint_of = jax.jit(world.layout_fingerprint)
+    state, timestep = first_of(starts)
+    fingerprint = fingerprint_of(timestep.observation)
     for action in actions_of(world, 12):
         state, timestep = step(state, action)
-        scene = world.scene(timestep.observation)
-        assert cell_at(scene.place, size) == state.cell
+        scene = jax.device_get(scene_of(timestep.observation))
+        assert cell_at(scene.place, size) == int(state.cell)
         assert [cell_at(place, size) for place in scene.colours] == state.objects.tolist()
         assert [cell_at(place, size) for place in scene.walls] == state.walls.tolist()
         # Things stand in the middle of their cells, which are counted in halves here.
         np.testing.assert_allclose(2 * scene.colours % 2, 1, atol=1e-4)
-        assert world.layout_fingerprint(timestep.observation) == fingerprint
-    _, other = jax.jit(world.reset)(jax.random.key(1), world.post_training_task)
-    assert world.layout_fingerprint(other.observation) != fingerprint
+        assert int(fingerprint_of(timestep.observation)) == int(fingerprint)
+    assert int(fingerprint_of(starts[1].observation[1])) != int(fingerprint)
 
 
-def test_scene_of_a_batch_is_that_of_its_rows(world):
-    keys = jax.random.split(jax.random.key(2), 6)
-    _, timestep = jax.vmap(world.reset, in_axes=(0, None))(keys, world.post_training_task)
-    rows = timestep.observation.reshape(2, 3, -1)
-    together, one = world.scene(rows), world.scene(rows[1, 2])
+def test_scene_of_a_batch_is_that_of_its_rows(world, starts):
+    rows = starts[1].observation.reshape(2, 3, -1)
+    scene_of = jax.jit(world.scene)
+    together, one = jax.device_get((scene_of(rows), scene_of(rows[1, 2])))
     for name in ("place", "colours", "walls"):
         np.testing.assert_array_equal(getattr(together, name)[1, 2], getattr(one, name))
-    assert world.layout_fingerprint(rows).shape == (2, 3)
+    assert jax.jit(world.layout_fingerprint)(rows).shape == (2, 3)
 
 
-def test_frames_show_an_episode_with_gate_and_code(world):
-    keys = jax.random.split(jax.random.key(3), 5)
-    _, timestep = jax.jit(jax.vmap(world.reset, (0, None)))(keys, world.post_training_task)
-    observations = np.asarray(timestep.observation)
+def test_frames_show_an_episode_with_gate_and_code(world, starts):
+    observations = starts[1].observation[:5]
     with pytest.raises(ValueError, match="one of them is missing"):
         world.frames(observations, np.ones(5))
     try:
@@ -108,9 +117,9 @@ def test_without_its_task_an_episode_goes_on_behind_a_wrong_colour(world):
     assert running[:, -1].sum() > 50
 
 
-def test_no_time_limit_ends_an_episode_without_its_task(world):
-    state, _ = jax.jit(world.reset)(jax.random.key(0), world.post_training_task)
-    state = state.replace(time=jnp.int32(world.time_limit))
+def test_no_time_limit_ends_an_episode_without_its_task(world, starts):
+    state, _ = first_of(starts)
+    state = state.replace(time=np.int32(world.time_limit))
     _, timestep = jax.jit(world.step_without_task)(state, actions_of(world, 1)[0] * 0)
     assert not timestep.done
 
@@ -124,13 +133,14 @@ def test_an_ant_that_is_lost_stays_so_without_its_task(fault):
         return state.replace(qvel=state.qvel.at[0].set(jnp.nan)) if fault == "diverged" else state
 
     world = AntWorld(AntWorldConfig(), physics)
-    state, _ = jax.jit(world.reset)(jax.random.key(0), world.post_training_task)
+    state, _ = jax.device_get(jax.jit(world.reset)(jax.random.key(0), world.post_training_task))
     if fault == "wall":
-        place = world.centre_of(state.walls[0])
-        qpos = state.physics.qpos.at[:2].set(place)
+        qpos = state.physics.qpos.copy()
+        qpos[:2] = world.centre_of(state.walls[0])
         state = state.replace(physics=state.physics.replace(qpos=qpos))
-    state, timestep = world.step_without_task(state, jnp.zeros(8))
-    assert timestep.done and timestep.reward == 0
-    after, again = world.step_without_task(state, jnp.ones(8))
+    step = jax.jit(world.step_without_task)
+    state, timestep = step(state, np.zeros(8, np.float32))
+    assert bool(timestep.done) and float(timestep.reward) == 0
+    after, again = jax.device_get(step(state, np.ones(8, np.float32)))
     assert again.done and again.visit == -1
     np.testing.assert_array_equal(after.physics.qpos, state.physics.qpos)

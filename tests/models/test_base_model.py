@@ -14,6 +14,7 @@ from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.transformer import QUERY_BLOCK, relative_position_bucket
 from internal_rl.section import SettingError
 from internal_rl.types import ActionSpec, ObservationSpec
+from tests.parameters import drawn
 
 TOLERANCE = 1e-5
 
@@ -26,38 +27,31 @@ def make_model(block, max_length=12):
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("layer", "method"))
-def apply(model, params, *inputs, **keywords):
-    """`model.apply`, compiled: one by one its operations take longer."""
+def compiled_apply(model, params, *inputs, **keywords):
     return model.apply(params, *inputs, **keywords)
 
 
-def initial_params(model, observation, segment):
-    params = jax.jit(model.init)(jax.random.key(0), observation, segment)
-    return randomise(params, jax.random.key(2))
+def apply(*inputs, **keywords):
+    """`model.apply`, compiled: one by one its operations take longer; gives NumPy arrays."""
+    return jax.device_get(compiled_apply(*inputs, **keywords))
 
 
-def randomise(params, key):
-    """Moves all parameters, so that nothing is hidden by an initial value of zero."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-        tree, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
+def bits(*shape):
+    return np.random.default_rng(1).integers(0, 2, shape, dtype=np.uint8)
 
 
 @pytest.fixture(params=["transformer", "hawk"], scope="module")
 def setting(request):
     model = make_model(request.param)
-    observation = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 12, 7)).astype(jnp.uint8)
-    segment = jnp.array([[0] * 12, [0] * 5 + [1] * 4 + [-1] * 3, [0] * 2 + [1] * 7 + [2] * 3])
-    params = initial_params(model, observation, segment)
-    return model, params, observation, segment
+    observation = bits(3, 12, 7)
+    segment = np.array([[0] * 12, [0] * 5 + [1] * 4 + [-1] * 3, [0] * 2 + [1] * 7 + [2] * 3])
+    return model, drawn(model.init, observation, segment), observation, segment
 
 
 @pytest.mark.parametrize("layer", [0, 1, 3])
 def test_step_form_agrees_with_parallel_form(setting, layer):
     model, params, observation, _ = setting
-    segment = jnp.zeros(observation.shape[:2], jnp.int32)
+    segment = np.zeros(observation.shape[:2], np.int32)
     residual = apply(model, params, observation, segment, layer=layer, method="lower")
     output = apply(model, params, residual, segment, layer=layer, method="upper")
     state = model.initial_state(observation.shape[0])
@@ -74,9 +68,9 @@ def test_step_form_with_a_cache_in_chunks_and_rows_that_restart(monkeypatch):
     model = make_model("transformer")  # a cache of 3 chunks of 4 steps
     # Every row restarts at times of its own, and the cache is gone round more than twice.
     lengths = [[12, 3, 12], [5, 12, 10], [1, 1, 12, 12, 1]]
-    segment = jnp.array([np.repeat(np.arange(len(row)), row) for row in lengths])
-    observation = jax.random.bernoulli(jax.random.key(1), 0.5, (*segment.shape, 7))
-    params = initial_params(model, observation, segment)
+    segment = np.array([np.repeat(np.arange(len(row)), row) for row in lengths])
+    observation = bits(*segment.shape, 7)
+    params = jax.device_put(drawn(model.init, observation, segment))
     expected = apply(model, params, observation, segment).action
 
     def step(state, inputs):
@@ -86,37 +80,37 @@ def test_step_form_with_a_cache_in_chunks_and_rows_that_restart(monkeypatch):
         return state, output.action
 
     restarts = np.diff(segment, axis=1, prepend=-1) > 0
-    inputs = jnp.moveaxis(observation, 1, 0), restarts.T
+    inputs = np.moveaxis(observation, 1, 0), restarts.T
     found = jax.jit(lambda: jax.lax.scan(step, model.initial_state(3), inputs)[1])()
-    np.testing.assert_allclose(jnp.moveaxis(found, 0, 1), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(np.moveaxis(found, 0, 1), expected, atol=TOLERANCE)
 
     # Copies of the program under vmap decide together what is read.
     def alone(inputs):
         return jax.lax.scan(step, model.initial_state(1), inputs)[1]
 
-    rows = jax.tree.map(lambda x: jnp.moveaxis(x[:, :, None], 1, 0), inputs)
-    copies = jax.jit(jax.vmap(alone))(rows)
+    rows = jax.tree.map(lambda x: np.moveaxis(x[:, :, None], 1, 0), inputs)
+    copies = np.asarray(jax.jit(jax.vmap(alone))(rows))
     np.testing.assert_allclose(copies[:, :, 0], expected, atol=TOLERANCE)
 
 
 def test_chunks_of_the_cache_out_of_reach_are_not_read(monkeypatch):
     monkeypatch.setattr(cached_attention, "CPU_CACHE_CHUNK", 4)
     model = make_model("transformer")
-    params = initial_params(model, jnp.zeros((1, 2, 7)), jnp.zeros((1, 2), jnp.int32))
-    state = model.initial_state(2)
+    params = drawn(model.init, np.zeros((1, 2, 7)), np.zeros((1, 2), np.int32))
+    state = jax.device_get(model.initial_state(2))
 
     def outputs(age):
         """One step, `age` steps after the start, with no number in the last chunk."""
         spoilt = tuple(
             block.replace(
-                key=(*block.key[:2], jnp.full_like(block.key[2], jnp.nan)),
-                value=(*block.value[:2], jnp.full_like(block.value[2], jnp.nan)),
-                index=jnp.int32(1),
-                length=jnp.array([0, age]),
+                key=(*block.key[:2], np.full_like(block.key[2], np.nan)),
+                value=(*block.value[:2], np.full_like(block.value[2], np.nan)),
+                index=np.int32(1),
+                length=np.array([0, age], np.int32),
             )
             for block in state
         )
-        return apply(model, params, jnp.ones((2, 7)), spoilt, layer=3, method="lower_step")[0]
+        return apply(model, params, np.ones((2, 7)), spoilt, layer=3, method="lower_step")[0]
 
     assert np.isfinite(outputs(1)).all()
     assert not np.isfinite(outputs(2)).any()
@@ -125,28 +119,37 @@ def test_chunks_of_the_cache_out_of_reach_are_not_read(monkeypatch):
 def test_packed_trajectories_do_not_see_each_other(setting):
     model, params, observation, segment = setting
     packed = apply(model, params, observation, segment)
-    for row, start, stop in [(1, 5, 9), (2, 2, 9), (2, 9, 12)]:
-        part = observation[row : row + 1, start:stop]
-        alone = apply(model, params, part, jnp.zeros((1, stop - start), jnp.int32))
-        np.testing.assert_allclose(packed.action[row, start:stop], alone.action[0], atol=TOLERANCE)
+    parts = [(1, 5, 9), (2, 2, 9), (2, 9, 12)]
+    # All of them in a program that is compiled already: what follows them does not matter.
+    first = np.zeros_like(observation)
+    for index, (row, start, stop) in enumerate(parts):
+        first[index, : stop - start] = observation[row, start:stop]
+    alone = apply(model, params, first, np.zeros_like(segment))
+    for index, (row, start, stop) in enumerate(parts):
+        expected = alone.action[index, : stop - start]
+        np.testing.assert_allclose(packed.action[row, start:stop], expected, atol=TOLERANCE)
 
 
 def test_rows_longer_than_a_block_of_queries(monkeypatch):
     model = make_model("transformer", max_length=QUERY_BLOCK + 6)
     lengths = [QUERY_BLOCK + 7, 30, QUERY_BLOCK + 1, 41]
     segment = np.repeat(np.arange(4), lengths)[None]
-    observation = jax.random.bernoulli(jax.random.key(1), 0.5, (*segment.shape, 7))
-    params = initial_params(model, observation, segment)
+    observation = bits(*segment.shape, 7)
+    params = drawn(model.init, observation, segment)
 
     def loss(params):
         action = model.apply(params, observation, segment).action
         return jnp.sum(action**2), action
 
-    (_, action), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    for index in range(4):
-        own = segment[0] == index
-        alone = apply(model, params, observation[:, own], np.zeros((1, own.sum()), np.int32))
-        np.testing.assert_allclose(action[:, own], alone.action, atol=TOLERANCE)
+    (_, action), gradients = jax.device_get(jax.jit(jax.value_and_grad(loss, has_aux=True))(params))
+    # Each trajectory at the start of a row of its own.
+    rows = np.zeros((4, max(lengths), 7), observation.dtype)
+    for index, length in enumerate(lengths):
+        rows[index, :length] = observation[0, segment[0] == index]
+    alone = apply(model, params, rows, np.zeros(rows.shape[:2], np.int32)).action
+    for index, length in enumerate(lengths):
+        own = action[0, segment[0] == index]
+        np.testing.assert_allclose(own, alone[index, :length], atol=TOLERANCE)
 
     monkeypatch.setattr(transformer, "QUERY_BLOCK", segment.size)
     (_, whole), whole_gradients = jax.jit(
@@ -163,33 +166,40 @@ def attention_by_the_formula(query, key, value, bias, visible):
 
 
 def test_attention_and_its_gradients_follow_the_formula():
-    keys = jax.random.split(jax.random.key(0), 6)
+    rng = np.random.default_rng(0)
     shapes = ((2, 3, 4, 5), (2, 3, 7, 5), (2, 3, 7, 5), (3, 4, 7))
     # Large scores: no exponential may overflow.
-    inputs = [8 * jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=False)]
-    visible = jax.random.bernoulli(keys[4], 0.5, (2, 4, 7)).at[:, :, 0].set(True)
-    weight = jax.random.normal(keys[5], (2, 3, 4, 5))
+    inputs = [8 * rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    visible = rng.random((2, 4, 7)) < 0.5
+    visible[:, :, 0] = True
+    weight = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
 
     def output_and_gradients(attend):
         def total(*inputs):
             return jnp.sum(weight * attend(*inputs, visible))
 
-        return jax.jit(attend)(*inputs, visible), *jax.grad(total, (0, 1, 2, 3))(*inputs)
+        @jax.jit
+        def both(*inputs):
+            return attend(*inputs, visible), *jax.grad(total, (0, 1, 2, 3))(*inputs)
+
+        return both(*inputs)
 
     written = output_and_gradients(transformer.attend)
     derived = output_and_gradients(attention_by_the_formula)
     for ours, theirs in zip(written, derived, strict=True):
-        assert float(jnp.max(jnp.abs(theirs))) > 0.1
+        assert np.abs(theirs).max() > 0.1
         np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_tokens_look_back_no_further_than_their_reach():
     model = make_model("transformer", max_length=2)
     segment = np.zeros((1, 9), np.int32)
-    observation = jax.random.bernoulli(jax.random.key(1), 0.5, (1, 9, 7)).astype(jnp.uint8)
-    params = initial_params(model, observation, segment)
+    observation = bits(1, 9, 7)
+    params = drawn(model.init, observation, segment)
+    changed = observation.copy()
+    changed[:, 0] = 1 - changed[:, 0]
     before = apply(model, params, observation, segment).action
-    after = apply(model, params, observation.at[:, 0].set(1 - observation[:, 0]), segment).action
+    after = apply(model, params, changed, segment).action
     # Two steps in each of three blocks.
     assert (np.abs(after - before).max((0, 2))[:7] > 1e-4).all()
     np.testing.assert_array_equal(before[:, 7:], after[:, 7:])
@@ -197,7 +207,8 @@ def test_tokens_look_back_no_further_than_their_reach():
 
 def test_predictions_are_causal(setting):
     model, params, observation, segment = setting
-    changed = observation.at[:, 6:].set(1 - observation[:, 6:])
+    changed = observation.copy()
+    changed[:, 6:] = 1 - changed[:, 6:]
     before = apply(model, params, observation, segment).action
     after = apply(model, params, changed, segment).action
     np.testing.assert_allclose(before[:, :6], after[:, :6], atol=TOLERANCE)
@@ -230,8 +241,8 @@ def test_heads_of_actions_and_observations_are_chosen_apart(
 ):
     specs = ObservationSpec(observation_head, 5), ActionSpec(action_head, 3)
     model = BaseModel(*specs, make_model("hawk").config, 12)
-    params = jax.jit(model.initial_params)(jax.random.key(0))
-    output = apply(model, params, jnp.ones((2, 4, 5)), jnp.zeros((2, 4), jnp.int32))
+    params = drawn(model.initial_params)
+    output = apply(model, params, np.ones((2, 4, 5)), np.zeros((2, 4), np.int32))
     assert output.action.shape == (2, 4, parameters)
     assert output.observation.shape == (2, 4, 5)
 

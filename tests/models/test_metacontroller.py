@@ -15,8 +15,9 @@ from internal_rl.models.metacontroller import (
 )
 from internal_rl.models.sequence_embedding import SequenceEmbedding
 from internal_rl.section import SettingError
+from tests.parameters import drawn
 
-SEGMENT = jnp.array([[0] * 6 + [1] * 4 + [-1] * 2, [0] * 12])
+SEGMENT = np.array([[0] * 6 + [1] * 4 + [-1] * 2, [0] * 12])
 
 
 def make(residual_size=10, **overrides):
@@ -24,59 +25,59 @@ def make(residual_size=10, **overrides):
     return Metacontroller(residual_size, MetacontrollerConfig(**sizes | overrides))
 
 
-def randomise(params, key, scale=0.3):
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-        tree, [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 @pytest.fixture(
+    scope="module",
     params=[
         ("sigmoid", "trajectory"),
         ("sigmoid", "step"),
         ("gumbel", "trajectory"),
         ("one", "trajectory"),
-    ]
+    ],
 )
 def setting(request):
     gate, embedding = request.param
     model = make(gate=gate, embedding=embedding)
-    residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = init(model, residual)
-    return model, randomise(params, jax.random.key(3)), residual
+    residual = normal(2, 12, 10)
+    return model, params_of(model, residual), residual
 
 
-def init(model, residual, segment=SEGMENT):
-    return jax.jit(model.init)(jax.random.key(1), residual, segment, jax.random.key(2))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def discover(model, params, residual, segment=SEGMENT):
-    return model.apply(params, residual, segment, jax.random.key(5), method="discover")
+def params_of(model, residual, segment=SEGMENT, noise=0.3):
+    return drawn(model.init, residual, segment, jax.random.key(2), noise=noise)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def call(model, method, params, *inputs):
+def compiled_call(model, method, params, *inputs):
     return model.apply(params, *inputs, method=method)
+
+
+def call(*inputs):
+    """A method of the model, compiled whole; gives NumPy arrays."""
+    return jax.device_get(compiled_call(*inputs))
+
+
+def discover(model, params, residual, segment=SEGMENT):
+    return call(model, "discover", params, residual, segment, jax.random.key(5))
 
 
 @pytest.mark.parametrize(("gate", "floor"), [("sigmoid", 0.0), ("sigmoid", 0.4), ("one", 0.4)])
 def test_step_functions_reproduce_the_discovered_gates_and_codes(gate, floor):
     model = make(gate=gate)
-    residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = randomise(init(model, residual), jax.random.key(3))
+    residual = normal(2, 12, 10)
+    params = params_of(model, residual)
     found = call(model, "discover", params, residual, SEGMENT, jax.random.key(5), floor)
-    history = model.initial_history(2)
-    code = jnp.zeros((2, 3))
-    previous = jnp.full((2,), -2)
+    history = np.asarray(model.initial_history(2))
+    code = np.zeros((2, 3), np.float32)
+    previous = np.full((2,), -2)
     for t in range(12):
         first = SEGMENT[:, t] != previous
-        history = jnp.where(first[:, None], 0.0, history)
-        code = jnp.where(first[:, None], 0.0, code)
+        history = np.where(first[:, None], np.float32(0), history)
+        code = np.where(first[:, None], np.float32(0), code)
         beta = call(model, "switch", params, residual[:, t], history, code)
-        beta = jnp.where(first, 1.0, floor + (1 - floor) * beta)
+        beta = np.where(first, np.float32(1), floor + (1 - floor) * beta)
         code = beta[:, None] * found.proposal[:, t] + (1 - beta[:, None]) * code
         np.testing.assert_allclose(beta, found.beta[:, t], atol=1e-5)
         np.testing.assert_allclose(code, found.code[:, t], atol=1e-5)
@@ -86,25 +87,26 @@ def test_step_functions_reproduce_the_discovered_gates_and_codes(gate, floor):
 
 def test_gate_is_causal_and_encoder_is_not(setting):
     model, params, residual = setting
-    changed = residual.at[1, 8:].multiply(-1.0)
+    changed = residual.copy()
+    changed[1, 8:] *= -1
     before, after = discover(model, params, residual), discover(model, params, changed)
     assert np.abs(before.mean[1, :8] - after.mean[1, :8]).max() > 1e-4
     # With the same codes the gate before the change must not move: feed both through `switch`.
-    history = jnp.zeros((12, 6))
-    gate = model.apply(params, residual[1], history, before.code[1], method="switch")
-    same = model.apply(params, changed[1], history, before.code[1], method="switch")
+    history = np.zeros((12, 6), np.float32)
+    gate = call(model, "switch", params, residual[1], history, before.code[1])
+    same = call(model, "switch", params, changed[1], history, before.code[1])
     np.testing.assert_allclose(gate[:8], same[:8], atol=1e-6)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_trajectory_embedding_is_the_final_state_of_slow_loops(depth):
     model = SequenceEmbedding(size=5, depth=depth)
-    x = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = randomise(jax.jit(model.init)(jax.random.key(1), x, SEGMENT), jax.random.key(2))
+    x = normal(2, 12, 10)
+    params = drawn(model.init, x, SEGMENT, noise=0.3)
     found = np.asarray(jax.jit(model.apply)(params, x, SEGMENT))
-    weights = jax.tree.map(np.asarray, params["params"])
+    weights = params["params"]
     for row, (low, high) in [(0, (0, 6)), (0, (6, 10)), (1, (0, 12))]:
-        expected = loop_embedding(weights, np.asarray(x[row, low:high]), depth)
+        expected = loop_embedding(weights, x[row, low:high], depth)
         np.testing.assert_allclose(
             found[row, low:high], np.tile(expected, (high - low, 1)), atol=1e-5
         )
@@ -113,25 +115,28 @@ def test_trajectory_embedding_is_the_final_state_of_slow_loops(depth):
 @pytest.mark.parametrize(("slowness", "sees"), [(4.0, False), (9.0, True)])
 def test_slowness_sets_how_far_the_embedding_sees(slowness, sees):
     model = SequenceEmbedding(size=16, slowness=slowness)
-    x = jax.random.normal(jax.random.key(0), (1, 300, 10))
-    segment = jnp.zeros((1, 300), jnp.int32)
+    x = normal(1, 300, 10)
+    segment = np.zeros((1, 300), np.int32)
     params = jax.jit(model.init)(jax.random.key(1), x, segment)
-    changed = x.at[:, 150].add(1.0)
-    difference = jax.jit(model.apply)(params, changed, segment) - jax.jit(model.apply)(
-        params, x, segment
-    )
+    changed = x.copy()
+    changed[:, 150] += 1
+    run = jax.jit(model.apply)
+    difference = np.asarray(run(params, changed, segment)) - np.asarray(run(params, x, segment))
     assert (np.abs(difference).max() > 1e-3) == sees
 
 
 def test_gap_hides_the_steps_that_come_next():
     model = SequenceEmbedding(size=16, kind="step", gap=3)
-    x = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = randomise(jax.jit(model.init)(jax.random.key(1), x, SEGMENT), jax.random.key(2))
+    x = normal(2, 12, 10)
+    params = drawn(model.init, x, SEGMENT, noise=0.3)
+
+    @jax.jit
+    def gradient(row, step):
+        return jax.grad(lambda x: model.apply(params, x, SEGMENT)[row, step].sum())(x)
 
     def seen_from(row, step):
         """Steps on which the embedding of one step depends."""
-        gradient = jax.jit(jax.grad(lambda x: model.apply(params, x, SEGMENT)[row, step].sum()))(x)
-        return set(np.flatnonzero(np.abs(gradient[row]).max(axis=-1) > 1e-9))
+        return set(np.flatnonzero(np.abs(gradient(row, step))[row].max(axis=-1) > 1e-9))
 
     assert seen_from(1, 4) == {*range(5), *range(7, 12)}
     # Near the end of a trajectory its last step stays visible, and never the next trajectory.
@@ -146,6 +151,9 @@ def loop_embedding(weights, residual, depth):
 
     def sigmoid(x):
         return 1 / (1 + np.exp(-x))
+
+    def gelu(x):
+        return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
     def recurrence(w, x):
         states, h = [], 0.0
@@ -164,14 +172,15 @@ def loop_embedding(weights, residual, depth):
         backward = recurrence(weights[f"backward_{i}"], x[::-1])[::-1]
         if i < depth:
             joined = np.concatenate([x, forward, backward], axis=-1)
-            mixed = dense(weights[f"mix_{i}"], np.asarray(jax.nn.gelu(joined)))
+            mixed = dense(weights[f"mix_{i}"], gelu(joined))
             x = np.concatenate([residual, mixed], axis=-1)
     return dense(weights["summary"], np.concatenate([forward[-1], backward[0]]))
 
 
 def test_packed_trajectories_do_not_see_each_other(setting):
     model, params, residual = setting
-    changed = residual.at[0, :6].multiply(-1.0)
+    changed = residual.copy()
+    changed[0, :6] *= -1
     before, after = discover(model, params, residual), discover(model, params, changed)
     np.testing.assert_allclose(before.mean[0, 6:10], after.mean[0, 6:10], atol=1e-5)
     np.testing.assert_allclose(before.code[0, 6:10], after.code[0, 6:10], atol=1e-5)
@@ -188,8 +197,8 @@ def test_first_step_of_every_trajectory_switches(setting):
 
 def test_forced_gate_takes_every_proposal():
     model = make(gate="one")
-    residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = init(model, residual)
+    residual = normal(2, 12, 10)
+    params = params_of(model, residual)
     found = discover(model, params, residual)
     assert (found.beta == 1).all()
     np.testing.assert_array_equal(found.code, found.proposal)
@@ -198,29 +207,29 @@ def test_forced_gate_takes_every_proposal():
 @pytest.mark.parametrize("rank", [0, 1, 4])
 def test_control_adds_a_linear_map_of_the_residual(rank):
     model = make(rank=rank)
-    residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = init(model, residual)
-    code = jax.random.normal(jax.random.key(3), (3,))
+    residual = normal(2, 12, 10)
+    params = params_of(model, residual, noise=0.1)
+    code = normal(3, seed=3)
 
     def change(e):
         return model.apply(params, e, code, method="control") - e
 
-    matrix = np.asarray(jax.jacobian(change)(jnp.zeros(10)))
+    matrix = np.asarray(jax.jit(jax.jacobian(change))(np.zeros(10, np.float32)))
     assert np.linalg.matrix_rank(matrix, tol=1e-5) == (rank or 10)
-    e = np.asarray(residual[0, 0])
-    np.testing.assert_allclose(change(e), matrix @ e, atol=1e-5)
+    e = residual[0, 0]
+    np.testing.assert_allclose(jax.jit(change)(e), matrix @ e, atol=1e-5)
 
 
 @pytest.mark.parametrize("rank", [0, 4])
 def test_control_applies_the_decoded_controller_of_every_token(rank):
     model = make(rank=rank)
-    residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = jax.tree.map(lambda x: x + 0.1, init(model, residual))
-    code = jax.random.normal(jax.random.key(3), (2, 12, 3))
-    factors = model.apply(params, code, method="decode")
+    residual = normal(2, 12, 10)
+    params = params_of(model, residual, noise=0.1)
+    code = normal(2, 12, 3, seed=3)
+    factors = call(model, "decode", params, code)
     np.testing.assert_allclose(
-        model.apply(params, residual, code, method="control"),
-        apply_controller(factors, residual),
+        call(model, "control", params, residual, code),
+        jax.jit(apply_controller)(factors, residual),
         rtol=1e-4,
         atol=1e-5,
     )
@@ -230,9 +239,9 @@ def test_control_applies_the_decoded_controller_of_every_token(rank):
 @pytest.mark.parametrize("shape", [(2, 12, 3), (3,)])
 def test_gradients_of_control_are_those_of_the_decoded_controllers(rank, shape):
     model = make(rank=rank)
-    residual = jax.random.normal(jax.random.key(0), (2, 12, 10))
-    params = randomise(init(model, residual), jax.random.key(4), scale=0.1)
-    code = jax.random.normal(jax.random.key(3), shape)
+    residual = normal(2, 12, 10)
+    params = params_of(model, residual, noise=0.1)
+    code = normal(*shape, seed=3)
 
     def decoded(params, code, residual):
         return apply_controller(model.apply(params, code, method="decode"), residual)
@@ -251,10 +260,12 @@ def test_gradients_of_control_are_those_of_the_decoded_controllers(rank, shape):
 @pytest.mark.parametrize("rank", [0, 4])
 def test_controller_gain_is_the_relative_size_of_the_change(rank):
     model = make(rank=rank, residual_size=64, controller_gain=0.5)
-    residual = jax.random.normal(jax.random.key(0), (2, 12, 64))
-    params = init(model, residual)
-    code = jax.random.normal(jax.random.key(3), (2, 12, 3))
-    change = model.apply(params, residual, code, method="control") - residual
+    residual = normal(2, 12, 64)
+    code = normal(2, 12, 3, seed=3)
+    # The initial parameters that control reads: to draw them all takes seconds to compile.
+    init = jax.jit(functools.partial(model.init, method="control"))
+    params = init(jax.random.key(1), residual, code)
+    change = call(model, "control", params, residual, code) - residual
     ratio = np.sqrt(np.mean(np.square(change)) / np.mean(np.square(residual)))
     assert 0.2 < ratio < 1.0
 
@@ -265,7 +276,7 @@ def test_kl_agrees_with_numerical_integration():
     p = np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
     q = np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
     expected = np.sum(p * np.where(p > 0, np.log(np.maximum(p, 1e-300) / q), 0)) * (x[1] - x[0])
-    actual = kl_to_standard_normal(jnp.array([mean]), jnp.log(jnp.array([std])))
+    actual = jax.jit(kl_to_standard_normal)(np.array([mean]), np.log([std]))
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
@@ -280,14 +291,15 @@ def test_bad_settings_name_the_field(field, value):
 
 def test_random_gate_switches_at_its_rate_and_only_there():
     model = make(gate="random", switch_rate=0.3)
-    segment = jnp.zeros((64, 64), jnp.int32)
-    residual = jax.random.normal(jax.random.key(0), (64, 64, 10))
-    params = init(model, residual, segment)
+    segment = np.zeros((64, 64), np.int32)
+    residual = normal(64, 64, 10)
+    params = params_of(model, residual, segment)
     found = discover(model, params, residual, segment)
-    beta = np.asarray(found.beta)
+    beta = found.beta
     assert set(np.unique(beta)) == {0.0, 1.0}
     assert abs(beta[:, 1:].mean() - 0.3) < 0.03
     kept = beta[:, 1:] == 0
     np.testing.assert_array_equal(found.code[:, 1:][kept], found.code[:, :-1][kept])
-    gate = model.apply(params, residual, jnp.zeros((64, 64, 6)), found.code, method="switch")
+    history = np.zeros((64, 64, 6), np.float32)
+    gate = call(model, "switch", params, residual, history, found.code)
     np.testing.assert_allclose(gate, 0.3)

@@ -11,20 +11,20 @@ from jax.test_util import check_grads
 from internal_rl.backend import traced_for
 from internal_rl.models import convolution_kernel, recurrence_kernel
 from internal_rl.models.hawk import BlockDiagonalDense, TemporalConvolution
-from internal_rl.models.recurrence import age_in_segment, linear_recurrence, starts_segment
+from internal_rl.models.recurrence import age_in_segment, linear_recurrence
 
-SEGMENT = jnp.asarray(np.sort(np.random.default_rng(0).integers(0, 4, (3, 16)), axis=1))
+SEGMENT = np.sort(np.random.default_rng(0).integers(0, 4, (3, 16)), axis=1).astype(np.int32)
 ROWS, LENGTH = SEGMENT.shape
 WIDTH = 128
 
 
 def rows(seed, width=WIDTH):
-    return jax.random.normal(jax.random.key(seed), (ROWS, LENGTH, width))
+    return np.random.default_rng(seed).normal(size=(ROWS, LENGTH, width)).astype(np.float32)
 
 
 def decays(width=WIDTH):
-    decay = jax.nn.sigmoid(rows(0, width))
-    return jnp.where(starts_segment(SEGMENT)[..., None], 0.0, decay)
+    decay = 1 / (1 + np.exp(-rows(0, width)))
+    return np.where(np.diff(SEGMENT, axis=1, prepend=-1)[..., None] > 0, np.float32(0), decay)
 
 
 def loop(decay, inputs, reverse=False, late=False):
@@ -67,6 +67,7 @@ def _interpreted(convolve, weights, x, age):
     return convolve(weights, x, age, True)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def everything(function, inputs, directions, weights):
     value, tangent = jax.jvp(function, inputs, directions)
     loss = lambda *inputs: jnp.sum(weights * function(*inputs))  # noqa: E731
@@ -80,11 +81,11 @@ def assert_same(found, expected, atol=2e-5):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_recurrence_equals_a_loop_and_the_derivatives_of_a_scan(anywhere, reverse):
     inputs = decays(), rows(1)
-    found = linear_recurrence(*inputs, reverse)
-    np.testing.assert_allclose(found, loop(*inputs, reverse), atol=1e-5)
     rest = (rows(2), rows(3)), rows(4)
     expected = everything(lambda *inputs: scanned(*inputs, reverse), inputs, *rest)
-    found = everything(lambda *inputs: linear_recurrence(*inputs, reverse), inputs, *rest)
+    solve = lambda *inputs: linear_recurrence(*inputs, reverse)  # noqa: E731
+    found = everything(solve, inputs, *rest)
+    np.testing.assert_allclose(jax.jit(solve)(*inputs), loop(*inputs, reverse), atol=1e-5)
     assert_same(found, expected)
 
 
@@ -98,7 +99,7 @@ def test_kernel_solves_what_it_says(reverse, late):
 
 def test_recurrence_has_second_derivatives_and_runs_inside_of_loops():
     with jax.enable_x64(True):
-        decay, inputs = (x.astype(jnp.float64) for x in (decays(2), rows(1, 2)))
+        decay, inputs = (x.astype(np.float64) for x in (decays(2), rows(1, 2)))
         run = jax.jit(lambda *inputs: jnp.sum(jnp.sin(linear_recurrence(*inputs))))
         check_grads(run, (decay, inputs), order=2, rtol=1e-4, atol=1e-6, eps=1e-5)
 
@@ -111,53 +112,58 @@ def test_recurrence_has_second_derivatives_and_runs_inside_of_loops():
 
 def test_recurrence_works_for_copies_side_by_side(anywhere):
     gradient = jax.grad(lambda x, decay: jnp.sum(jnp.sin(linear_recurrence(decay, x))))
-    both = jnp.stack([rows(1), rows(2)])
-    found = jax.vmap(gradient, in_axes=(0, None))(both, decays())
-    assert_same(found, jnp.stack([gradient(x, decays()) for x in both]))
+    both = np.stack([rows(1), rows(2)])
+    found = jax.jit(jax.vmap(gradient, in_axes=(0, None)))(both, decays())
+    alone = jax.jit(gradient)
+    assert_same(found, np.stack([alone(x, decays()) for x in both]))
 
 
 def test_recurrence_is_at_least_float32():
     decay, inputs = (x.astype(jnp.bfloat16) for x in (decays(4), rows(1, 4)))
-    found = linear_recurrence(decay, inputs)
+    found = jax.jit(lambda *inputs: linear_recurrence(*inputs))(decay, inputs)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, loop(decay, inputs), atol=1e-5)
 
 
-@pytest.fixture
-def convolution():
+@pytest.fixture(scope="module")
+def params():
     module = TemporalConvolution(WIDTH, init_scale=1.0)
     params = jax.jit(module.init)(jax.random.key(0), rows(1), SEGMENT)
-    params = jax.tree.map(lambda p: p + jax.random.normal(jax.random.key(1), p.shape), params)
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda p: np.float32(p + rng.normal(size=p.shape)), jax.device_get(params))
+
+
+@pytest.fixture
+def convolution(params):
+    # A function of its own for every test: what is traced for one backend is no other's.
+    module = TemporalConvolution(WIDTH, init_scale=1.0)
     return params, lambda params, x: module.apply(params, x, SEGMENT)
 
 
-def test_convolution_and_its_derivatives_equal_a_loop(anywhere, convolution):
+def test_convolution_and_its_derivatives_equal_sums_over_the_last_steps(anywhere, convolution):
     params, run = convolution
-    age = np.asarray(age_in_segment(SEGMENT))
+    # By lag: 1 where a step of a row reads an earlier one.
+    reads = np.zeros((4, ROWS, LENGTH, LENGTH), np.float32)
+    for lag, row, t in np.ndindex(4, ROWS, LENGTH):
+        if t >= lag and SEGMENT[row, t - lag] == SEGMENT[row, t]:
+            reads[lag, row, t, t - lag] = 1.0
 
     def slow(params, x):
         kernel, bias = params["params"]["kernel"], params["params"]["bias"]
-        steps = [
-            sum(
-                kernel[-1 - lag] * x[:, t - lag] * (age[:, t, None] >= lag)
-                for lag in range(min(4, t + 1))
-            )
-            for t in range(LENGTH)
-        ]
-        return jnp.stack(steps, axis=1) + bias
+        return jnp.einsum("lw,lbts,bsw->btw", kernel[::-1], reads, x) + bias
 
-    directions = jax.tree.map(jnp.cos, params), rows(2)
-    rest = (params, rows(1)), directions, rows(3)
-    assert_same(everything(run, *rest), jax.jit(everything, static_argnums=0)(slow, *rest), 1e-4)
+    rest = (params, rows(1)), (jax.tree.map(np.cos, params), rows(2)), rows(3)
+    assert_same(everything(run, *rest), everything(slow, *rest), 1e-4)
 
 
 @pytest.mark.parametrize("argument", [0, 1])
 def test_convolution_works_for_copies_side_by_side(anywhere, convolution, argument):
     params, run = convolution
     gradient = jax.grad(lambda *inputs: jnp.sum(jnp.sin(run(*inputs))), argnums=argument)
-    both = jnp.stack([rows(1), rows(2)])
-    found = jax.vmap(gradient, in_axes=(None, 0))(params, both)
-    expected = jax.tree.map(lambda *x: jnp.stack(x), *(gradient(params, x) for x in both))
+    both = np.stack([rows(1), rows(2)])
+    found = jax.jit(jax.vmap(gradient, in_axes=(None, 0)))(params, both)
+    alone = jax.jit(gradient)
+    expected = jax.tree.map(lambda *x: np.stack(x), *(alone(params, x) for x in both))
     assert_same(found, expected, 1e-4)
 
 
@@ -167,7 +173,7 @@ def test_block_diagonal_products_are_the_same_on_all_backends():
 
     def gradients():
         loss = lambda params, x: jnp.sum(jnp.sin(module.apply(params, x)))  # noqa: E731
-        return jax.value_and_grad(loss, argnums=(0, 1))(params, rows(1, 8))
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, rows(1, 8))
 
     expected = gradients()
     with traced_for("tpu"):
@@ -175,5 +181,6 @@ def test_block_diagonal_products_are_the_same_on_all_backends():
 
 
 def test_age_counts_from_the_start_of_every_segment():
-    segment = jnp.array([[0, 0, 1, 1, 1, -1], [3, 3, 3, 3, 3, 3]])
-    np.testing.assert_array_equal(age_in_segment(segment), [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]])
+    segment = np.array([[0, 0, 1, 1, 1, -1], [3, 3, 3, 3, 3, 3]])
+    age = jax.jit(age_in_segment)(segment)
+    np.testing.assert_array_equal(age, [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]])
