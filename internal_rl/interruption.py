@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+import jax
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE_SECONDS = 25.0
 """At most this long after a signal the process has ended; machines are taken away after 30."""
@@ -31,6 +33,21 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int):
         super().__init__(f"{signal.Signals(number).name}: the same command goes on from here")
         self.exit_code = 128 + number
+
+
+def leave(interrupted: Interrupted) -> None:
+    """Tells in one line what has happened and ends the process.
+
+    Nothing is taken down on the way: what was trained is saved, and threads of libraries that still
+    compile have been seen to crash a process that frees what they work with. Only processes that
+    train together say goodbye to each other.
+    """
+    print(f"interrupted: {interrupted}", file=sys.stderr)
+    if jax.distributed.is_initialized():
+        sys.exit(interrupted.exit_code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(interrupted.exit_code)
 
 
 class Watch:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from internal_rl import hosts
 from internal_rl.errors import ConfigError, UserError
-from internal_rl.interruption import Interrupted, watched
+from internal_rl.interruption import Interrupted, leave, watched
 from internal_rl.paths import as_path
 from internal_rl.stages import running
 from internal_rl.stages.catalogue import section_types, stage_spec
@@ -109,8 +109,7 @@ def _exit_with_one_line(action: Callable):
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except Interrupted as interrupted:
-        print(f"interrupted: {interrupted}", file=sys.stderr)
-        sys.exit(interrupted.exit_code)
+        leave(interrupted)
 
 
 def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, stage: str) -> None:
