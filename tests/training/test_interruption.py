@@ -18,7 +18,7 @@ from internal_rl.training.stage_directory import load_stage
 from tests.training.test_loop import ROOT
 from tests.training.toy import make_stage
 
-NUM_STEPS = 120
+NUM_STEPS = 208
 SCRIPT = (sys.executable, "-m", "tests.stages.toy_script")
 
 
