@@ -16,6 +16,7 @@ from internal_rl.experts.grid_data import ExpertStream
 from internal_rl.models.base_model import BaseConfig, BaseModel, BaseOutput
 from internal_rl.models.metacontroller import Metacontroller, MetacontrollerConfig
 from internal_rl.models.steered_model import SteeredModel
+from tests.parameters import drawn
 
 LAYER = 1
 
@@ -40,7 +41,7 @@ def model(world):
     """A base model without metacontroller, cut at `LAYER`."""
     config = BaseConfig(width=16, depth=2, num_heads=2, head_size=8, mlp_size=16, init_scale=1.0)
     base = BaseModel(world.observation_spec, world.action_spec, config, world.time_limit)
-    return SteeredModel(base, LAYER, jax.jit(base.initial_params)(jax.random.key(0)))
+    return SteeredModel(base, LAYER, jax.device_put(drawn(base.initial_params)))
 
 
 @pytest.fixture(scope="session")
@@ -48,20 +49,23 @@ def steered(model):
     """The same model under an untrained metacontroller."""
     config = MetacontrollerConfig(code_size=3, rank=2, history_size=8, embedding_size=8)
     metacontroller = Metacontroller(model.base.width, config)
-    params = jax.jit(metacontroller.initial_params)(jax.random.key(0))
+    params = jax.device_put(drawn(metacontroller.initial_params))
     return model.replace(metacontroller=metacontroller, metacontroller_params=params)
 
 
 @pytest.fixture(scope="session")
 def source(world):
-    return ExpertStream(
+    source = ExpertStream(
         world, world.pretraining_tasks, ties="fork", sequence_length=48, include_terminal=True
     )
+    # Studies call it outside of programs.
+    source.held_out = jax.jit(source.held_out, static_argnums=1)
+    return source
 
 
 @pytest.fixture(scope="session")
 def batch(source):
-    return jax.jit(lambda key: source.held_out(key, 6, source.arrays))(jax.random.key(1))
+    return source.held_out(jax.random.key(1), 6, source.arrays)
 
 
 @struct.dataclass

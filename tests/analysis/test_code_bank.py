@@ -16,7 +16,8 @@ def test_the_bank_holds_one_code_per_subgoal_of_every_trajectory(world, steered,
         residual = model.lower(batch.observation, batch.segment)
         return model.discover(residual, batch.segment, key)
 
-    code = discover(steered).code
+    code = np.asarray(discover(steered).code)
+    batch = jax.device_get(batch)
     expected_codes, expected_subgoals = [], []
     for row, t in np.ndindex(batch.mask.shape):
         if not batch.mask[row, t]:
@@ -39,12 +40,16 @@ def test_a_world_that_tells_no_layouts_has_a_bank_without_them(steered, batch):
 
 
 def test_layouts_are_told_apart_and_the_agent_is_ignored(world):
-    objects, walls, free, _ = world.layouts
+    objects, walls, free, _ = jax.device_get(world.layouts)
     task = world.post_training_task
 
+    @jax.jit
+    def fingerprint_from(*things):
+        _, timestep = world.reset_to(*things, task)
+        return world.layout_fingerprint(timestep.observation)
+
     def fingerprint(layout, start):
-        _, timestep = world.reset_to(objects[layout], walls[layout], free[layout, start], task)
-        return int(world.layout_fingerprint(timestep.observation))
+        return int(fingerprint_from(objects[layout], walls[layout], free[layout, start]))
 
     assert fingerprint(0, 0) == fingerprint(0, 5)
     assert len({fingerprint(layout, 0) for layout in range(3)}) == 3

@@ -2,6 +2,7 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -23,6 +24,7 @@ def agent(world, obedient):
 @pytest.fixture(scope="module")
 def found(batch):
     """Expert trajectories as episodes, with codes that are scores of their subgoals."""
+    batch = jax.device_get(batch)
     arrays = {"observation": batch.observation, "subgoal": batch.subgoal}
     episodes = example_trajectories(arrays, batch.segment, batch.mask, 20)
     subgoal, active = episodes["subgoal"], episodes["mask"]

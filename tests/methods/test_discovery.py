@@ -4,7 +4,6 @@ import json
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -40,7 +39,8 @@ SWITCHING = {"precision", "recall", "f1", "soft_gate_share", "switches_per_traje
 
 
 def values(schedule, config, steps):
-    return np.array([schedule(config, jnp.int32(step)) for step in steps])
+    compiled = jax.jit(lambda step: schedule(config, step))
+    return np.array([compiled(np.int32(step)) for step in steps])
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_codes_make_the_experts_actions_likely(model):
     assert set(lines[0]) == {"loss", "action_nll", "kl", "alpha", "gradient_norm"}
     np.testing.assert_allclose([line["alpha"] for line in lines[:4]], [0, 0.005, 0.01, 0.01])
     assert lines[-1]["action_nll"] < lines[0]["action_nll"] - 0.1
-    evaluation = jax.jit(method.evaluate)(state, method.frozen)
+    evaluation = jax.device_get(jax.jit(method.evaluate)(state, method.frozen))
     assert {"loss", "action_nll", "kl"} | SWITCHING < set(evaluation)
     expected = evaluation["action_nll"] + 0.01 * evaluation["kl"]
     np.testing.assert_allclose(evaluation["loss"], expected, rtol=1e-6)
@@ -93,10 +93,13 @@ def test_codes_make_the_experts_actions_likely(model):
     steered = method.steered(method.params(state), method.frozen)
     assert steered.layer == 1
     source = method.source
-    batch = source.held_out(evaluation_key("held out"), 4, source.arrays)
-    nll, kl, found = jax.jit(discovery_losses)(
-        steered, batch, jax.random.key(0), batch.num_targets()
-    )
+
+    @jax.jit
+    def losses(steered):
+        batch = source.held_out(evaluation_key("held out"), 4, source.arrays)
+        return discovery_losses(steered, batch, jax.random.key(0), batch.num_targets())
+
+    nll, kl, found = losses(steered)
     np.testing.assert_allclose([nll, kl], [evaluation["action_nll"], evaluation["kl"]], rtol=1e-5)
     assert found.code.shape == (4, 24, 3)
 

@@ -1,5 +1,7 @@
 """Pretraining: the loss is the one of the method, and it falls for every kind of data."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from internal_rl.methods.pretraining import Config, Pretraining, prediction_loss
 from internal_rl.section import SettingError
 from tests.methods.toy import NUM_ACTIONS, ToySource, make_base
+from tests.parameters import drawn
 
 SHORT = {"steps": 40, "batch_size": 16, "num_parts": 1, "evaluation_rows": 4, "learning_rate": 1e-2}
 
@@ -38,17 +41,19 @@ def test_all_kinds_of_observations_and_actions_are_learned(observation_head, act
 
 def test_loss_equals_a_loop_over_the_tokens_with_a_target():
     base = make_base(observation_loss=0.3)
-    params = jax.jit(base.initial_params)(jax.random.key(0))
+    params = drawn(base.initial_params)
     source = ToySource()
-    batch = source.held_out(jax.random.key(1), 3, source.arrays)
-    value, metrics = prediction_loss(base, params, batch, batch.num_targets())
-    output = base.apply(params, batch.observation, batch.segment)
+    held_out = jax.jit(functools.partial(source.held_out, num_rows=3))
+    batch = jax.device_get(held_out(jax.random.key(1), arrays=source.arrays))
+    loss = jax.jit(functools.partial(prediction_loss, base))
+    value, metrics = loss(params, batch, batch.mask.sum())
+    output = jax.device_get(jax.jit(base.apply)(params, batch.observation, batch.segment))
     action_nll, observation_nll, count = 0.0, 0.0, 0
     for row, t in zip(*np.nonzero(batch.mask), strict=True):
-        logits = np.asarray(output.action[row, t], np.float64)
+        logits = output.action[row, t].astype(np.float64)
         action_nll -= logits[batch.action[row, t]] - np.log(np.exp(logits).sum())
-        chance = 1 / (1 + np.exp(-np.asarray(output.observation[row, t], np.float64)))
-        seen = np.asarray(batch.next_observation[row, t])
+        chance = 1 / (1 + np.exp(-output.observation[row, t].astype(np.float64)))
+        seen = batch.next_observation[row, t]
         observation_nll -= np.log(np.where(seen == 1, chance, 1 - chance)).sum()
         count += 1
     np.testing.assert_allclose(metrics["action_nll"], action_nll / count, rtol=1e-5)

@@ -6,7 +6,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import struct
 
@@ -14,8 +13,8 @@ from internal_rl.models import transformer
 from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.reach import gradient_through, reaches_further
 from internal_rl.types import ActionSpec, ObservationSpec
+from tests.parameters import drawn
 
-KEY = jax.random.key(0)
 SHORT, LONG = 8, 40
 
 
@@ -42,7 +41,8 @@ def packed(*lengths):
 
 def part_of(*lengths):
     segment = packed(*lengths)
-    return Part(jax.random.normal(KEY, (*segment.shape, 5)), jnp.asarray(segment))
+    observation = np.random.default_rng(0).normal(size=(*segment.shape, 5))
+    return Part(observation.astype(np.float32), segment.astype(np.int32))
 
 
 def loss(base, params, part, index):
@@ -53,19 +53,18 @@ def loss(base, params, part, index):
 
 
 def params_of(model):
-    params = model.init(KEY, jnp.zeros((1, 2, 5)), jnp.zeros((1, 2), jnp.int32))
-    key_of_leaf = optax.tree_utils.tree_split_key_like(KEY, params)
-    return jax.tree.map(lambda x, k: x + 0.3 * jax.random.normal(k, x.shape), params, key_of_leaf)
+    return drawn(model.initial_params, noise=0.3)
 
 
 def test_what_reaches_further_is_found():
     generator = np.random.default_rng(0)
+    is_further = jax.jit(lambda segment: reaches_further(segment, SHORT))
     for _ in range(200):
         lengths = generator.integers(1, 16, size=3)
         # Tokens `n - 1` steps apart are the two ends of a trajectory of `n`.
         expected = max(lengths) - 1 > SHORT
-        assert bool(reaches_further(jnp.asarray(packed(*lengths)), SHORT)) == expected, lengths
-    assert not reaches_further(jnp.asarray(packed(3, 4)), SHORT), "padding is no trajectory"
+        assert bool(is_further(packed(*lengths))) == expected, lengths
+    assert not is_further(packed(3, 4)), "padding is no trajectory"
 
 
 @pytest.mark.parametrize(
@@ -84,12 +83,13 @@ def test_side_by_side_the_longest_trajectory_of_all_decides(model):
     params = params_of(model)
     parts = [part_of(9, 9, 5), part_of(20, 20)]
     gradient_of = gradient_through(model, loss)
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *parts)
     side_by_side = jax.jit(jax.vmap(gradient_of, (None, 0, None)))
     (_, metrics), gradients = side_by_side(params, stacked, 0.0)
     np.testing.assert_array_equal(metrics["reach"], LONG)
-    alone = [jax.jit(gradient_of)(params, part, 0.0)[1] for part in parts]
-    expected = jax.tree.map(lambda *x: jnp.stack(x), *alone)
+    one = jax.jit(gradient_of)
+    alone = [one(params, part, 0.0)[1] for part in parts]
+    expected = jax.tree.map(lambda *x: np.stack(x), *alone)
     chex.assert_trees_all_close(gradients, expected, rtol=1e-4, atol=1e-5)
 
 
