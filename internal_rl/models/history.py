@@ -74,7 +74,7 @@ def _mix_all(history, hidden, products, bias):
 
 def _keep(start: chex.Array, like: chex.Array) -> chex.Array:
     """`(B, S, 1)`, 0 at first steps, where the state before is none, else 1."""
-    return jnp.where(start, 0.0, 1.0).astype(like.dtype)[..., None]
+    return jnp.logical_not(start).astype(like.dtype)[..., None]
 
 
 def _step(history, inputs, *constants):
