@@ -242,7 +242,7 @@ def test_a_disk_that_fills_up_is_one_line_and_can_be_resumed(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("internal_rl.training.loggers.EventsWriter.flush", full)
+        patch.setattr("tensorboardX.event_file_writer.EventsWriter.flush", full)
         with pytest.raises(StorageError, match="No space left on device"):
             run_stage(make_stage(), tmp_path)
     save = checkpoints.Checkpoints.save
