@@ -12,6 +12,7 @@ from internal_rl.analysis import injection, study
 from internal_rl.analysis.study import Study, StudyContext, measure_stage, register_study
 from internal_rl.methods import discovery, internal_rl, pretraining, probing, raw_action, steering
 from internal_rl.types import Timestep
+from tests.marks import quick
 
 SHORT = {"steps": 1, "log_every": 1, "checkpoint_every": 1, "evaluate_every": 0}
 ROWS = SHORT | {"batch_size": 8, "num_parts": 1, "evaluation_rows": 6, "evaluation_episodes": 16}
@@ -151,7 +152,7 @@ def test_controllers_are_measured_at_every_layer(world, model, source):
     assert len(results["reached"]) == 3
 
 
-@pytest.mark.parametrize("kind", ["internal_rl", "raw_rl"])
+@pytest.mark.parametrize("kind", quick(["internal_rl", "raw_rl"], ["raw_rl"]))
 def test_policies_are_measured(world, plain, steered, kind):
     settings = SHORT | {"episodes_per_update": 8, "evaluation_episodes": 16}
     for where in (world, plain):

@@ -20,6 +20,7 @@ from internal_rl.methods.evaluation import evaluation_key
 from internal_rl.models.base_model import BaseConfig
 from internal_rl.models.metacontroller import MetacontrollerConfig
 from internal_rl.section import SettingError
+from tests.marks import quick
 from tests.methods.toy import ToySource
 
 SHORT = {
@@ -127,7 +128,7 @@ def test_a_variant_sets_fields_of_the_metacontroller_and_leaves_the_others(monke
     assert config.metacontroller_config == MetacontrollerConfig(gate="gumbel", switch_bias=-3.0)
 
 
-@pytest.mark.parametrize("variant", ["forced", "unaligned"])
+@pytest.mark.parametrize("variant", quick(["forced", "unaligned"], ["unaligned"]))
 def test_gates_of_the_controls(model, variant):
     config = Config(**SHORT, variant=variant, switch_rate=0.3)
     method = CodeDiscovery(config, model, ToySource())
