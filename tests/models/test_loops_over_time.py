@@ -148,6 +148,7 @@ def test_kernels_give_what_the_loops_of_a_cpu_give(which, monkeypatch):
 
     monkeypatch.setattr(loop_kernel, "run", interpreted)
     monkeypatch.setattr(loop_kernel, "_ROWS", 8)
+    monkeypatch.setattr(loop_kernel, "_MEMORY", 2**20)
 
     def everything(inputs, directions):
         value, tangent = jax.jvp(run, inputs, directions)
