@@ -88,14 +88,20 @@ def rounds_of(
         yield Round(world, stage, signals[index % len(signals)], draw.random(), in_training)
 
 
-def command(world: str, stage: str, workdir: pathlib.Path, upstream: pathlib.Path) -> list[str]:
-    """The script of a stage that reads earlier ones elsewhere."""
+def command(
+    world: str,
+    stage: str,
+    workdir: pathlib.Path,
+    upstream: pathlib.Path,
+    num_steps: int = NUM_STEPS,
+) -> list[str]:
+    """The script of a stage that reads earlier ones elsewhere; 0 steps for those of the preset."""
     arguments = [f"--config=configs/{world}.py:smoke", f"--workdir={workdir}"]
     if upstream.exists() and upstream != workdir:
         arguments.append(f"--upstream={upstream}")
-    if stage in LOOPS:
+    if stage in LOOPS and num_steps:
         for name in LOOPS[: LOOPS.index(stage) + 1]:
-            arguments.append(f"--config.{name}.steps={NUM_STEPS}")
+            arguments.append(f"--config.{name}.steps={num_steps}")
     return [sys.executable, "-m", f"experiments.{stage}", *arguments]
 
 
