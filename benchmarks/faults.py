@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from absl import app, flags
 
-from internal_rl.errors import ConfigError, UserError
+from benchmarks.choices import chosen
+from internal_rl.errors import UserError
 from internal_rl.training.metrics import read_metrics
 
 EXIT_USER_ERROR = 2
@@ -32,6 +33,7 @@ LOOPS = ("pretrain", "probe", "steer", "metacontroller", "internal_rl", "raw_rl"
 STAGES = {"gridworld": LOOPS, "ant": ("expert", "collect", *LOOPS)}
 """Stages by world, in their order. `LOOPS` are those of the training loop."""
 
+SIGNALS = ("SIGTERM", "SIGINT", "SIGKILL")
 NUM_STEPS = 60
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -232,23 +234,14 @@ def main(arguments: list[str]) -> None:
     del arguments
     values = flags.FLAGS
     try:
-        for world in values.world:
-            if world not in STAGES:
-                raise ConfigError(f"--world: '{world}' given, allowed is {', '.join(STAGES)}")
-        for stage in values.only:
-            if stage not in STAGES["ant"]:
-                raise ConfigError(f"--only: '{stage}' given, allowed is {', '.join(STAGES['ant'])}")
-        for name in values.signals:
-            if name not in ("SIGTERM", "SIGINT", "SIGKILL"):
-                allowed = "SIGTERM, SIGINT, SIGKILL"
-                raise ConfigError(f"--signals: '{name}' given, allowed is {allowed}")
-        signals = [signal.Signals[name] for name in values.signals]
+        worlds = chosen(values.world, STAGES, "world")
+        only = chosen(values.only, STAGES["ant"], "only")
+        names = chosen(values.signals, SIGNALS, "signals")
+        signals = [signal.Signals[name] for name in names]
         lost = 0
         with tempfile.TemporaryDirectory(prefix="faults_") as folder:
             faults = Faults(pathlib.Path(folder))
-            trials = rounds_of(
-                values.rounds, values.world, values.only, signals, values.random_seed
-            )
+            trials = rounds_of(values.rounds, worlds, only, signals, values.random_seed)
             for index, trial in enumerate(trials):
                 found = faults.survived(trial)
                 lost += bool(found)

@@ -17,7 +17,7 @@ import os
 import pathlib
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 COLLECTIVES = (
     "all-reduce",
@@ -77,24 +77,23 @@ class Cost:
         return Cost(cycles, collectives, {**self.assumed, **other.assumed}, parts)
 
 
-def bytes_of(shape: str) -> int:
-    """Bytes of all arrays in the text of a type, such as `(f32[8,4]{1,0}, s32[])`."""
-    total = 0
-    for kind, sizes in _ARRAY.findall(shape):
-        bits = 8 if kind == "pred" else int(kind.lstrip(string.ascii_lowercase))
-        total += math.prod(int(size) for size in sizes.split(",") if size) * bits // 8
-    return total
+# How arrays lie in a TPU's memory: the last axis in tiles of 128, that before in tiles of 8.
+TILES = (128, 8)
 
 
-def padded_bytes_of(shape: str) -> int:
-    """The same as arrays lie in a TPU's memory, in tiles of 8 rows of 128 numbers."""
+def bytes_of(shape: str, tiles: Sequence[int] = ()) -> int:
+    """Bytes of all arrays in the text of a type, such as `(f32[8,4]{1,0}, s32[])`.
+
+    Args:
+      shape: the text.
+      tiles: what the last axis is filled up to multiples of, then the one before, and so on.
+    """
     total = 0
     for kind, sizes in _ARRAY.findall(shape):
         bits = 8 if kind == "pred" else int(kind.lstrip(string.ascii_lowercase))
         axes = [int(size) for size in sizes.split(",") if size]
-        for place, tile in ((-1, 128), (-2, 8)):
-            if len(axes) >= -place:
-                axes[place] = -(-axes[place] // tile) * tile
+        for place, tile in zip(range(-1, -len(axes) - 1, -1), tiles, strict=False):
+            axes[place] = -(-axes[place] // tile) * tile
         total += math.prod(axes) * bits // 8
     return total
 
@@ -200,7 +199,7 @@ class Program:
         operands = _OPERANDS.search(instruction).group(1)
         arrays = [types.get(name, "") for name in re.findall(r"%([\w.\-]+)", operands)]
         moved = [text for text in (*arrays, _type(instruction)) if _ON_CORE not in text]
-        return sum(map(padded_bytes_of, moved)) / self._bytes_per_cycle
+        return sum(bytes_of(text, TILES) for text in moved) / self._bytes_per_cycle
 
     def cost(self) -> Cost:
         """Cost of one run."""

@@ -9,12 +9,14 @@ program is compiled on a tiny one), and the sum that the device must hold.
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks.choices import chosen
 from benchmarks.random_inputs import METHODS, dataset_bytes, random_method
 from configs import ant, gridworld
 from internal_rl.errors import ConfigError, UserError
@@ -85,7 +87,7 @@ def make_stage(name: str, settings: Settings) -> Stage:
     return dataclasses.replace(stage, frozen=frozen)
 
 
-def measure(settings: Settings, stages: list[str]) -> dict[str, dict[str, int]]:
+def measure(settings: Settings, stages: Sequence[str]) -> dict[str, dict[str, int]]:
     """`update_memory` of each of `stages`, its `dataset`, and the seeds in its program."""
     result = {}
     for name in stages:
@@ -116,9 +118,7 @@ def main(arguments: list[str]) -> None:
     """Compiles and prints."""
     del arguments
     try:
-        for name in flags.FLAGS.only:
-            if name not in METHODS:
-                raise ConfigError(f"--only: '{name}' given, allowed is {', '.join(METHODS)}")
+        only = chosen(flags.FLAGS.only, METHODS, "only")
         module, limit_bytes = WORLDS[flags.FLAGS.world]
         try:
             settings = Settings.read(module.get_config(flags.FLAGS.preset))
@@ -127,7 +127,7 @@ def main(arguments: list[str]) -> None:
         if flags.FLAGS.num_seeds:
             for section in METHODS:
                 settings = settings.updated(section, num_seeds=flags.FLAGS.num_seeds)
-        figures = measure(settings, flags.FLAGS.only)
+        figures = measure(settings, only)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

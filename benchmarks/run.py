@@ -14,11 +14,12 @@ from absl import app, flags
 
 import internal_rl
 from benchmarks import ant, ant_models, data, environment, reinforcement, training
+from benchmarks.choices import chosen
 from benchmarks.timing import CLOCKS, Stopwatch
 from configs import ant as ant_config
 from configs import gridworld
 from internal_rl.backend import on_cpu, product_dtype, resolved_precision
-from internal_rl.errors import ConfigError, UserError
+from internal_rl.errors import UserError
 from internal_rl.host_threads import available_cores
 from internal_rl.stages.settings import PRESETS, Settings
 
@@ -139,19 +140,12 @@ def table(figures: dict, indent: int = 0) -> str:
     return "\n".join(lines)
 
 
-def _check(names: list[str], allowed: tuple[str, ...], flag: str) -> tuple[str, ...]:
-    for name in names:
-        if name not in allowed:
-            raise ConfigError(f"--{flag}: '{name}' given, allowed is {', '.join(allowed)}")
-    return tuple(names)
-
-
 def main(arguments: list[str]) -> None:
     """Measures and prints."""
     del arguments
     try:
-        presets = _check(flags.FLAGS.preset, PRESETS, "preset")
-        only = _check(flags.FLAGS.only, SECTIONS + WORLDS, "only")
+        presets = chosen(flags.FLAGS.preset, PRESETS, "preset")
+        only = chosen(flags.FLAGS.only, SECTIONS + WORLDS, "only")
         figures = {"machine": machine(), "clock": flags.FLAGS.clock, "repeats": flags.FLAGS.repeats}
         figures["presets"] = {
             preset: benchmark(

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import app, flags
 
+from benchmarks.choices import chosen
 from benchmarks.hlo_cost import kernel_dump_options
 from benchmarks.memory import EXIT_USER_ERROR, METHODS, WORLDS
 from internal_rl.errors import ConfigError, UserError
@@ -183,10 +184,8 @@ def main(arguments: list[str]) -> None:
     del arguments
     values = flags.FLAGS
     try:
-        for name in values.only:
-            if name not in METHODS:
-                raise ConfigError(f"--only: '{name}' given, allowed is {', '.join(METHODS)}")
-        programs = [(world, stage) for world in values.world for stage in values.only]
+        only = chosen(values.only, METHODS, "only")
+        programs = [(world, stage) for world in values.world for stage in only]
         if not values.json:
             print(heading(), flush=True)
         found = estimate(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import data, environment, reinforcement, run, training
+from benchmarks.choices import chosen
 from benchmarks.contrast import with_contrast
 from benchmarks.timing import Stopwatch, Timing
 from configs import gridworld
@@ -170,7 +171,7 @@ def test_unknown_names_are_one_line_and_exit_code_2():
     assert process.returncode == 2
     assert "--preset: 'huge' given" in process.stderr.splitlines()[-1]
     with pytest.raises(ConfigError, match="--only: 'moon' given, allowed is environment"):
-        run._check(["moon"], run.SECTIONS, "only")
+        chosen(["moon"], run.SECTIONS, "only")
 
 
 def test_the_clock_of_the_processor_is_refused_on_several_cores(monkeypatch):
