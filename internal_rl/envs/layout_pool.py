@@ -168,41 +168,53 @@ def draw_pool(config: LayoutPoolConfig, follows: np.ndarray | None = None) -> La
     Raises:
       ValueError: if such layouts are too rare to be found.
     """
-    grid_size, num_colours, num_walls = config.grid_size, config.num_colours, config.num_walls
     if follows is None:
-        follows = tasks.followers(tasks.task_set(config.tasks), num_colours)
+        follows = tasks.followers(tasks.task_set(config.tasks), config.num_colours)
     wanted = np.minimum(config.min_departures, follows.sum(axis=1))
     rng = np.random.default_rng(config.layout_seed)
     draw = _draw_at_home if config.homes else _draw_anywhere
-    objects, walls, starts = [], [], []
-    draws = last_hit = 0
-    while len(objects) < config.num_layouts and draws - last_hit < _MAX_FRUITLESS_DRAWS:
+    kept, last_hit = [], 0
+    draws = num_kept = 0
+    while num_kept < config.num_layouts and draws - last_hit < _MAX_FRUITLESS_DRAWS:
         draws += _DRAWS_AT_ONCE
-        drawn = _apart(draw(rng, config), config)
-        if config.clear_rectangles:
-            drawn = drawn[rectangles_clear(drawn[:, :num_colours], grid_size)]
-        for cells in drawn:
-            colours, things = cells[:num_colours], cells[: num_colours + num_walls]
-            rest = np.sort(cells[num_colours + num_walls :])
-            if not all_connected(colours, rest, grid_size):
-                continue
-            allowed = rest
-            if config.clear_starts:
-                allowed = rest[starts_clear(rest, things, num_colours, grid_size)]
-                if len(allowed) == 0:
-                    continue
-            if not wanted.any() or np.all(departures(colours, rest, grid_size, follows) >= wanted):
-                last_hit = draws
-                objects.append(colours)
-                walls.append(things[num_colours:])
-                starts.append(allowed)
-    if len(objects) < config.num_layouts:
-        raise ValueError(_too_rare(config, len(objects)))
-    num_starts = np.array([len(cells) for cells in starts])
-    num_free = grid_size**2 - num_colours - num_walls
-    starts = [np.pad(cells, (0, num_free - len(cells)), mode="edge") for cells in starts]
-    pool = (*(np.stack(cells) for cells in (objects, walls, starts)), num_starts)
-    return LayoutPool(*(cells[: config.num_layouts].astype(np.int32) for cells in pool))
+        kept.append(_suitable(draw(rng, config), config, wanted, follows))
+        num_kept += len(kept[-1].objects)
+        if len(kept[-1].objects):
+            last_hit = draws
+    if num_kept < config.num_layouts:
+        raise ValueError(_too_rare(config, num_kept))
+    pool = (np.concatenate(parts)[: config.num_layouts] for parts in zip(*kept, strict=True))
+    return LayoutPool(*(cells.astype(np.int32) for cells in pool))
+
+
+def _suitable(
+    cells: np.ndarray, config: LayoutPoolConfig, wanted: np.ndarray, follows: np.ndarray
+) -> LayoutPool:
+    """Those of the drawn layouts `cells (n, G*G)` that fulfil all that the config asks for."""
+    grid_size, num_colours = config.grid_size, config.num_colours
+    num_things = num_colours + config.num_walls
+    cells = _apart(cells, config)
+    if config.clear_rectangles:
+        cells = cells[rectangles_clear(cells[:, :num_colours], grid_size)]
+    cells[:, num_things:].sort(axis=1)
+    cells = cells[all_connected(cells[:, :num_colours], cells[:, num_things:], grid_size)]
+    if wanted.any():
+        most = departures(cells[:, :num_colours], cells[:, num_things:], grid_size, follows)
+        cells = cells[np.all(most >= wanted, axis=1)]
+    rest = cells[:, num_things:]
+    allowed = np.ones(rest.shape, bool)
+    if config.clear_starts:
+        allowed = starts_clear(rest, cells[:, :num_things], num_colours, grid_size)
+    some = allowed.any(axis=1)
+    cells, rest, allowed = cells[some], rest[some], allowed[some]
+    num_starts = allowed.sum(axis=1)
+    # The allowed ones first, and the last of them again behind.
+    order = np.argsort(~allowed, axis=1, kind="stable")
+    order = np.take_along_axis(
+        order, np.minimum(np.arange(rest.shape[1]), num_starts[:, None] - 1), axis=1
+    )
+    starts = np.take_along_axis(rest, order, axis=1)
+    return LayoutPool(cells[:, :num_colours], cells[:, num_colours:num_things], starts, num_starts)
 
 
 def _too_rare(config: LayoutPoolConfig, num_found: int) -> str:
@@ -248,7 +260,7 @@ def _draw_at_home(rng: np.random.Generator, config: LayoutPoolConfig) -> np.ndar
         colours.append(rng.choice(cells, _DRAWS_AT_ONCE))
     colours = np.stack(colours, axis=1)
     # Each colour drew for itself; two in one cell leave no order of all cells.
-    colours = colours[[len(set(row)) == len(homes) for row in colours.tolist()]]
+    colours = colours[np.all(np.diff(np.sort(colours, axis=1), axis=1) > 0, axis=1)]
     front = np.concatenate([colours, np.tile(walls, (len(colours), 1))], axis=1)
     place = rng.random((len(colours), grid_size**2))
     np.put_along_axis(place, front, np.arange(front.shape[1]) - float(front.shape[1]), axis=1)

@@ -1,12 +1,16 @@
 """What layouts of a pool have to fulfil: free rectangles, ways and departures, with NumPy.
 
-Cells of a `G x G` grid are numbered row by row, as in `envs.pinpad`.
+Cells of a `G x G` grid are numbered row by row, as in `envs.pinpad`. Every function takes `n`
+layouts at once: a pool is chosen from thousands of drawn ones.
 """
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
+
+# Rows and columns that the actions of `envs.pinpad` move by.
+_MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
+_FAR = np.iinfo(np.int32).max
 
 
 def rectangles_clear(colours: np.ndarray, grid_size: int) -> np.ndarray:
@@ -22,13 +26,23 @@ def rectangles_clear(colours: np.ndarray, grid_size: int) -> np.ndarray:
 def starts_clear(
     cells: np.ndarray, things: np.ndarray, num_colours: int, grid_size: int
 ) -> np.ndarray:
-    """Whether the rectangle of each cell `(F,)` and any colour holds no other thing: `(F,)` bool.
+    """Whether the rectangle of each cell `(n, F)` and any colour holds no other thing.
 
-    `things (O + W,)` are the colours and behind them the walls.
+    Args:
+      cells: where episodes may start.
+      things: `(n, O + W)`, the colours and behind them the walls.
+      num_colours: `O`.
+      grid_size: side `G` of the grid.
+
+    Returns:
+      `(n, F)` bool.
     """
-    inside = _num_inside(cells[:, None], things[:num_colours], things, grid_size)
-    # The colour itself lies in it.
-    return np.all(inside == 1, axis=1)
+    clear = np.ones(cells.shape, bool)
+    for colour in range(num_colours):
+        inside = _num_inside(cells, things[:, colour, None], things[:, None], grid_size)
+        # The colour itself lies in it.
+        clear &= inside == 1
+    return clear
 
 
 def _num_inside(
@@ -50,56 +64,76 @@ def departures(
     """Most different first actions of shortest paths from each colour to its followers.
 
     Args:
-      colours: `(O,)` cells of the colours.
-      free: cells without a colour or a wall.
+      colours: `(n, O)` cells of the colours.
+      free: `(n, F)` cells without a colour or a wall.
       grid_size: side `G` of the grid.
       follows: `(O, O)` bool, followers of each colour.
 
     Returns:
-      `(O,)` int; paths enter no colour but their goal.
+      `(n, O)` int; paths enter no colour but their goal.
     """
-    steps = [_steps_from(int(goal), free, grid_size) for goal in colours]
-    counts = []
-    for here, goals in zip(colours, follows, strict=True):
-        choices = [
-            _first_actions(int(here), steps[goal], grid_size) for goal in np.flatnonzero(goals)
-        ]
-        counts.append(max(len(set(choice)) for choice in itertools.product(*choices)))
-    return np.array(counts)
+    num_layouts, num_colours = colours.shape
+    rows = np.arange(num_layouts)[:, None]
+    # Which sets of actions can have been chosen, one action per follower: bit `a` of a set's number
+    # is action `a`.
+    sets = np.arange(2 ** len(_MOVES))
+    chosen = np.zeros((num_layouts, num_colours, len(sets)), bool)
+    chosen[..., 0] = True
+    for goal in np.flatnonzero(follows.any(axis=0)):
+        steps = _steps_from(colours[:, goal], _open_cells(free, grid_size), grid_size)
+        ahead = _around(steps.reshape(-1, grid_size, grid_size), _FAR)[rows, :, colours]
+        shortest = ahead == ahead.min(axis=-1, keepdims=True)
+        leads = shortest & (ahead < _FAR)
+        after = np.zeros_like(chosen)
+        for action in range(len(_MOVES)):
+            taken = chosen & leads[..., action, None]
+            # Two sets lead to the same one, with the action and without it.
+            without = sets[sets & 1 << action == 0]
+            with_it = without | 1 << action
+            after[..., with_it] |= taken[..., without] | taken[..., with_it]
+        chosen = np.where(follows[:, goal, None], after, chosen)
+    sizes = np.array([bin(number).count("1") for number in sets])
+    return np.max(np.where(chosen, sizes, 0), axis=-1)
 
 
-def _first_actions(cell: int, steps: dict[int, int], grid_size: int) -> list[int]:
-    """Actions that lead from `cell` to the fewest remaining steps."""
-    ahead = {action: steps[n] for action, n in _around(cell, grid_size) if n in steps}
-    shortest = min(ahead.values(), default=None)
-    return [action for action, remaining in ahead.items() if remaining == shortest]
+def all_connected(colours: np.ndarray, free: np.ndarray, grid_size: int) -> np.ndarray:
+    """Whether the free cells `(n, F)` are one component that each colour `(n, O)` touches.
+
+    Returns:
+      `(n,)` bool.
+    """
+    opened = _open_cells(free, grid_size)
+    reached = _steps_from(free[:, 0], opened, grid_size) < _FAR
+    touches = _around(opened.reshape(-1, grid_size, grid_size), False).any(axis=1)
+    rows = np.arange(len(colours))[:, None]
+    return (reached.sum(axis=1) == free.shape[1]) & touches[rows, colours].all(axis=1)
 
 
-def all_connected(colours: np.ndarray, free: np.ndarray, grid_size: int) -> bool:
-    """Whether the free cells are one component and every colour touches it."""
-    if len(_steps_from(int(free[0]), free, grid_size)) < len(free):
-        return False
-    cells = set(free.tolist())
-    return all(
-        any(neighbour in cells for _, neighbour in _around(int(colour), grid_size))
-        for colour in colours
-    )
+def _open_cells(free: np.ndarray, grid_size: int) -> np.ndarray:
+    """`(n, G*G)` bool, which cells are among `free (n, F)`."""
+    opened = np.zeros((len(free), grid_size**2), bool)
+    np.put_along_axis(opened, free, True, axis=1)
+    return opened
 
 
-def _steps_from(origin: int, free: np.ndarray, grid_size: int) -> dict[int, int]:
-    """Steps from `origin` to each free cell that it reaches over free cells, by breadth first."""
-    cells, steps, queue = set(free.tolist()), {origin: 0}, [origin]
-    for cell in queue:
-        for _, neighbour in _around(cell, grid_size):
-            if neighbour in cells and neighbour not in steps:
-                steps[neighbour] = steps[cell] + 1
-                queue.append(neighbour)
-    return steps
+def _steps_from(origin: np.ndarray, opened: np.ndarray, grid_size: int) -> np.ndarray:
+    """Steps from `origin (n,)` to each cell over open ones `(n, G*G)`, `_FAR` where none lead."""
+    steps = np.full(opened.shape, _FAR, np.int32)
+    np.put_along_axis(steps, origin[:, None], 0, axis=1)
+    for number in itertools.count(1):
+        before = (steps == number - 1).reshape(-1, grid_size, grid_size)
+        entered = _around(before, False).any(axis=1) & opened & (steps == _FAR)
+        if not entered.any():
+            return steps
+        steps[entered] = number
 
 
-def _around(cell: int, grid_size: int) -> Iterator[tuple[int, int]]:
-    """Actions that stay inside the grid and the cells they lead to."""
-    row, column = divmod(cell, grid_size)
-    for action, (down, right) in enumerate(((-1, 0), (1, 0), (0, -1), (0, 1))):
-        if 0 <= row + down < grid_size and 0 <= column + right < grid_size:
-            yield action, (row + down) * grid_size + column + right
+def _around(grids: np.ndarray, outside) -> np.ndarray:
+    """What lies one action away from each cell of `(n, G, G)`: `(n, 4, G*G)`."""
+    size = grids.shape[-1]
+    padded = np.pad(grids, ((0, 0), (1, 1), (1, 1)), constant_values=outside)
+    moved = [
+        padded[:, 1 + down : 1 + down + size, 1 + right : 1 + right + size]
+        for down, right in _MOVES
+    ]
+    return np.stack(moved, axis=1).reshape(len(grids), len(_MOVES), size * size)
