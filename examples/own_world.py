@@ -138,7 +138,7 @@ CODES = {"layer": 1, "steps": 2_000}  # higher up the model's own belief is hard
 POLICY, RAW = {"steps": 250, "initial_std": 1.5}, {"steps": 250}
 OVERLAYS = {
     "small": {"pretrain": BASE, "metacontroller": CODES, "internal_rl": POLICY, "raw_rl": RAW},
-    "smoke": {"pretrain": {"curriculum_steps": 2, **SHORT}},
+    "smoke": {"pretrain": {"curriculum_steps": 2, **SHORT, "baseline_steps": 20}},
 }
 
 

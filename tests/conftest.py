@@ -12,6 +12,8 @@ import pathlib
 import shutil
 import tempfile
 
+import pytest
+
 # XLA's older emitter of fused loops, and no division of a program among threads: together they
 # halve the seconds that it takes to compile.
 QUICK_OPTIONS = {
@@ -67,6 +69,19 @@ def pytest_collection_modifyitems(items):
     """Puts the longest files first."""
     place = {name: index for index, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_phase():
+    """Rollouts keep their slots to the end: each smaller number of slots is a program of its own.
+
+    `tests/envs/test_slots.py` tests them with several phases, where users have them.
+    """
+    from internal_rl.envs import slots
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slots, "MAX_PHASES", 1)
+        yield
 
 
 def pytest_unconfigure(config):

@@ -57,9 +57,13 @@ def constant_nll(spec: ActionSpec, train: Trajectory, held_out: Trajectory) -> f
     """
     parameters = _constant_parameters(spec, train)
     tested = jnp.asarray(_tokens(held_out)[1])
-    if spec.discrete:
-        parameters = jnp.broadcast_to(parameters, (*tested.shape, spec.size))
-    return float(-jnp.mean(action_log_prob(spec, parameters, tested)))
+
+    @jax.jit
+    def nll(parameters, tested):
+        shape = (*tested.shape[:1], *parameters.shape)
+        return -jnp.mean(action_log_prob(spec, jnp.broadcast_to(parameters, shape), tested))
+
+    return float(nll(parameters, tested))
 
 
 def one_step_nll(
@@ -78,7 +82,8 @@ def one_step_nll(
     model = MLP(HIDDEN_SIZE, action_parameter_size(spec))
     optimiser = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, num_steps))
     params_key, data_key = jax.random.split(key)
-    params = model.init(params_key, jnp.zeros((1, train.observation.shape[-1]), jnp.float32))
+    nothing = jnp.zeros((1, train.observation.shape[-1]), jnp.float32)
+    params = jax.jit(model.init)(params_key, nothing)
 
     def nll(params, observation, action):
         output = model.apply(params, (observation - mean) / std)

@@ -26,6 +26,7 @@ class CodeBank:
     layout: chex.Array | None
 
 
+@jax.jit
 def subgoal_reached(subgoal: chex.Array, segment: chex.Array, mask: chex.Array) -> chex.Array:
     """Steps whose action completes the current subgoal: the last of each subgoal, `(B, S)` bool."""
     goes_on = (

@@ -84,35 +84,33 @@ def decoding_accuracy(
     num_codes = len(bank.subgoal)
     if num_codes < 2:
         raise ValueError(f"bank holds {num_codes} codes, allowed are 2 or more")
-    order = jax.random.permutation(key, num_codes)
-    code, subgoal = jnp.asarray(bank.code)[order], jnp.asarray(bank.subgoal)[order]
-    half = num_codes // 2
-    mean, std = jnp.mean(code[:half], axis=0), jnp.std(code[:half], axis=0)
-    code = jnp.pad((code - mean) / (std + 1e-6), ((0, 0), (0, 1)), constant_values=1.0)
-    optimiser = optax.adam(0.1)
-
-    def loss(weights):
-        logits = code[:half] @ weights
-        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, subgoal[:half])
-        return jnp.mean(cross_entropy) + 1e-4 * jnp.sum(weights**2)
+    half, optimiser = num_codes // 2, optax.adam(0.1)
 
     @jax.jit
-    def fit(weights):
+    def fit_and_test(code, subgoal):
+        order = jax.random.permutation(key, num_codes)
+        code, subgoal = code[order], subgoal[order]
+        mean, std = jnp.mean(code[:half], axis=0), jnp.std(code[:half], axis=0)
+        code = jnp.pad((code - mean) / (std + 1e-6), ((0, 0), (0, 1)), constant_values=1.0)
+
+        def loss(weights):
+            logits = code[:half] @ weights
+            cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, subgoal[:half])
+            return jnp.mean(cross_entropy) + 1e-4 * jnp.sum(weights**2)
+
         def step(carry, _):
             weights, state = carry
             updates, state = optimiser.update(jax.grad(loss)(weights), state)
             return (optax.apply_updates(weights, updates), state), None
 
+        weights = jnp.zeros((code.shape[1], num_subgoals), code.dtype)
         (weights, _), _ = jax.lax.scan(step, (weights, optimiser.init(weights)), length=num_steps)
-        return weights
+        predicted = jnp.argmax(code[half:] @ weights, axis=-1)
+        shares = jnp.mean(jax.nn.one_hot(subgoal[half:], num_subgoals, dtype=code.dtype), axis=0)
+        return jnp.mean(predicted == subgoal[half:]), jnp.max(shares)
 
-    weights = fit(jnp.zeros((code.shape[1], num_subgoals), code.dtype))
-    predicted = jnp.argmax(code[half:] @ weights, axis=-1)
-    shares = jnp.mean(jax.nn.one_hot(subgoal[half:], num_subgoals, dtype=code.dtype), axis=0)
-    return Decoding(
-        decoding_accuracy=float(jnp.mean(predicted == subgoal[half:])),
-        decoding_majority=float(jnp.max(shares)),
-    )
+    accuracy, majority = fit_and_test(bank.code, bank.subgoal)
+    return Decoding(decoding_accuracy=float(accuracy), decoding_majority=float(majority))
 
 
 @jax.jit

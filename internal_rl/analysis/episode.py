@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -29,12 +30,16 @@ def example_episode(world: World, episodes: Episodes) -> dict[str, np.ndarray]:
       fields of its `Scene` as `episode_<field>`, `(T, ...)`; cut to the steps of the episode.
     """
     merit = episodes.returns if episodes.progress is None else episodes.furthest
-    chosen = int(jnp.argmax(merit))
-    length = int(episodes.length[chosen])
     arrays = {name: episodes.record[name] for name in ("beta", "ask", "code")}
     arrays |= {"observation": episodes.observation, "progress": episodes.progress}
+
+    @jax.jit
+    def best(merit, arrays):
+        return jax.tree.map(lambda values: values[jnp.argmax(merit)], arrays)
+
+    episode, length = best(merit, (arrays, episodes.length))
     episode = {
-        name: values[chosen, :length] for name, values in arrays.items() if values is not None
+        name: np.asarray(values)[:length] for name, values in episode.items() if values is not None
     }
     if hasattr(world, "scene"):
         episode |= vars(world.scene(episode["observation"]))

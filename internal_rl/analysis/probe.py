@@ -6,8 +6,10 @@ trajectory and by age of the subgoal, and their beliefs along one row.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import chex
+import jax
 import matplotlib
 import numpy as np
 from flax import struct
@@ -46,6 +48,7 @@ class ProbeResult:
     example_segment: chex.Array
 
 
+@partial(jax.jit, static_argnames="max_time")
 def examine_probes(
     model: SteeredModel, weights: chex.Array, rows: Trajectory, max_time: int
 ) -> ProbeResult:

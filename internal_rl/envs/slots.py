@@ -115,6 +115,8 @@ def run_episodes(
     num_episodes = jax.tree.leaves(fresh)[0].shape[0]
     if num_phases is None:
         num_phases = choose_num_phases(num_slots)
+    # Traced once, for the shapes of its records and in the loop.
+    step = jax.jit(step)
     loop = _start(step, fresh, memory, num_episodes, num_slots, num_steps)
     for phase in range(num_phases):
         fewer = num_slots // SHRINK if phase + 1 < num_phases else 0

@@ -1,5 +1,6 @@
 """Datasets: rows of packed trajectories that lie on the device, from shards or from arrays."""
 
+from functools import partial
 from typing import Any, Self
 
 import chex
@@ -186,14 +187,18 @@ class Dataset:
     ) -> Trajectory:
         """The first `num_rows` rows held out, from the beginning again where there are fewer."""
         del key
-        rows = arrays["held_out"]
-        index = jnp.arange(num_rows, dtype=jnp.int32) % len(rows.segment)
-        return with_next_observation(jax.tree.map(lambda x: jnp.asarray(x)[index], rows))
+        return _first_rows(arrays["held_out"], num_rows)
 
     def references(self, key: chex.PRNGKey, num_trajectories: int) -> dict[str, float]:
         """None: the policy behind a dataset is not known."""
         del key, num_trajectories
         return {}
+
+
+@partial(jax.jit, static_argnums=1)
+def _first_rows(rows: Trajectory, num_rows: int) -> Trajectory:
+    index = jnp.arange(num_rows, dtype=jnp.int32) % len(rows.segment)
+    return with_next_observation(jax.tree.map(lambda x: x[index], rows))
 
 
 def _kind_of(rows: np.ndarray | None) -> str:

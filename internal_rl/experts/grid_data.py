@@ -196,7 +196,7 @@ class ExpertStream:
     def held_out(self, key: chex.PRNGKey, num_rows: int, arrays: None = None) -> Trajectory:
         """One batch of rows from a stream of its own."""
         del arrays
-        return self.next(self.init(key, num_rows))[1]
+        return jax.jit(lambda key: self.next(self.init(key, num_rows))[1])(key)
 
     def references(self, key: chex.PRNGKey, num_trajectories: int) -> dict[str, float]:
         """Exact cross-entropies of the expert's actions in nats, see `references.references`."""

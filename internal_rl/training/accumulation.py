@@ -45,6 +45,8 @@ def accumulated_gradients(
     first_part = share_number() * num_parts
     if num_parts == 1:
         return total(gradient_of(params, batch, jnp.int32(first_part)))
+    # Traced once, for its shapes and in the loop.
+    gradient_of = jax.jit(gradient_of)
     parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), batch)
 
     def add(sums, inputs):

@@ -147,7 +147,8 @@ class Program:
 
     def _updates(self, state: State, frozen: Frozen, count: jax.Array) -> tuple[State, Metrics]:
         """`count` updates; metrics are means over them."""
-        update = self._per_seed(mesh_lib.spread(self._stage.update))
+        # Traced once, for its shapes and in the loop.
+        update = jax.jit(self._per_seed(mesh_lib.spread(self._stage.update)))
         shapes = jax.eval_shape(update, state, frozen)[1]
         expected = (len(self._stage.seeds),) if self.batched else ()
         for name, shape in shapes.items():

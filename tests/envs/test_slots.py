@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from internal_rl.envs import slots
 from internal_rl.envs.slots import choose_num_phases, run_episodes
 
 NUM_STEPS = 9
@@ -58,5 +59,6 @@ def test_copies_under_vmap_do_not_disturb_each_other():
 @pytest.mark.parametrize(
     ("num_slots", "num_phases"), [(1, 1), (31, 1), (32, 2), (127, 2), (128, 3), (4_096, 3)]
 )
-def test_few_slots_are_not_divided_further(num_slots, num_phases):
+def test_few_slots_are_not_divided_further(num_slots, num_phases, monkeypatch):
+    monkeypatch.setattr(slots, "MAX_PHASES", 3)
     assert choose_num_phases(num_slots) == num_phases

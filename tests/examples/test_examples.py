@@ -54,7 +54,7 @@ def test_examples_stay_short(name):
 
 def test_the_first_command_of_the_readme_shortened(tmp_path):
     command = re.search(r"pip install -e \. && python (.*)", (ROOT / "README.md").read_text())[1]
-    short = {"episodes_per_update": 128, "evaluation_episodes": 128}
+    short = {"episodes_per_update": 16, "evaluation_episodes": 16}
     steps = [
         argument
         for stage in ("internal_rl", "raw_rl")
@@ -68,7 +68,7 @@ def test_the_first_command_of_the_readme_shortened(tmp_path):
     assert process.returncode == 0, process.stderr[-3000:]
     assert re.fullmatch(
         r"internal RL solves [\d.]+% of the held-out task's episodes, raw-action RL 0.0%,"
-        r" after 256 and 256 episodes \([\d.]+ minutes\)\n",
+        r" after 32 and 32 episodes \([\d.]+ minutes\)\n",
         process.stdout,
     )
     assert (tmp_path / "report" / "reinforcement_learning.png").exists()

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from configs import gridworld
 from internal_rl import run_stages
+from internal_rl.analysis.injection import INJECTION_MOMENTS
 from tests.training.test_loop import ROOT
 
 
@@ -45,6 +47,36 @@ def check_trained(workdir, stages):
 
 def test_every_stage_leaves_its_parameters_and_metrics(workdir):
     check_trained(workdir, TRAINED)
+
+
+def artifacts_of(workdir, stage):
+    with np.load(workdir / stage / "seed_0" / "artifacts.npz") as file:
+        return dict(file)
+
+
+def test_the_base_model_is_measured(workdir):
+    results = artifacts_of(workdir, "pretrain")
+    assert 0.0 <= results["unseen_transition_rate"] <= 1.0
+    assert results["transition_counts"].shape == (4, 4)
+    assert results["sampled_episodes"] == 16
+
+
+def test_controllers_are_measured_at_every_layer(workdir):
+    results = artifacts_of(workdir, "steer")
+    assert results["success"].shape == results["colours_visited"].shape == (3,)
+    assert len(results["reached"]) == 3
+
+
+def test_the_metacontroller_is_measured(workdir):
+    results = artifacts_of(workdir, "metacontroller")
+    names = {"f1", "kl_changes", "active_units", "decoding_accuracy", "decoding_majority"}
+    assert names <= set(results)
+    for visits in INJECTION_MOMENTS:
+        assert 0.0 <= results[f"injection_{visits}_reach_injected"] <= 1.0
+        assert f"injection_{visits}_reach_unseen_prior" in results
+    assert results["example_beta"].shape == results["example_mask"].shape
+    assert results["example_place"].shape == (*results["example_beta"].shape, 2)
+    np.testing.assert_array_equal(results["example_beta"][:, 0], 1.0)
 
 
 @pytest.mark.slow

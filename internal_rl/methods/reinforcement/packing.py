@@ -91,6 +91,8 @@ def sum_over_rows(function: Callable, lengths: chex.Array, row_length: int, rows
     Returns:
       The pytree of total sums.
     """
+    # Traced once, for its shapes and in the loop.
+    function = jax.jit(function)
     packing = pack(lengths, row_length)
     num_rows = largest(packing.num_rows)
 
@@ -101,7 +103,7 @@ def sum_over_rows(function: Callable, lengths: chex.Array, row_length: int, rows
         part, total = loop
         return part + 1, jax.tree.map(jnp.add, total, function(*contents(part)))
 
-    shapes = jax.eval_shape(lambda: function(*contents(0)))
+    shapes = jax.eval_shape(function, *contents(jnp.int32(0)))
     total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     with jax.named_scope("packed_parts"):
         _, total = jax.lax.while_loop(
