@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
 
-from internal_rl.backend import kernels_for_tpu, on_cpu
+from internal_rl.backend import on_cpu
 from internal_rl.batching import largest
 from internal_rl.models import tpu_step
 from internal_rl.models.tpu_attention import MASKED
@@ -53,6 +53,26 @@ class KeyValueCache:
         """Whether it is laid out for the kernel of TPUs."""
         return self.key[0].ndim == 3
 
+    @property
+    def slot(self) -> chex.Array:
+        """`()` int32, where the present step belongs."""
+        return self.index % self.num_slots
+
+    @property
+    def distance(self) -> chex.Array:
+        """`(T,)` int32, how many steps back each slot lies; 0 for that of the present step."""
+        return (self.slot - jnp.arange(self.num_slots, dtype=jnp.int32)) % self.num_slots
+
+    @property
+    def visible(self) -> chex.Array:
+        """`(B, T)` bool, which slots belong to a row's episode, the present step included."""
+        return self.distance <= self.length[:, None]
+
+    def with_step(self, key: chex.Array, value: chex.Array) -> "KeyValueCache":
+        """With key and value of the present step, `(B, H, dh)` or for the kernel `(B, H dh)`."""
+        keys, values = _write(self.key, key, self.slot), _write(self.value, value, self.slot)
+        return KeyValueCache(keys, values, self.index + 1, self.length + 1)
+
     def chunks_within(self, distance: chex.Array, reach: chex.Array) -> list[chex.Array | bool]:
         """Which chunks hold a slot, `distance (T,)` steps back, within `reach ()` steps."""
         if len(self.key) == 1:
@@ -67,13 +87,21 @@ def empty_cache(
     """A cache for episodes of up to `max_length` steps, laid out for the present backend."""
     num_chunks = -(-max_length // CPU_CACHE_CHUNK) if on_cpu() else 1
     shape = (batch_size, num_heads, -(-max_length // num_chunks), head_size)
-    if kernels_for_tpu() and dtype == jnp.bfloat16 and tpu_step.fits(num_heads, head_size):
-        shape = (batch_size, tpu_step.slots_of(max_length), num_heads * head_size)
+    return _empty(shape, dtype, num_chunks)
 
+
+def empty_kernel_cache(
+    batch_size: int, max_length: int, size: int, dtype: DTypeLike
+) -> KeyValueCache:
+    """The same for `tpu_step.block_step`, with heads side by side, `size = H dh`."""
+    return _empty((batch_size, tpu_step.slots_of(max_length), size), dtype, 1)
+
+
+def _empty(shape: tuple[int, ...], dtype: DTypeLike, num_chunks: int) -> KeyValueCache:
     def empty():
         return tuple(jnp.zeros(shape, dtype) for _ in range(num_chunks))
 
-    return KeyValueCache(empty(), empty(), jnp.int32(0), jnp.zeros(batch_size, jnp.int32))
+    return KeyValueCache(empty(), empty(), jnp.int32(0), jnp.zeros(shape[0], jnp.int32))
 
 
 def attend_step(
@@ -86,25 +114,18 @@ def attend_step(
       key: the same for its key.
       value: the same for its value.
       bias: `(H, T)` added to the scores, by distance in steps.
-      cache: of the earlier steps.
+      cache: of the earlier steps, not laid out for the kernel.
 
     Returns:
       `(B, H dh)`, and the cache with this step added.
     """
-    slot, num_slots = cache.index % cache.num_slots, cache.num_slots
-    if not cache.for_kernel:
-        query, key, value = (x.reshape(len(x), len(bias), -1) for x in (query, key, value))
-    keys, values = _write(cache.key, key, slot), _write(cache.value, value, slot)
-    distance = (slot - jnp.arange(num_slots, dtype=slot.dtype)) % num_slots
-    visible = distance <= cache.length[:, None]
-    bias = bias[:, distance]
-    if cache.for_kernel:
-        attended = tpu_step.attend_step(query, keys[0], values[0], bias, visible)
-    else:
-        wanted = cache.chunks_within(distance, jnp.max(cache.length))
-        attended = _attend_chunks(query, keys, values, bias, visible, wanted)
-        attended = attended.reshape(len(attended), -1)
-    return attended, KeyValueCache(keys, values, cache.index + 1, cache.length + 1)
+    query, key, value = (x.reshape(len(x), len(bias), -1) for x in (query, key, value))
+    after, distance = cache.with_step(key, value), cache.distance
+    wanted = cache.chunks_within(distance, jnp.max(cache.length))
+    attended = _attend_chunks(
+        query, after.key, after.value, bias[:, distance], cache.visible, wanted
+    )
+    return attended.reshape(len(attended), -1), after
 
 
 def _attend_chunks(query, keys, values, bias, visible, wanted) -> chex.Array:

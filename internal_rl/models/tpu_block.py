@@ -34,7 +34,7 @@ class Weights(NamedTuple):
     Attributes:
       attention_scale: `(1, n)` of the norm before attention.
       query_key_value: `(n, 3 H dh)`.
-      bias: `(H, S, S)` added to the scores.
+      bias: `(H, S, S)` added to the scores; for a single step `(H, T)`.
       attention_output: `(H dh, n)`.
       mlp_scale: `(1, n)` of the norm before the perceptron.
       hidden: `(n, m)`.
@@ -61,11 +61,15 @@ class Weights(NamedTuple):
 
 def fits(length: int, width: int, mlp_size: int, num_heads: int, head_size: int) -> bool:
     """Whether rows of `length` tokens and a block of these sizes suit the kernels."""
-    attention_size = num_heads * head_size
-    whole = all(size % LANES == 0 for size in (length, width, mlp_size, attention_size))
-    num_weights = width * (4 * attention_size + 2 * mlp_size)
-    small = length <= MAX_LENGTH and num_weights + num_heads * length**2 <= MAX_WEIGHTS
-    return whole and small and LANES % head_size == 0
+    sizes = (width, mlp_size, num_heads * head_size)
+    whole = all(size % LANES == 0 for size in (length, *sizes))
+    held = number_of_weights(*sizes) + num_heads * length**2
+    return whole and length <= MAX_LENGTH and held <= MAX_WEIGHTS and LANES % head_size == 0
+
+
+def number_of_weights(width: int, mlp_size: int, attention_size: int) -> int:
+    """Numbers in the matrices of a block."""
+    return width * (4 * attention_size + 2 * mlp_size)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -119,7 +123,7 @@ block_rows.defvjp(_block_rows_forward, _block_rows_backward, symbolic_zeros=True
 # One row, inside of the kernels.
 
 
-class _Normed(NamedTuple):
+class Normed(NamedTuple):
     """Of a layer norm: output, the same before scaling, and inverse deviations `(S, 1)`."""
 
     output: chex.Array
@@ -127,15 +131,16 @@ class _Normed(NamedTuple):
     inverse: chex.Array
 
 
-def _norm(x, scale) -> _Normed:
+def norm(x, scale) -> Normed:
+    """Layer norm of `(S, n)` without a bias, inside of a kernel."""
     mean = jnp.mean(x, axis=1, keepdims=True)
     variance = jnp.mean(jnp.square(x), axis=1, keepdims=True) - jnp.square(mean)
     inverse = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + EPSILON)
     unscaled = (x - mean) * inverse
-    return _Normed(unscaled * scale, unscaled, inverse)
+    return Normed(unscaled * scale, unscaled, inverse)
 
 
-def _norm_backward(normed: _Normed, scale, output_bar):
+def _norm_backward(normed: Normed, scale, output_bar):
     """Gradient of the input, and that of the scale."""
     unscaled_bar = output_bar * scale
     along = jnp.mean(unscaled_bar * normed.unscaled, axis=1, keepdims=True)
@@ -154,7 +159,7 @@ def _over_tokens(x):
 def _attention_of(segment_ref, x, weights: Weights, head_size: int):
     """The norm before attention, what attention reads, and its output `(S, H dh)`."""
     to = _caster(weights)
-    normed = _norm(x, weights.attention_scale[...])
+    normed = norm(x, weights.attention_scale[...])
     qkv = to(dot(to(normed.output), weights.query_key_value[...], 1, 0))
     row = AttentionRow(segment_ref, weights.bias, qkv, head_size)
     return normed, row, attend(row)
@@ -165,7 +170,8 @@ def _caster(weights: Weights):
     return lambda x: x.astype(weights.hidden.dtype)
 
 
-def _hidden_of(normed, weights: Weights):
+def hidden_of(normed: Normed, weights: Weights):
+    """Hidden layer of the perceptron, `(S, m)`, in the type of products; inside of a kernel."""
     to = _caster(weights)
     hidden = dot(to(normed.output), weights.hidden[...], 1, 0) + weights.hidden_bias[...]
     return to(jnp.maximum(hidden, 0.0))
@@ -176,7 +182,7 @@ def _forward_kernel(segment_ref, x_ref, *refs, head_size):
     weights, x = Weights(*weight_refs), x_ref[0]
     _, _, attended = _attention_of(segment_ref, x, weights, head_size)
     x = x + dot(attended, weights.attention_output[...], 1, 0)
-    hidden = _hidden_of(_norm(x, weights.mlp_scale[...]), weights)
+    hidden = hidden_of(norm(x, weights.mlp_scale[...]), weights)
     y_ref[0] = x + dot(hidden, weights.output[...], 1, 0) + weights.output_bias[...]
 
 
@@ -200,8 +206,8 @@ def _backward_kernel(segment_ref, x_ref, y_bar_ref, *refs, head_size, trained):
     x, y_bar = x_ref[0], y_bar_ref[0]
     first, row, attended = _attention_of(segment_ref, x, weights, head_size)
     x = x + dot(attended, weights.attention_output[...], 1, 0)
-    second = _norm(x, weights.mlp_scale[...])
-    hidden = _hidden_of(second, weights)
+    second = norm(x, weights.mlp_scale[...])
+    hidden = hidden_of(second, weights)
 
     hidden_bar = dot(to(y_bar), weights.output[...], 1, 1)
     hidden_bar = jnp.where(hidden > 0, hidden_bar, 0.0)

@@ -1,8 +1,11 @@
-"""Attention of the one-step form as a TPU kernel: the cache is read once, and nothing else counts.
+"""A step of the transformer block as a TPU kernel: the cache is read once, and little else counts.
 
 A step reads all keys and values of all episodes, which takes longer than whatever is computed with
 them. Heads stand side by side in the lanes of the cache, so that the registers are full: in arrays
-with an axis for heads of 64 numbers, half of what is read would be padding.
+with an axis for heads of 64 numbers, half of what is read would be padding. What comes before and
+behind attention is some twenty operations on little arrays, each of which would take longer to
+begin than to do: here they are done where the episodes lie. Products take bfloat16 numbers and sum
+in float32; all else is float32.
 """
 
 import functools
@@ -14,6 +17,7 @@ from jax.experimental import pallas as pl
 
 from internal_rl.models.kernels import LANES
 from internal_rl.models.tpu_attention import MASKED, dot
+from internal_rl.models.tpu_block import MAX_WEIGHTS, Weights, hidden_of, norm, number_of_weights
 
 # Slots of the cache are held in registers of so many bfloat16 numbers one below the other.
 SLOTS = 16
@@ -21,9 +25,10 @@ SLOTS = 16
 _EPISODES = 16
 
 
-def fits(num_heads: int, head_size: int) -> bool:
-    """Whether heads side by side fill the lanes of registers."""
-    return (num_heads * head_size) % LANES == 0
+def fits(width: int, mlp_size: int, num_heads: int, head_size: int) -> bool:
+    """Whether a block of these sizes fills the lanes of registers, and fits into a core."""
+    sizes = (width, mlp_size, num_heads * head_size)
+    return all(size % LANES == 0 for size in sizes) and number_of_weights(*sizes) <= MAX_WEIGHTS
 
 
 def slots_of(max_length: int) -> int:
@@ -31,64 +36,92 @@ def slots_of(max_length: int) -> int:
     return -(-max_length // SLOTS) * SLOTS
 
 
-def attend_step(
-    query: chex.Array,
-    key: chex.Array,
-    value: chex.Array,
-    bias: chex.Array,
+def block_step(
+    x: chex.Array,
+    weights: Weights,
+    cache: tuple[chex.Array, chex.Array],
     visible: chex.Array,
+    present: chex.Array,
     *,
     interpret: bool = False,
-) -> chex.Array:
-    """`softmax(query key^T + bias) value` of the present step of `B` episodes.
+) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """A block at the present step of `B` episodes.
 
     Args:
-      query: `(B, H dh)` bfloat16, already scaled.
-      key: `(B, T, H dh)` bfloat16 cache.
-      value: the same for values.
-      bias: `(H, T)` float32 added to the scores.
-      visible: `(B, T)` bool; at least one slot of every episode is.
+      x: `(B, n)` float32 residual stream.
+      weights: of the block, float32; `bias` is `(H, T)`, by slot of the cache.
+      cache: keys and values of earlier steps, each `(B, T, H dh)` bfloat16.
+      visible: `(B, T)` bool; the present slot is, for every episode.
+      present: `(T,)` bool, which slot is that of the present step. What the cache holds there is
+        not read.
       interpret: run it without a TPU, slowly.
 
     Returns:
-      `(B, H dh)` bfloat16.
+      `(B, n)` float32, and key and value of this step, `(B, H dh)` bfloat16, to be kept.
     """
-    episodes, slots, size = key.shape
-    num_heads = bias.shape[0]
+    keys, values = cache
+    episodes, slots, size = keys.shape
+    head_size = size // weights.bias.shape[0]
     mask = jnp.where(visible, 0.0, MASKED).astype(jnp.float32)
-    of_step = pl.BlockSpec((_EPISODES, size), lambda block: (block, 0))
+    weights = weights.for_products(keys.dtype)
+
+    def of_step(width):
+        return pl.BlockSpec((_EPISODES, width), lambda block: (block, 0))
+
     of_cache = pl.BlockSpec((_EPISODES, slots, size), lambda block: (block, 0, 0))
+    whole = [pl.BlockSpec(array.shape, lambda block: (0, 0)) for array in weights]
+    kept = jax.ShapeDtypeStruct((episodes, size), keys.dtype)
     return pl.pallas_call(
-        functools.partial(_kernel, head_size=size // num_heads),
-        out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype),
+        functools.partial(_kernel, head_size=head_size),
+        out_shape=(jax.ShapeDtypeStruct(x.shape, x.dtype), kept, kept),
         grid=(pl.cdiv(episodes, _EPISODES),),
         in_specs=[
-            of_step,
+            of_step(x.shape[1]),
             of_cache,
             of_cache,
-            pl.BlockSpec(bias.shape, lambda block: (0, 0)),
-            pl.BlockSpec((_EPISODES, slots), lambda block: (block, 0)),
+            of_step(slots),
+            pl.BlockSpec((1, slots), lambda block: (0, 0)),
+            *whole,
         ],
-        out_specs=of_step,
+        out_specs=(of_step(x.shape[1]), of_step(size), of_step(size)),
         interpret=interpret,
-        name="attention_step",
-    )(query, key, value, bias, mask)
+        name="block_step",
+    )(x, keys, values, mask, present[None].astype(jnp.float32), *weights)
 
 
-def _kernel(query_ref, key_ref, value_ref, bias_ref, mask_ref, out_ref, *, head_size):
-    heads, size = bias_ref.shape[0], query_ref.shape[1]
+def _kernel(x_ref, key_ref, value_ref, mask_ref, present_ref, *refs, head_size):
+    *weight_refs, y_ref, new_key_ref, new_value_ref = refs
+    weights, x = Weights(*weight_refs), x_ref[:]
+    size, dtype = key_ref.shape[2], key_ref.dtype
+    normed = norm(x, weights.attention_scale[...]).output.astype(dtype)
+    qkv = dot(normed, weights.query_key_value[...], 1, 0).astype(dtype)
+    query, key, value = (qkv[:, part * size : (part + 1) * size] for part in range(3))
+    new_key_ref[:], new_value_ref[:] = key, value
+    query, key, value = (part.astype(jnp.float32) for part in (query, key, value))
+    query = query * head_size**-0.5
+
+    heads = weights.bias.shape[0]
     first = jax.lax.broadcasted_iota(jnp.int32, (heads, size), 0) * head_size
     lane = jax.lax.broadcasted_iota(jnp.int32, (heads, size), 1)
     # Row `h` keeps the numbers of head `h`.
     own = (lane >= first) & (lane < first + head_size)
-    query = query_ref[:].astype(jnp.float32)
+    bias, present = weights.bias[...], present_ref[:] > 0
     attended = []
-    for episode in range(query.shape[0]):
-        of_heads = jnp.where(own, query[episode : episode + 1], 0.0).astype(query_ref.dtype)
-        scores = dot(of_heads, key_ref[episode], 1, 1) + bias_ref[:]
-        scores = scores + mask_ref[episode : episode + 1]
+    for episode in range(x.shape[0]):
+        this = slice(episode, episode + 1)
+        of_heads = jnp.where(own, query[this], 0.0)
+        scores = dot(of_heads.astype(dtype), key_ref[episode], 1, 1)
+        # The cache does not hold the present step yet.
+        with_itself = jnp.sum(of_heads * key[this], axis=1, keepdims=True)
+        scores = jnp.where(present, with_itself, scores) + bias + mask_ref[this]
         weight = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
         inverse = 1.0 / jnp.sum(weight, axis=1, keepdims=True)
-        read = dot(weight.astype(value_ref.dtype), value_ref[episode], 1, 0) * inverse
+        of_itself = jnp.sum(jnp.where(present, weight, 0.0), axis=1, keepdims=True)
+        weight = jnp.where(present, 0.0, weight).astype(dtype)
+        read = (dot(weight, value_ref[episode], 1, 0) + of_itself * value[this]) * inverse
         attended.append(jnp.sum(jnp.where(own, read, 0.0), axis=0, keepdims=True))
-    out_ref[:] = jnp.concatenate(attended, axis=0).astype(out_ref.dtype)
+    attended = jnp.concatenate(attended, axis=0).astype(dtype)
+
+    x = x + dot(attended, weights.attention_output[...], 1, 0)
+    hidden = hidden_of(norm(x, weights.mlp_scale[...]), weights)
+    y_ref[:] = x + dot(hidden, weights.output[...], 1, 0) + weights.output_bias[...]

@@ -10,13 +10,14 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from internal_rl.backend import kernels_for_tpu, on_cpu
-from internal_rl.models import tpu_block
+from internal_rl.models import tpu_block, tpu_step
 from internal_rl.models.blocks import MLP, BlockShape, register_block, scaled_initializer
 from internal_rl.models.cached_attention import (
     MASKED,
     KeyValueCache,
     attend_step,
     empty_cache,
+    empty_kernel_cache,
     full_sums,
 )
 
@@ -177,12 +178,15 @@ class TransformerBlock(nn.Module):
 
     def kernel_weights(self, length: int) -> tpu_block.Weights:
         """All parameters, as the kernels for rows of this length take them."""
+        return self._kernel_weights(self._bias_of_rows(length))
+
+    def _kernel_weights(self, bias: chex.Array) -> tpu_block.Weights:
         parameters = self.variables["params"]
         mlp = parameters["mlp"]
         return tpu_block.Weights(
             attention_scale=parameters["attention_norm"]["scale"][None],
             query_key_value=parameters["query_key_value"]["kernel"],
-            bias=self._bias_of_rows(length),
+            bias=bias,
             attention_output=parameters["attention_output"]["kernel"],
             mlp_scale=parameters["mlp_norm"]["scale"][None],
             hidden=mlp["hidden"]["kernel"],
@@ -276,6 +280,10 @@ class TransformerBlock(nn.Module):
     def initial_state(self, batch_size: int) -> KeyValueCache:
         """Empty cache for episodes of up to `max_length` steps."""
         sizes = (self.num_heads, self.head_size)
+        suits = tpu_step.fits(self.width, self.mlp_size, *sizes)
+        if suits and kernels_for_tpu() and self.dtype == jnp.bfloat16:
+            size = self.num_heads * self.head_size
+            return empty_kernel_cache(batch_size, self.max_length, size, self.dtype)
         return empty_cache(batch_size, self.max_length, *sizes, self.dtype or jnp.float32)
 
     @nn.nowrap
@@ -293,9 +301,14 @@ class TransformerBlock(nn.Module):
         Returns:
           `(B, n_e)` and the cache with this step added.
         """
-        query, key, value = self._project(x)
         bucket = relative_position_bucket(np.arange(state.num_slots), self.num_buckets)
         bias = self.position_bias[:, jnp.asarray(bucket)]
+        if state.for_kernel:
+            distance = state.distance
+            weights, cache = self._kernel_weights(bias[:, distance]), (state.key[0], state.value[0])
+            x, *new = tpu_step.block_step(x, weights, cache, state.visible, distance == 0)
+            return x, state.with_step(*new)
+        query, key, value = self._project(x)
         attended, state = attend_step(query, key, value, bias, state)
         return self._finish(x, attended), state
 

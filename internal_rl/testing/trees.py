@@ -54,7 +54,7 @@ def equal_leaves(first: chex.ArrayTree, second: chex.ArrayTree, lead: int = 0) -
         same = (x == y) | ((x != x) & (y != y))
         return jnp.all(same, axis=tuple(range(lead, same.ndim)))
 
-    return jax.jit(lambda first, second: jax.tree.map(equal, first, second))(first, second)
+    return jax.tree.map(equal, first, second)
 
 
 def buffers(tree: chex.ArrayTree, name: str) -> list[tuple[str, int]]:

@@ -11,7 +11,6 @@ from internal_rl.testing.episodes import episode_faults, task_faults
 from internal_rl.testing.telling import attribute_faults, capability_faults
 from internal_rl.testing.trees import (
     buffers,
-    equal_leaves,
     first_line,
     named_leaves,
     type_differences,
@@ -172,10 +171,14 @@ def _differing(name: str, first, second, when: str, tolerance: float = 0.0) -> l
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     faults = []
     for leaf, (x, y) in zip(names, pairs, strict=True):
-        if tolerance and jnp.issubdtype(x.dtype, jnp.floating):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        x, y = np.asarray(x), np.asarray(y)
+        real = jnp.issubdtype(x.dtype, jnp.floating)
+        if tolerance and real:
             same = np.allclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True)
         else:
-            same = bool(equal_leaves(x, y))
+            same = np.array_equal(x, y, equal_nan=real)
         if not same:
             faults.append(f"{name}: {leaf} is another {when}, allowed is the same")
     return faults

@@ -241,6 +241,7 @@ def test_a_table_shows_itself_and_gives_its_numbers():
     assert "| F1 of the switches | 0.5 |" in str(table)
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_on_a_store_is_that_of_its_copy_here(workdir, tmp_path, monkeypatch):
     shutil.copytree(workdir, tmp_path / "run", ignore=shutil.ignore_patterns("report", ".lock"))
     here = report.write_report(tmp_path / "run", wall_seconds=7.0)

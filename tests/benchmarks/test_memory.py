@@ -22,6 +22,7 @@ def test_a_later_stage_compiles_on_random_parameters_of_the_earlier_ones():
     assert "above" not in lines[1] and "above 16 GiB" in lines[2]
 
 
+@pytest.mark.slow
 def test_a_dataset_counts_with_its_full_size():
     sizes = memory.measure(Settings.read(ant.get_config("smoke")), ["probe"])["probe"]
     # 8 episodes, 4 in a row of 64 tokens, of 39 observed numbers, 8 torques, 2 indices and a mask.

@@ -48,6 +48,7 @@ def test_rows_have_not_changed_by_a_bit(name):
     assert digest(config, settings, tasks) == expected
 
 
+@pytest.mark.slow
 def test_streams_of_several_seeds_at_once_are_those_of_each():
     world = GridWorld(RANDOM)
     stream = ExpertStream(world, world.pretraining_tasks, sequence_length=24, epsilon=0.1)

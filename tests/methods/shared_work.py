@@ -1,5 +1,7 @@
 """`python -m tests.methods.shared_work FILE SEEDS METHOD...`: three updates of each, at smoke size.
 
+`pretrain_alone` has no curriculum.
+
 Writes metrics and parameters to FILE (npz), and prints the collectives of each update.
 """
 
@@ -19,6 +21,8 @@ from internal_rl.training.program import Program
 def run(name: str, num_seeds: int) -> tuple[dict[str, np.ndarray], list[str]]:
     """Metrics, evaluation and parameters by name, and the kinds of collectives."""
     config = gridworld.get_config("smoke")
+    if name == "pretrain_alone":
+        name, config.pretrain.curriculum_steps = "pretrain", 0
     # Four devices cannot share these evenly.
     config.internal_rl.episodes_per_update = config.raw_rl.episodes_per_update = 16
     settings = Settings.read(config).updated(name, num_seeds=num_seeds)

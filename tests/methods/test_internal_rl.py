@@ -73,6 +73,7 @@ def test_the_policy_improves_the_objective_on_the_batch_it_learns_from(updated):
     assert gain[1] > gain[0] + 0.1
 
 
+@pytest.mark.slow
 def test_nothing_is_learnt_from_a_batch_without_reward():
     method = InternalRL(SMALL, steered.make_world(), steered.make_model())
     state = jax.jit(method.init)(jax.random.key(0), method.frozen)

@@ -53,6 +53,7 @@ def test_a_metacontroller_plays_no_part():
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_nothing_is_learnt_from_a_batch_without_reward():
     method = RawActionRL(SETTINGS, make_world(), make_model())
     state = jax.jit(method.init)(jax.random.key(0), method.frozen)

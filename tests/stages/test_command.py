@@ -11,6 +11,7 @@ from internal_rl.extras import needs_extra
 from internal_rl.stages import config_file
 from internal_rl.stages.catalogue import STAGES
 from internal_rl.stages.command import OTHERS, usage
+from tests.marks import quick
 from tests.training.test_loop import ROOT
 
 COMMAND = "from internal_rl.stages.command import main; main()"
@@ -62,7 +63,9 @@ def test_examples_are_copied_and_nothing_is_overwritten(tmp_path):
     assert refused.returncode == 2 and refused.stderr.startswith("error: b: unexpected")
 
 
-@pytest.mark.parametrize("config", ["gridworld:smoke", "configs/gridworld.py:smoke"])
+@pytest.mark.parametrize(
+    "config", quick(["gridworld:smoke", "configs/gridworld.py:smoke"], ["gridworld:smoke"])
+)
 def test_the_command_finds_the_config_files_of_the_package_from_any_folder(config, tmp_path):
     process = run_in(
         tmp_path, "-c", COMMAND, "probe", f"--config={config}", f"--workdir={tmp_path}/run"
