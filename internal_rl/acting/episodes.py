@@ -15,6 +15,7 @@ from flax import struct
 from internal_rl.envs.slots import Slots, choose_num_slots, run_episodes
 from internal_rl.models.heads import action_log_prob, mode_action, sample_action
 from internal_rl.models.steered_model import SteeredModel
+from internal_rl.training.mesh import my_share, num_shares
 from internal_rl.types import ActionSpec, Timestep, World
 
 NOWHERE = -1
@@ -189,6 +190,7 @@ def act(
     keep: tuple[str, ...] = ("observation", "action", "reward", "visit", "progress", "subgoal"),
     num_slots: int = 0,
     first_episode: chex.Numeric = 0,
+    shared: bool = False,
 ) -> Episodes:
     """Runs episodes from their start to their end or the time limit.
 
@@ -204,9 +206,25 @@ def act(
       num_slots: episodes that run side by side, which bounds the memory; 0 leaves the choice to
         `slots.choose_num_slots`.
       first_episode: number of the first episode, where these are some of more: random numbers are
-        those of an episode's number.
+        those of an episode's number, and so is what a control holds for each episode.
+      shared: of several devices inside of `mesh.spread` each runs some, and all have all episodes.
     """
     num_episodes = start[1].done.shape[0]
+    if shared and num_shares() > 1:
+        share = my_share(num_episodes)
+        episodes = act(
+            world,
+            model,
+            control,
+            jax.tree.map(lambda leaf: leaf[share.rows], start),
+            key,
+            deterministic=deterministic,
+            free_running=free_running,
+            keep=keep,
+            num_slots=num_slots,
+            first_episode=first_episode + share.first,
+        )
+        return jax.tree.map(share.together, episodes)
     num_slots = choose_num_slots(num_slots, num_episodes)
     tells_visits = start[1].visit is not None
     step_worlds = jax.vmap(world.step_without_task if free_running else world.step)
@@ -219,7 +237,7 @@ def act(
         )
         numbered = slots.replace(episode=slots.episode + first_episode)
         *control_keys, action_keys = episode_keys(key, numbered, control.num_keys + 1)
-        context = StepContext(slots, before, visits, control_keys, deterministic)
+        context = StepContext(numbered, before, visits, control_keys, deterministic)
         control_memory, residual, record = control.step(model, control_memory, residual, context)
         output, base_memory = model.upper_step(residual, base_memory)
         action = choose_action(model.base.action_spec, output.action, action_keys, deterministic)

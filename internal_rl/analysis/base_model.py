@@ -25,6 +25,7 @@ from internal_rl.analysis.table import Row, make_row
 from internal_rl.colours import OKABE_ITO
 from internal_rl.methods.evaluation import evaluation_key
 from internal_rl.models.steered_model import SteeredModel
+from internal_rl.training.mesh import by_all_devices
 from internal_rl.types import World
 
 
@@ -59,7 +60,7 @@ def sample_success(
       num_episodes: how many episodes.
     """
 
-    @jax.jit
+    @by_all_devices
     def run(model, key):
         episodes = play(
             world,
@@ -69,6 +70,7 @@ def sample_success(
             num_episodes,
             keep=("reward",),
             num_slots=choose_slots(num_episodes),
+            shared=True,
         )
         return jnp.mean(episodes.success, dtype=jnp.float32)
 

@@ -25,6 +25,7 @@ from internal_rl.analysis.table import Row, variant_rows
 from internal_rl.analysis.transitions import visited_places
 from internal_rl.methods.switching import SWITCH_THRESHOLD
 from internal_rl.models.steered_model import SteeredModel
+from internal_rl.training.mesh import by_all_devices
 from internal_rl.types import World
 
 INJECTION_MOMENTS = (0, 1)
@@ -130,6 +131,7 @@ def inject_codes(
             free_running=True,
             keep=("visit",),
             num_slots=choose_slots(num_episodes),
+            shared=True,
         )
         target = jnp.where(jnp.any(found, axis=1), _last_target(episodes), -1)
         return _count(world, visited_places(episodes), target, after_visits)
@@ -211,7 +213,7 @@ def examine_injection(
       num_episodes: episodes per arm and moment.
     """
 
-    @jax.jit
+    @by_all_devices
     def inject(model, bank, key, visits):
         return inject_codes(world, model, bank, key, num_episodes, after_visits=visits)
 

@@ -18,6 +18,7 @@ from internal_rl.analysis.study import Study, StudyContext, as_arrays, choose_sl
 from internal_rl.analysis.table import Row, best_layer_rows
 from internal_rl.models.controllers import Controllers
 from internal_rl.models.steered_model import SteeredModel
+from internal_rl.training.mesh import by_all_devices
 from internal_rl.types import World
 
 
@@ -61,6 +62,7 @@ def play_controlled(
         num_episodes,
         keep=("reward", "progress"),
         num_slots=choose_slots(num_episodes),
+        shared=True,
     )
 
 
@@ -77,7 +79,7 @@ def examine_controllers(
     """
     success, progress = [], []
     for layer, controllers in enumerate(layers):
-        run = jax.jit(
+        run = by_all_devices(
             lambda model, controllers, key: play_controlled(
                 world, model, controllers, key, num_episodes
             )

@@ -49,6 +49,7 @@ from internal_rl.envs.world import capabilities
 from internal_rl.methods.evaluation import evaluation_key, held_out
 from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
+from internal_rl.training.mesh import by_all_devices
 from internal_rl.training.randomness import named_key
 from internal_rl.types import DataSource, Trajectory, World
 
@@ -119,10 +120,10 @@ class StudyContext:
 
         def play(params, frozen, deterministic):
             return self.method.rollout(
-                params, frozen, key, self.num_episodes, deterministic=deterministic
+                params, frozen, key, self.num_episodes, deterministic=deterministic, shared=True
             )
 
-        return jax.jit(play)
+        return by_all_devices(play)
 
     def play(self, deterministic: bool) -> Episodes:
         """Episodes of a policy; nothing keeps them, as they may take much memory."""

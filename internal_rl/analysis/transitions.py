@@ -17,6 +17,7 @@ from internal_rl.analysis.results import SeedResults
 from internal_rl.analysis.study import Study, StudyContext, as_arrays, choose_slots
 from internal_rl.analysis.table import Row, make_row
 from internal_rl.models.steered_model import SteeredModel
+from internal_rl.training.mesh import by_all_devices
 from internal_rl.types import World
 
 
@@ -102,7 +103,7 @@ def count_transitions(
         pretraining task.
     """
 
-    @jax.jit
+    @by_all_devices
     def run(model, key):
         episodes = play(
             world,
@@ -113,6 +114,7 @@ def count_transitions(
             free_running=True,
             keep=("visit",),
             num_slots=choose_slots(num_episodes),
+            shared=True,
         )
         visit = visited_places(episodes)
         return transition_counts(visit, world.num_places, world.num_pretraining_visits)

@@ -70,6 +70,26 @@ def spread(function: Callable) -> Callable:
     return run
 
 
+def by_all_devices(function: Callable) -> Callable:
+    """`function`, compiled and run by all devices of this process, see `spread`.
+
+    For what is done with one seed after training, whose arrays lie on one device. What it shares
+    out is told by `my_share`, as `acting.episodes.act` does on demand.
+    """
+    alone, together = jax.jit(function), jax.jit(spread(function))
+
+    def run(*arguments):
+        devices = jax.local_devices()
+        if len(devices) == 1:
+            return alone(*arguments)
+        mesh = make_mesh(1, devices)
+        with jax.set_mesh(mesh):
+            found = together(*jax.device_put(arguments, replicated(mesh)))
+        return jax.device_put(found, devices[0])
+
+    return run
+
+
 def _is_shared() -> bool:
     """Whether the program that is being traced is run by one of several devices in `spread`."""
     return DATA in jax.sharding.get_abstract_mesh().manual_axes
@@ -123,11 +143,13 @@ class Share:
     """The rows that one device makes of a batch.
 
     Attributes:
+      first: `()` int32 number of the first of them.
       rows: `(n,)` int32 their numbers in the batch; a few devices have the last one again.
       own: `(n,)` bool, those that no other device has.
       num_rows: of the whole batch.
     """
 
+    first: chex.Numeric
     rows: chex.Array
     own: chex.Array
     num_rows: int
@@ -140,5 +162,6 @@ class Share:
 def my_share(num_rows: int) -> Share:
     """The share of this device in a batch of rows, inside of `spread`."""
     size = share_size(num_rows)
-    rows = share_number() * size + jnp.arange(size, dtype=jnp.int32)
-    return Share(jnp.minimum(rows, num_rows - 1), rows < num_rows, num_rows)
+    first = share_number() * size
+    rows = first + jnp.arange(size, dtype=jnp.int32)
+    return Share(first, jnp.minimum(rows, num_rows - 1), rows < num_rows, num_rows)
