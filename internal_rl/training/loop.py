@@ -166,6 +166,9 @@ class _Run:
                 logging.info("%s: compiles", self._stage.name)
                 # Before there is anything to lose: a signal ends a compilation at once.
                 program.compile()
+                # The first step makes a connection among all devices, for which no process waits
+                # longer than half a minute: one may compile much longer than another.
+                hosts.wait_for_all(f"{self._stage.name}: compiled")
             self._saved_at = time.monotonic()
             with self._watch.held():
                 state = self._train(state, first_step, sums)
