@@ -130,12 +130,12 @@ def seeds_side_by_side() -> int:
 
 def total(tree: chex.ArrayTree) -> chex.ArrayTree:
     """Sums over the devices that share the work."""
-    return jax.lax.psum(tree, DATA) if _is_shared() else tree
+    return jax.lax.psum(tree, DATA) if num_shares() > 1 else tree
 
 
 def mean(tree: chex.ArrayTree) -> chex.ArrayTree:
     """Means over the devices that share the work."""
-    return jax.lax.pmean(tree, DATA) if _is_shared() else tree
+    return jax.lax.pmean(tree, DATA) if num_shares() > 1 else tree
 
 
 @dataclasses.dataclass(frozen=True)
