@@ -73,15 +73,15 @@ def departures(
       `(n, O)` int; paths enter no colour but their goal.
     """
     num_layouts, num_colours = colours.shape
-    rows = np.arange(num_layouts)[:, None]
+    rows, opened = np.arange(num_layouts)[:, None], _open_cells(free, grid_size)
     # Which sets of actions can have been chosen, one action per follower: bit `a` of a set's number
     # is action `a`.
     sets = np.arange(2 ** len(_MOVES))
     chosen = np.zeros((num_layouts, num_colours, len(sets)), bool)
     chosen[..., 0] = True
     for goal in np.flatnonzero(follows.any(axis=0)):
-        steps = _steps_from(colours[:, goal], _open_cells(free, grid_size), grid_size)
-        ahead = _around(steps.reshape(-1, grid_size, grid_size), _FAR)[rows, :, colours]
+        steps = _steps_from(colours[:, goal], opened, grid_size)
+        ahead = _around(steps, grid_size, _FAR)[rows, :, colours]
         shortest = ahead == ahead.min(axis=-1, keepdims=True)
         leads = shortest & (ahead < _FAR)
         after = np.zeros_like(chosen)
@@ -104,7 +104,7 @@ def all_connected(colours: np.ndarray, free: np.ndarray, grid_size: int) -> np.n
     """
     opened = _open_cells(free, grid_size)
     reached = _steps_from(free[:, 0], opened, grid_size) < _FAR
-    touches = _around(opened.reshape(-1, grid_size, grid_size), False).any(axis=1)
+    touches = _around(opened, grid_size, False).any(axis=1)
     rows = np.arange(len(colours))[:, None]
     return (reached.sum(axis=1) == free.shape[1]) & touches[rows, colours].all(axis=1)
 
@@ -121,19 +121,19 @@ def _steps_from(origin: np.ndarray, opened: np.ndarray, grid_size: int) -> np.nd
     steps = np.full(opened.shape, _FAR, np.int32)
     np.put_along_axis(steps, origin[:, None], 0, axis=1)
     for number in itertools.count(1):
-        before = (steps == number - 1).reshape(-1, grid_size, grid_size)
-        entered = _around(before, False).any(axis=1) & opened & (steps == _FAR)
+        before = _around(steps == number - 1, grid_size, False).any(axis=1)
+        entered = before & opened & (steps == _FAR)
         if not entered.any():
             return steps
         steps[entered] = number
 
 
-def _around(grids: np.ndarray, outside) -> np.ndarray:
-    """What lies one action away from each cell of `(n, G, G)`: `(n, 4, G*G)`."""
-    size = grids.shape[-1]
-    padded = np.pad(grids, ((0, 0), (1, 1), (1, 1)), constant_values=outside)
+def _around(grids: np.ndarray, size: int, outside) -> np.ndarray:
+    """What lies one action away from each cell of `(n, G*G)`: `(n, 4, G*G)`."""
+    squares = grids.reshape(len(grids), size, size)
+    padded = np.pad(squares, ((0, 0), (1, 1), (1, 1)), constant_values=outside)
     moved = [
         padded[:, 1 + down : 1 + down + size, 1 + right : 1 + right + size]
         for down, right in _MOVES
     ]
-    return np.stack(moved, axis=1).reshape(len(grids), len(_MOVES), size * size)
+    return np.stack(moved, axis=1).reshape(len(grids), len(_MOVES), size**2)

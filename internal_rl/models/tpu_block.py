@@ -170,20 +170,24 @@ def _caster(weights: Weights):
     return lambda x: x.astype(weights.hidden.dtype)
 
 
-def hidden_of(normed: Normed, weights: Weights):
-    """Hidden layer of the perceptron, `(S, m)`, in the type of products; inside of a kernel."""
+def _hidden_of(normed: Normed, weights: Weights):
     to = _caster(weights)
     hidden = dot(to(normed.output), weights.hidden[...], 1, 0) + weights.hidden_bias[...]
     return to(jnp.maximum(hidden, 0.0))
+
+
+def finish(x, attended, weights: Weights):
+    """What follows attention, `(S, n)` and `(S, H dh)` to `(S, n)`, inside of a kernel."""
+    x = x + dot(attended, weights.attention_output[...], 1, 0)
+    hidden = _hidden_of(norm(x, weights.mlp_scale[...]), weights)
+    return x + dot(hidden, weights.output[...], 1, 0) + weights.output_bias[...]
 
 
 def _forward_kernel(segment_ref, x_ref, *refs, head_size):
     *weight_refs, y_ref = refs
     weights, x = Weights(*weight_refs), x_ref[0]
     _, _, attended = _attention_of(segment_ref, x, weights, head_size)
-    x = x + dot(attended, weights.attention_output[...], 1, 0)
-    hidden = hidden_of(norm(x, weights.mlp_scale[...]), weights)
-    y_ref[0] = x + dot(hidden, weights.output[...], 1, 0) + weights.output_bias[...]
+    y_ref[0] = finish(x, attended, weights)
 
 
 def _backward_kernel(segment_ref, x_ref, y_bar_ref, *refs, head_size, trained):
@@ -207,7 +211,7 @@ def _backward_kernel(segment_ref, x_ref, y_bar_ref, *refs, head_size, trained):
     first, row, attended = _attention_of(segment_ref, x, weights, head_size)
     x = x + dot(attended, weights.attention_output[...], 1, 0)
     second = norm(x, weights.mlp_scale[...])
-    hidden = hidden_of(second, weights)
+    hidden = _hidden_of(second, weights)
 
     hidden_bar = dot(to(y_bar), weights.output[...], 1, 1)
     hidden_bar = jnp.where(hidden > 0, hidden_bar, 0.0)

@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 
 from internal_rl.models.kernels import LANES
 from internal_rl.models.tpu_attention import MASKED, dot
-from internal_rl.models.tpu_block import MAX_WEIGHTS, Weights, hidden_of, norm, number_of_weights
+from internal_rl.models.tpu_block import MAX_WEIGHTS, Weights, finish, norm, number_of_weights
 
 # Slots of the cache are held in registers of so many bfloat16 numbers one below the other.
 SLOTS = 16
@@ -120,8 +120,4 @@ def _kernel(x_ref, key_ref, value_ref, mask_ref, present_ref, *refs, head_size):
         weight = jnp.where(present, 0.0, weight).astype(dtype)
         read = (dot(weight, value_ref[episode], 1, 0) + of_itself * value[this]) * inverse
         attended.append(jnp.sum(jnp.where(own, read, 0.0), axis=0, keepdims=True))
-    attended = jnp.concatenate(attended, axis=0).astype(dtype)
-
-    x = x + dot(attended, weights.attention_output[...], 1, 0)
-    hidden = hidden_of(norm(x, weights.mlp_scale[...]), weights)
-    y_ref[:] = x + dot(hidden, weights.output[...], 1, 0) + weights.output_bias[...]
+    y_ref[:] = finish(x, jnp.concatenate(attended, axis=0).astype(dtype), weights)

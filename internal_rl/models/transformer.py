@@ -173,8 +173,12 @@ class TransformerBlock(nn.Module):
     def _takes_kernel(self, length: int) -> bool:
         """Whether rows of this length pass through the kernels for TPUs."""
         sizes = (self.width, self.mlp_size, self.num_heads, self.head_size)
-        wanted = kernels_for_tpu() and self.dtype == jnp.bfloat16 and not self.is_initializing()
+        wanted = self._wants_kernels() and not self.is_initializing()
         return wanted and tpu_block.fits(length, *sizes)
+
+    @nn.nowrap
+    def _wants_kernels(self) -> bool:
+        return kernels_for_tpu() and self.dtype == jnp.bfloat16
 
     def kernel_weights(self, length: int) -> tpu_block.Weights:
         """All parameters, as the kernels for rows of this length take them."""
@@ -280,8 +284,7 @@ class TransformerBlock(nn.Module):
     def initial_state(self, batch_size: int) -> KeyValueCache:
         """Empty cache for episodes of up to `max_length` steps."""
         sizes = (self.num_heads, self.head_size)
-        suits = tpu_step.fits(self.width, self.mlp_size, *sizes)
-        if suits and kernels_for_tpu() and self.dtype == jnp.bfloat16:
+        if self._wants_kernels() and tpu_step.fits(self.width, self.mlp_size, *sizes):
             size = self.num_heads * self.head_size
             return empty_kernel_cache(batch_size, self.max_length, size, self.dtype)
         return empty_cache(batch_size, self.max_length, *sizes, self.dtype or jnp.float32)

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from internal_rl.training.randomness import without_keys
+
 
 def named_leaves(tree: chex.ArrayTree, name: str) -> list[tuple[str, chex.Array]]:
     """Leaves with what leads to them, such as `state.physics.qpos`."""
@@ -45,12 +47,11 @@ def type_differences(
     ]
 
 
-def equal_leaves(first: chex.ArrayTree, second: chex.ArrayTree, lead: int = 0) -> chex.ArrayTree:
+def equal_leaves(first: chex.ArrayTree, second: chex.ArrayTree, lead: int) -> chex.ArrayTree:
     """Whether leaves hold the same numbers, over all but `lead` leading axes; NaN equals NaN."""
 
     def equal(x, y):
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        x, y = without_keys(x), without_keys(y)
         same = (x == y) | ((x != x) & (y != y))
         return jnp.all(same, axis=tuple(range(lead, same.ndim)))
 
@@ -63,8 +64,7 @@ def buffers(tree: chex.ArrayTree, name: str) -> list[tuple[str, int]]:
     for leaf, x in named_leaves(tree, name):
         if not isinstance(x, jax.Array) or x.size == 0:
             continue
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x = jax.random.key_data(x)
+        x = without_keys(x)
         if len(x.devices()) == 1:
             found.append((leaf, x.unsafe_buffer_pointer()))
     return found

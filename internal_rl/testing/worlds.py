@@ -16,6 +16,7 @@ from internal_rl.testing.trees import (
     type_differences,
     type_of,
 )
+from internal_rl.training.randomness import without_keys
 from internal_rl.types import ActionSpec, ObservationSpec, Timestep, World
 
 NUM_MAPPED = 3
@@ -171,9 +172,7 @@ def _differing(name: str, first, second, when: str, tolerance: float = 0.0) -> l
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     faults = []
     for leaf, (x, y) in zip(names, pairs, strict=True):
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        x, y = np.asarray(x), np.asarray(y)
+        x, y = (np.asarray(without_keys(leaf)) for leaf in (x, y))
         real = jnp.issubdtype(x.dtype, jnp.floating)
         if tolerance and real:
             same = np.allclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True)

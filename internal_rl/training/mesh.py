@@ -76,15 +76,15 @@ def by_all_devices(function: Callable) -> Callable:
     For what is done with one seed after training, whose arrays lie on one device. What it shares
     out is told by `my_share`, as `acting.episodes.act` does on demand.
     """
-    alone, together = jax.jit(function), jax.jit(spread(function))
+    compiled = jax.jit(spread(function))
 
     def run(*arguments):
         devices = jax.local_devices()
         if len(devices) == 1:
-            return alone(*arguments)
+            return compiled(*arguments)
         mesh = make_mesh(1, devices)
         with jax.set_mesh(mesh):
-            found = together(*jax.device_put(arguments, replicated(mesh)))
+            found = compiled(*jax.device_put(arguments, replicated(mesh)))
         return jax.device_put(found, devices[0])
 
     return run

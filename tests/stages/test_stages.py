@@ -11,6 +11,7 @@ import pytest
 from configs import gridworld
 from internal_rl import run_stages
 from internal_rl.analysis.injection import INJECTION_MOMENTS
+from internal_rl.analysis.study import SKIPPED
 from tests.training.test_loop import ROOT
 
 
@@ -75,8 +76,10 @@ def test_the_metacontroller_is_measured(workdir):
         assert 0.0 <= results[f"injection_{visits}_reach_injected"] <= 1.0
         assert f"injection_{visits}_reach_unseen_prior" in results
     assert results["example_beta"].shape == results["example_mask"].shape
+    assert len(results["example_subgoal"]) == 5
     assert results["example_place"].shape == (*results["example_beta"].shape, 2)
     np.testing.assert_array_equal(results["example_beta"][:, 0], 1.0)
+    assert SKIPPED not in results
 
 
 @pytest.mark.slow
