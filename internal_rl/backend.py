@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+LANES = 128
+"""Numbers side by side in a register of a TPU."""
+
 # Backends that programs are traced for, and whether they may hold kernels; the innermost last.
 _targets: list[tuple[str, bool]] = []
 

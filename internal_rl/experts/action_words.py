@@ -36,7 +36,7 @@ def offsets(grid_size: int) -> tuple[int, int, int, int]:
 
 def actions_at(word: chex.Array, place: chex.Array) -> chex.Array:
     """Mask of the actions at a place, int32, from word `place // 8`."""
-    shift = (place % _CELLS * 4).astype(jnp.uint32)
+    shift = ((place & _CELLS - 1) * 4).astype(jnp.uint32)
     return (word >> shift & 15).astype(jnp.int32)
 
 

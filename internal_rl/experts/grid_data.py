@@ -282,16 +282,14 @@ class ExpertStream:
 
     def _play(self, episodes: Episodes) -> Steps:
         """Plays the episodes of each lane one behind the other for `S` tokens."""
-        return rollout.play(
-            self._legs(episodes),
-            episodes.start_cell,
-            self.tasks.shape[1],
+        rules = rollout.Rules(
             grid_size=self.world.config.grid_size,
             time_limit=self.world.time_limit,
             epsilon=self.epsilon,
             include_terminal=self.include_terminal,
-            num_tokens=self.sequence_length,
         )
+        num_slots, num_tokens = self.tasks.shape[1], self.sequence_length
+        return rollout.play(self._legs(episodes), episodes.start_cell, num_slots, rules, num_tokens)
 
     def _legs(self, episodes: Episodes) -> Legs:
         """Tables of all legs of the episodes."""

@@ -6,10 +6,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from internal_rl.backend import kernels_for_tpu
+from internal_rl.backend import LANES, kernels_for_tpu
 
-# A register of a TPU holds 8 steps of rows in 128 lanes, a channel in each.
-STEPS, LANES = 8, 128
+# A register of a TPU holds so many steps of rows, with a channel in each of its lanes.
+STEPS = 8
 
 
 def suits_kernels(x: chex.Array) -> bool:

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from internal_rl.backend import kernels_for_tpu
-from internal_rl.models.kernels import LANES
+from internal_rl.backend import LANES, kernels_for_tpu
 
 # Steps that are on the core at a time, the more the better, and steps in one iteration.
 _CHUNKS, _UNROLLED = (64, 32, 16, 8), 8

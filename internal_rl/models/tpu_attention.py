@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from internal_rl.models.kernels import LANES
+from internal_rl.backend import LANES
 
 MASKED = -1e9
 

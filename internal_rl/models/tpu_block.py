@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 
-from internal_rl.models.kernels import LANES
+from internal_rl.backend import LANES
 from internal_rl.models.tpu_attention import AttentionRow, attend, attend_backward, dot
 
 MAX_LENGTH = 512

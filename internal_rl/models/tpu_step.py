@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from internal_rl.models.kernels import LANES
+from internal_rl.backend import LANES
 from internal_rl.models.tpu_attention import MASKED, dot
 from internal_rl.models.tpu_block import MAX_WEIGHTS, Weights, finish, norm, number_of_weights
 
