@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
 
 from internal_rl.backend import LANES
 
@@ -61,8 +62,36 @@ def _lanes(part: int, group: int, size: int) -> slice:
     return slice(first, first + LANES)
 
 
+def _turned(x, direction: int):
+    """Turns row `i` of `(128, S)` by `127 - i` places to the left (-1) or to the right (1)."""
+    length = x.shape[1]
+    places = LANES - 1 - jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
+    step = 1
+    while step < LANES:
+        turned = pltpu.roll(x, direction * step % length, axis=1)
+        x = jnp.where(places & step > 0, turned, x)
+        step *= 2
+    return x
+
+
+def bias_of_pairs(by_key):
+    """Bias of the last 128 queries, `(128, S)`, from that of the last one, `(1, S)`.
+
+    It depends on how far the key is away. Of keys behind the query it is arbitrary.
+    """
+    return _turned(jnp.broadcast_to(by_key, (LANES, by_key.shape[1])), -1)
+
+
+def bias_of_pairs_backward(pairs_bar):
+    """Gradient of `by_key (1, S)`; that of pairs `(128, S)` is zero for keys behind the query."""
+    return jnp.sum(_turned(pairs_bar, 1), axis=0, keepdims=True)
+
+
 class AttentionRow(NamedTuple):
-    """What attention of a row reads: segments, bias and the projections `(S, 3 H dh)`."""
+    """What attention of a row reads: segments, bias and the projections `(S, 3 H dh)`.
+
+    The bias is a reference to `bias_of_pairs` for every head, `(H, 128, S)`.
+    """
 
     segment: jax.Array
     bias: jax.Array
@@ -83,6 +112,15 @@ class AttentionRow(NamedTuple):
     def visible(self, queries, keys):
         return _visible(self.segment, queries, keys)
 
+    def bias_of(self, head, keys):
+        """Bias of the block of queries that ends with these keys."""
+        return self.bias[head, :, self.bias_place(keys)]
+
+    def bias_place(self, keys: slice) -> slice:
+        """Keys as the last queries see them: what is as far from these as `keys` from theirs."""
+        length = self.qkv.shape[0]
+        return slice(length - keys.stop, length)
+
     def part(self, part: int, place: slice, group: int):
         return self.qkv[place, _lanes(part, group, self.size)]
 
@@ -100,7 +138,7 @@ def attend(row: AttentionRow):
             read = jnp.zeros(query.shape, jnp.float32)
             for head, own in heads:
                 chosen = to(jnp.where(own, query, 0))
-                weight, inverse = _weights_of(chosen, key, row.bias[head, queries, keys], visible)
+                weight, inverse = _weights_of(chosen, key, row.bias_of(head, keys), visible)
                 read += jnp.where(own, dot(to(weight), value, 1, 0) * inverse, 0.0)
             attended.append(to(read))
         rows.append(jnp.concatenate(attended, axis=1))
@@ -123,12 +161,12 @@ def attend_backward(row: AttentionRow, out_bar, bias_bar_ref):
             for head, own in heads:
                 chosen = to(jnp.where(own, query, 0))
                 wanted = jnp.where(own, out_bar[queries, _lanes(0, group, row.size)], 0.0)
-                weight, inverse = _weights_of(chosen, key, row.bias[head, queries, keys], visible)
+                weight, inverse = _weights_of(chosen, key, row.bias_of(head, keys), visible)
                 weight_bar = dot(to(wanted), value, 1, 1)
                 mean = jnp.sum(weight * weight_bar, axis=1, keepdims=True) * inverse
                 scores_bar = weight * ((weight_bar - mean) * inverse)
                 if bias_bar_ref is not None:
-                    bias_bar_ref[head, queries, keys] += scores_bar
+                    bias_bar_ref[head, :, row.bias_place(keys)] += scores_bar
                 scores_bar = to(scores_bar)
                 query_bar += jnp.where(own, dot(scores_bar, key, 1, 0), 0.0)
                 from_keys = dot(scores_bar, chosen, 0, 0)

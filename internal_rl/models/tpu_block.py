@@ -21,7 +21,14 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 
 from internal_rl.backend import LANES
-from internal_rl.models.tpu_attention import AttentionRow, attend, attend_backward, dot
+from internal_rl.models.tpu_attention import (
+    AttentionRow,
+    attend,
+    attend_backward,
+    bias_of_pairs,
+    bias_of_pairs_backward,
+    dot,
+)
 
 MAX_LENGTH = 512
 MAX_WEIGHTS = 2**20
@@ -34,7 +41,8 @@ class Weights(NamedTuple):
     Attributes:
       attention_scale: `(1, n)` of the norm before attention.
       query_key_value: `(n, 3 H dh)`.
-      bias: `(H, S, S)` added to the scores; for a single step `(H, T)`.
+      bias: `(H, S)` added to the scores of the last query, by key; it depends on how far a key is
+        away alone. For a single step `(H, T)`.
       attention_output: `(H dh, n)`.
       mlp_scale: `(1, n)` of the norm before the perceptron.
       hidden: `(n, m)`.
@@ -63,7 +71,7 @@ def fits(length: int, width: int, mlp_size: int, num_heads: int, head_size: int)
     """Whether rows of `length` tokens and a block of these sizes suit the kernels."""
     sizes = (width, mlp_size, num_heads * head_size)
     whole = all(size % LANES == 0 for size in (length, *sizes))
-    held = number_of_weights(*sizes) + num_heads * length**2
+    held = number_of_weights(*sizes) + num_heads * LANES * length
     return whole and length <= MAX_LENGTH and held <= MAX_WEIGHTS and LANES % head_size == 0
 
 
@@ -156,12 +164,12 @@ def _over_tokens(x):
 # The kernels.
 
 
-def _attention_of(segment_ref, x, weights: Weights, head_size: int):
+def _attention_of(segment_ref, x, weights: Weights, bias_ref, head_size: int):
     """The norm before attention, what attention reads, and its output `(S, H dh)`."""
     to = _caster(weights)
     normed = norm(x, weights.attention_scale[...])
     qkv = to(dot(to(normed.output), weights.query_key_value[...], 1, 0))
-    row = AttentionRow(segment_ref, weights.bias, qkv, head_size)
+    row = AttentionRow(segment_ref, bias_ref, qkv, head_size)
     return normed, row, attend(row)
 
 
@@ -183,16 +191,27 @@ def finish(x, attended, weights: Weights):
     return x + dot(hidden, weights.output[...], 1, 0) + weights.output_bias[...]
 
 
+def _spread_bias(weights: Weights, bias_ref):
+    """Lays the bias out by pairs before the first row."""
+
+    @pl.when(pl.program_id(0) == 0)
+    def _():
+        for head in range(bias_ref.shape[0]):
+            bias_ref[head] = bias_of_pairs(weights.bias[head : head + 1])
+
+
 def _forward_kernel(segment_ref, x_ref, *refs, head_size):
-    *weight_refs, y_ref = refs
+    *weight_refs, y_ref, bias_ref = refs
     weights, x = Weights(*weight_refs), x_ref[0]
-    _, _, attended = _attention_of(segment_ref, x, weights, head_size)
+    _spread_bias(weights, bias_ref)
+    _, _, attended = _attention_of(segment_ref, x, weights, bias_ref, head_size)
     y_ref[0] = finish(x, attended, weights)
 
 
 def _backward_kernel(segment_ref, x_ref, y_bar_ref, *refs, head_size, trained):
     num = len(Weights._fields)
-    weights, x_bar_ref, bars = Weights(*refs[:num]), refs[num], refs[num + 1 :]
+    weights, x_bar_ref, refs = Weights(*refs[:num]), refs[num], refs[num + 1 :]
+    *bars, bias_ref, bias_bar_ref = refs if trained else (*refs, None)
     bars = Weights(*bars) if trained else None
     to = _caster(weights)
 
@@ -200,15 +219,16 @@ def _backward_kernel(segment_ref, x_ref, y_bar_ref, *refs, head_size, trained):
         if trained:
             getattr(bars, name)[...] += value()
 
+    _spread_bias(weights, bias_ref)
     if trained:
 
         @pl.when(pl.program_id(0) == 0)
         def _():
-            for bar in bars:
+            for bar in (*bars, bias_bar_ref):
                 bar[...] = jnp.zeros_like(bar)
 
     x, y_bar = x_ref[0], y_bar_ref[0]
-    first, row, attended = _attention_of(segment_ref, x, weights, head_size)
+    first, row, attended = _attention_of(segment_ref, x, weights, bias_ref, head_size)
     x = x + dot(attended, weights.attention_output[...], 1, 0)
     second = norm(x, weights.mlp_scale[...])
     hidden = _hidden_of(second, weights)
@@ -226,12 +246,19 @@ def _backward_kernel(segment_ref, x_ref, y_bar_ref, *refs, head_size, trained):
 
     add("attention_output", lambda: dot(attended, to(x_bar), 0, 0))
     out_bar = dot(to(x_bar), weights.attention_output[...], 1, 1)
-    qkv_bar = attend_backward(row, out_bar, bars and bars.bias)
+    qkv_bar = attend_backward(row, out_bar, bias_bar_ref)
     add("query_key_value", lambda: dot(to(first.output), qkv_bar, 0, 0))
     normed_bar = dot(qkv_bar, weights.query_key_value[...], 1, 1)
     from_norm, scale_bar = _norm_backward(first, weights.attention_scale[...], normed_bar)
     add("attention_scale", lambda: scale_bar)
     x_bar_ref[0] = x_bar + from_norm
+
+    if trained:
+
+        @pl.when(pl.program_id(0) == pl.num_programs(0) - 1)
+        def _():
+            for head in range(bias_bar_ref.shape[0]):
+                bars.bias[head : head + 1] = bias_of_pairs_backward(bias_bar_ref[head])
 
 
 def _row(*shape):
@@ -242,8 +269,9 @@ def _whole(shape):
     return pl.BlockSpec(shape, lambda row: (0,) * len(shape))
 
 
-def _call(kernel, name, outputs, out_specs, rows, weights, segment, interpret):
+def _call(kernel, name, outputs, out_specs, rows, weights, segment, interpret, num_biases):
     num_rows, length = segment.shape
+    of_pairs = pltpu.VMEM((weights.bias.shape[0], LANES, length), jnp.float32)
     # Eight of each, as arrays are cut into tiles of eight rows.
     segment = jnp.broadcast_to(segment[:, None], (num_rows, 8, length))
     return pl.pallas_call(
@@ -256,6 +284,7 @@ def _call(kernel, name, outputs, out_specs, rows, weights, segment, interpret):
             *(_whole(array.shape) for array in weights),
         ],
         out_specs=out_specs,
+        scratch_shapes=[of_pairs] * num_biases,
         interpret=interpret,
         name=name,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
@@ -270,7 +299,7 @@ def _forward(x, weights, segment, dtype, interpret):
     kernel = functools.partial(_forward_kernel, head_size=_head_size(weights))
     output, spec = jax.ShapeDtypeStruct(x.shape, x.dtype), _row(*x.shape[1:])
     weights = weights.for_products(dtype)
-    return _call(kernel, "block_forward", output, spec, [x], weights, segment, interpret)
+    return _call(kernel, "block_forward", output, spec, [x], weights, segment, interpret, 1)
 
 
 def _backward(x, weights, segment, y_bar, dtype, interpret, trained):
@@ -288,5 +317,6 @@ def _backward(x, weights, segment, y_bar, dtype, interpret, trained):
         weights.for_products(dtype),
         segment,
         interpret,
+        num_biases=1 + trained,
     )
     return x_bar, Weights(*bars) if trained else jax.tree.map(jnp.zeros_like, weights)

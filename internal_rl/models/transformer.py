@@ -182,7 +182,7 @@ class TransformerBlock(nn.Module):
 
     def kernel_weights(self, length: int) -> tpu_block.Weights:
         """All parameters, as the kernels for rows of this length take them."""
-        return self._kernel_weights(self._bias_of_rows(length))
+        return self._kernel_weights(self._bias_by_distance(length)[:, ::-1])
 
     def _kernel_weights(self, bias: chex.Array) -> tpu_block.Weights:
         parameters = self.variables["params"]
@@ -270,15 +270,19 @@ class TransformerBlock(nn.Module):
 
     def _bias_of_rows(self, length: int) -> chex.Array:
         """`(H, S, S)` bias of whole rows; arbitrary where the key lies behind the query."""
-        bucket = relative_position_bucket(np.arange(length), self.num_buckets)
-        chosen = jax.nn.one_hot(bucket, self.num_buckets, dtype=self.position_bias.dtype)
-        by_distance = jnp.einsum("kn,hn->hk", chosen, self.position_bias)
+        by_distance = self._bias_by_distance(length)
         # Every row is that before it, one place further to the right: laid out end to end, rows
         # of one number more repeat.
         backwards = jnp.pad(by_distance[:, ::-1], ((0, 0), (0, length)))
         repeated = jnp.tile(backwards, (1, length))[:, : length * (2 * length - 1)]
         rows = repeated.reshape(-1, length, 2 * length - 1)
         return rows[:, :, length - 1 :]
+
+    def _bias_by_distance(self, length: int) -> chex.Array:
+        """`(H, S)` bias of keys that are 0, 1, ... steps behind the query."""
+        bucket = relative_position_bucket(np.arange(length), self.num_buckets)
+        chosen = jax.nn.one_hot(bucket, self.num_buckets, dtype=self.position_bias.dtype)
+        return jnp.einsum("kn,hn->hk", chosen, self.position_bias)
 
     @nn.nowrap
     def initial_state(self, batch_size: int) -> KeyValueCache:
