@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from internal_rl.backend import backend
 from internal_rl.envs import boards, tasks
 from internal_rl.envs.layout_pool import LayoutPoolConfig, pool_of
 from internal_rl.types import Scene, Timestep
@@ -231,8 +232,11 @@ def sample_distinct(key: chex.PRNGKey, num_values: int, num_samples: int) -> che
     """
     ranks = jnp.arange(num_values, num_values - num_samples, -1)
     sample = jax.random.randint(key, (num_samples,), 0, ranks, jnp.int32)
-    later = jnp.arange(num_samples)
+    later = np.arange(num_samples)
     for i in range(num_samples - 2, -1, -1):
+        if backend() == "tpu":
+            # Otherwise XLA does all steps before in each step once more.
+            sample = jax.lax.optimization_barrier(sample)
         sample = sample + ((later > i) & (sample >= sample[i]))
     return sample
 

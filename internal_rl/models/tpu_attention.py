@@ -90,7 +90,7 @@ def bias_of_pairs_backward(pairs_bar):
 class AttentionRow(NamedTuple):
     """What attention of a row reads: segments, bias and the projections `(S, 3 H dh)`.
 
-    The bias is a reference to `bias_of_pairs` for every head, `(H, 128, S)`.
+    The bias is that of `bias_of_pairs` for every head, `(H, 128, S)`.
     """
 
     segment: jax.Array

@@ -164,12 +164,12 @@ def _over_tokens(x):
 # The kernels.
 
 
-def _attention_of(segment_ref, x, weights: Weights, bias_ref, head_size: int):
+def _attention_of(segment_ref, x, weights: Weights, head_size: int):
     """The norm before attention, what attention reads, and its output `(S, H dh)`."""
     to = _caster(weights)
     normed = norm(x, weights.attention_scale[...])
     qkv = to(dot(to(normed.output), weights.query_key_value[...], 1, 0))
-    row = AttentionRow(segment_ref, bias_ref, qkv, head_size)
+    row = AttentionRow(segment_ref, weights.bias, qkv, head_size)
     return normed, row, attend(row)
 
 
@@ -191,27 +191,24 @@ def finish(x, attended, weights: Weights):
     return x + dot(hidden, weights.output[...], 1, 0) + weights.output_bias[...]
 
 
-def _spread_bias(weights: Weights, bias_ref):
-    """Lays the bias out by pairs before the first row."""
+def _spread_kernel(by_key_ref, pairs_ref):
+    pairs_ref[0] = bias_of_pairs(by_key_ref[0])
 
-    @pl.when(pl.program_id(0) == 0)
-    def _():
-        for head in range(bias_ref.shape[0]):
-            bias_ref[head] = bias_of_pairs(weights.bias[head : head + 1])
+
+def _gather_kernel(pairs_bar_ref, by_key_bar_ref):
+    by_key_bar_ref[0] = bias_of_pairs_backward(pairs_bar_ref[0])
 
 
 def _forward_kernel(segment_ref, x_ref, *refs, head_size):
-    *weight_refs, y_ref, bias_ref = refs
+    *weight_refs, y_ref = refs
     weights, x = Weights(*weight_refs), x_ref[0]
-    _spread_bias(weights, bias_ref)
-    _, _, attended = _attention_of(segment_ref, x, weights, bias_ref, head_size)
+    _, _, attended = _attention_of(segment_ref, x, weights, head_size)
     y_ref[0] = finish(x, attended, weights)
 
 
 def _backward_kernel(segment_ref, x_ref, y_bar_ref, *refs, head_size, trained):
     num = len(Weights._fields)
-    weights, x_bar_ref, refs = Weights(*refs[:num]), refs[num], refs[num + 1 :]
-    *bars, bias_ref, bias_bar_ref = refs if trained else (*refs, None)
+    weights, x_bar_ref, bars = Weights(*refs[:num]), refs[num], refs[num + 1 :]
     bars = Weights(*bars) if trained else None
     to = _caster(weights)
 
@@ -219,16 +216,15 @@ def _backward_kernel(segment_ref, x_ref, y_bar_ref, *refs, head_size, trained):
         if trained:
             getattr(bars, name)[...] += value()
 
-    _spread_bias(weights, bias_ref)
     if trained:
 
         @pl.when(pl.program_id(0) == 0)
         def _():
-            for bar in (*bars, bias_bar_ref):
+            for bar in bars:
                 bar[...] = jnp.zeros_like(bar)
 
     x, y_bar = x_ref[0], y_bar_ref[0]
-    first, row, attended = _attention_of(segment_ref, x, weights, bias_ref, head_size)
+    first, row, attended = _attention_of(segment_ref, x, weights, head_size)
     x = x + dot(attended, weights.attention_output[...], 1, 0)
     second = norm(x, weights.mlp_scale[...])
     hidden = _hidden_of(second, weights)
@@ -246,19 +242,12 @@ def _backward_kernel(segment_ref, x_ref, y_bar_ref, *refs, head_size, trained):
 
     add("attention_output", lambda: dot(attended, to(x_bar), 0, 0))
     out_bar = dot(to(x_bar), weights.attention_output[...], 1, 1)
-    qkv_bar = attend_backward(row, out_bar, bias_bar_ref)
+    qkv_bar = attend_backward(row, out_bar, bars and bars.bias)
     add("query_key_value", lambda: dot(to(first.output), qkv_bar, 0, 0))
     normed_bar = dot(qkv_bar, weights.query_key_value[...], 1, 1)
     from_norm, scale_bar = _norm_backward(first, weights.attention_scale[...], normed_bar)
     add("attention_scale", lambda: scale_bar)
     x_bar_ref[0] = x_bar + from_norm
-
-    if trained:
-
-        @pl.when(pl.program_id(0) == pl.num_programs(0) - 1)
-        def _():
-            for head in range(bias_bar_ref.shape[0]):
-                bars.bias[head : head + 1] = bias_of_pairs_backward(bias_bar_ref[head])
 
 
 def _row(*shape):
@@ -269,9 +258,8 @@ def _whole(shape):
     return pl.BlockSpec(shape, lambda row: (0,) * len(shape))
 
 
-def _call(kernel, name, outputs, out_specs, rows, weights, segment, interpret, num_biases):
+def _call(kernel, name, outputs, out_specs, rows, weights, segment, interpret):
     num_rows, length = segment.shape
-    of_pairs = pltpu.VMEM((weights.bias.shape[0], LANES, length), jnp.float32)
     # Eight of each, as arrays are cut into tiles of eight rows.
     segment = jnp.broadcast_to(segment[:, None], (num_rows, 8, length))
     return pl.pallas_call(
@@ -284,11 +272,33 @@ def _call(kernel, name, outputs, out_specs, rows, weights, segment, interpret, n
             *(_whole(array.shape) for array in weights),
         ],
         out_specs=out_specs,
-        scratch_shapes=[of_pairs] * num_biases,
         interpret=interpret,
         name=name,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
     )(segment, *rows, *weights)
+
+
+def _for_kernels(weights: Weights, dtype, interpret) -> Weights:
+    """Factors of products in their type, and the bias by pairs."""
+    length = weights.bias.shape[1]
+    spread = _call_by_head(
+        _spread_kernel, "spread_bias", weights.bias[:, None], (LANES, length), interpret
+    )
+    return weights.for_products(dtype)._replace(bias=spread)
+
+
+def _call_by_head(kernel, name, array, shape, interpret):
+    """Runs a kernel on the parts of all heads; gives one of `shape` for each."""
+    num_heads = array.shape[0]
+    return pl.pallas_call(
+        kernel,
+        out_shape=jax.ShapeDtypeStruct((num_heads, *shape), jnp.float32),
+        grid=(num_heads,),
+        in_specs=[_row(*array.shape[1:])],
+        out_specs=_row(*shape),
+        interpret=interpret,
+        name=name,
+    )(array)
 
 
 def _head_size(weights: Weights) -> int:
@@ -298,25 +308,23 @@ def _head_size(weights: Weights) -> int:
 def _forward(x, weights, segment, dtype, interpret):
     kernel = functools.partial(_forward_kernel, head_size=_head_size(weights))
     output, spec = jax.ShapeDtypeStruct(x.shape, x.dtype), _row(*x.shape[1:])
-    weights = weights.for_products(dtype)
-    return _call(kernel, "block_forward", output, spec, [x], weights, segment, interpret, 1)
+    weights = _for_kernels(weights, dtype, interpret)
+    return _call(kernel, "block_forward", output, spec, [x], weights, segment, interpret)
 
 
 def _backward(x, weights, segment, y_bar, dtype, interpret, trained):
     kernel = functools.partial(_backward_kernel, head_size=_head_size(weights), trained=trained)
     outputs, specs = [jax.ShapeDtypeStruct(x.shape, x.dtype)], [_row(*x.shape[1:])]
+    taken = _for_kernels(weights, dtype, interpret)
     if trained:
-        outputs += [jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in weights]
-        specs += [_whole(array.shape) for array in weights]
+        outputs += [jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in taken]
+        specs += [_whole(array.shape) for array in taken]
     x_bar, *bars = _call(
-        kernel,
-        "block_backward",
-        outputs,
-        specs,
-        [x, y_bar],
-        weights.for_products(dtype),
-        segment,
-        interpret,
-        num_biases=1 + trained,
+        kernel, "block_backward", outputs, specs, [x, y_bar], taken, segment, interpret
     )
-    return x_bar, Weights(*bars) if trained else jax.tree.map(jnp.zeros_like, weights)
+    if not trained:
+        return x_bar, jax.tree.map(jnp.zeros_like, weights)
+    bars = Weights(*bars)
+    shape = 1, weights.bias.shape[1]
+    by_key = _call_by_head(_gather_kernel, "gather_bias", bars.bias, shape, interpret)
+    return x_bar, bars._replace(bias=by_key[:, 0])
