@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
 
-from internal_rl.backend import on_cpu
+from internal_rl.backend import kernels_for_tpu, on_cpu
+from internal_rl.models import tpu_hawk
 from internal_rl.models.blocks import MLP, BlockShape, register_block, scaled_initializer
 from internal_rl.models.convolution_kernel import convolve
 from internal_rl.models.kernels import suits_kernels
@@ -210,6 +211,40 @@ class HawkBlock(nn.Module):
         self.mlp_norm = nn.RMSNorm()
         self.mlp = MLP(self.mlp_size, self.width, self.init_scale, dtype=self.dtype)
 
+    def _takes_kernel(self, x: chex.Array) -> bool:
+        """Whether rows `(B, S, n)` pass through the kernels for TPUs."""
+        wanted = kernels_for_tpu() and self.dtype == jnp.bfloat16 and x.dtype == jnp.float32
+        sizes = (x.shape[1], self.width, self.mlp_size, self.num_heads)
+        return wanted and not self.is_initializing() and tpu_hawk.fits(*sizes)
+
+    def kernel_weights(self) -> tpu_hawk.HawkWeights:
+        """All parameters, as the kernels take them."""
+        parameters = self.variables["params"]
+        dense = {name: parameters[name] for name in ("gate_input", "recurrence_input")}
+        recurrence, convolution = parameters["recurrence"], parameters["convolution"]
+        gates = [recurrence[name] for name in ("recurrence_gate", "input_gate")]
+        mlp = parameters["mlp"]
+
+        def side_by_side(layers, name):
+            return jnp.concatenate([layer[name] for layer in layers], axis=-1)
+
+        return tpu_hawk.HawkWeights(
+            temporal_scale=parameters["temporal_norm"]["scale"][None],
+            branches=side_by_side(dense.values(), "kernel"),
+            branches_bias=side_by_side(dense.values(), "bias")[None],
+            convolution=jnp.concatenate([convolution["kernel"][::-1], convolution["bias"][None]]),
+            gates=tpu_hawk.gates_of(tuple(gate["kernel"] for gate in gates)),
+            gates_bias=side_by_side(gates, "bias")[None],
+            rate=-GATE_SHARPNESS * jax.nn.softplus(recurrence["decay"])[None],
+            temporal_output=parameters["temporal_output"]["kernel"],
+            temporal_output_bias=parameters["temporal_output"]["bias"][None],
+            mlp_scale=parameters["mlp_norm"]["scale"][None],
+            hidden=mlp["hidden"]["kernel"],
+            hidden_bias=mlp["hidden"]["bias"][None],
+            output=mlp["output"]["kernel"],
+            output_bias=mlp["output"]["bias"][None],
+        )
+
     def _finish(self, x: chex.Array, gate: chex.Array, recurrent: chex.Array) -> chex.Array:
         x = x + self.temporal_output(jax.nn.gelu(gate) * recurrent)
         return x + self.mlp(self.mlp_norm(x))
@@ -224,6 +259,8 @@ class HawkBlock(nn.Module):
         Returns:
           `(B, S, n_e)`.
         """
+        if self._takes_kernel(x):
+            return tpu_hawk.hawk_rows(x, self.kernel_weights(), age_in_segment(segment))
         # Weight gradients over two token axes are slow on CPUs, so that dense layers see one.
         tokens = x.reshape(-1, self.width)
         normed = self.temporal_norm(tokens)
