@@ -16,8 +16,7 @@ from jax.typing import DTypeLike
 from internal_rl.backend import kernels_for_tpu, on_cpu
 from internal_rl.models import tpu_hawk
 from internal_rl.models.blocks import MLP, BlockShape, register_block, scaled_initializer
-from internal_rl.models.convolution_kernel import convolve
-from internal_rl.models.kernels import suits_kernels
+from internal_rl.models.hawk_weights import HawkWeights, weights_of
 from internal_rl.models.recurrence import age_in_segment, linear_recurrence, starts_segment
 from internal_rl.section import SettingError
 
@@ -155,12 +154,6 @@ class TemporalConvolution(nn.Module):
 
     def __call__(self, x: chex.Array, segment: chex.Array) -> chex.Array:
         """Convolves packed rows `(B, S, n)`; taps beyond the segment's start count as zero."""
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        if suits_kernels(wide):
-            weights = jnp.concatenate([self.kernel[::-1], self.bias[None]]).astype(wide.dtype)
-            age = age_in_segment(segment)[..., None].astype(wide.dtype)
-            # Left as wide as the gates need it: the kernels write their results out in any case.
-            return convolve(weights, wide, age)
         length = x.shape[1]
         output = self.kernel[-1] * x + self.bias
         for lag in range(1, min(CONVOLUTION_WIDTH, length)):
@@ -217,33 +210,9 @@ class HawkBlock(nn.Module):
         sizes = (x.shape[1], self.width, self.mlp_size, self.num_heads)
         return wanted and not self.is_initializing() and tpu_hawk.fits(*sizes)
 
-    def kernel_weights(self) -> tpu_hawk.HawkWeights:
+    def kernel_weights(self) -> HawkWeights:
         """All parameters, as the kernels take them."""
-        parameters = self.variables["params"]
-        dense = {name: parameters[name] for name in ("gate_input", "recurrence_input")}
-        recurrence, convolution = parameters["recurrence"], parameters["convolution"]
-        gates = [recurrence[name] for name in ("recurrence_gate", "input_gate")]
-        mlp = parameters["mlp"]
-
-        def side_by_side(layers, name):
-            return jnp.concatenate([layer[name] for layer in layers], axis=-1)
-
-        return tpu_hawk.HawkWeights(
-            temporal_scale=parameters["temporal_norm"]["scale"][None],
-            branches=side_by_side(dense.values(), "kernel"),
-            branches_bias=side_by_side(dense.values(), "bias")[None],
-            convolution=jnp.concatenate([convolution["kernel"][::-1], convolution["bias"][None]]),
-            gates=tpu_hawk.gates_of(tuple(gate["kernel"] for gate in gates)),
-            gates_bias=side_by_side(gates, "bias")[None],
-            rate=-GATE_SHARPNESS * jax.nn.softplus(recurrence["decay"])[None],
-            temporal_output=parameters["temporal_output"]["kernel"],
-            temporal_output_bias=parameters["temporal_output"]["bias"][None],
-            mlp_scale=parameters["mlp_norm"]["scale"][None],
-            hidden=mlp["hidden"]["kernel"],
-            hidden_bias=mlp["hidden"]["bias"][None],
-            output=mlp["output"]["kernel"],
-            output_bias=mlp["output"]["bias"][None],
-        )
+        return weights_of(self.variables["params"], GATE_SHARPNESS)
 
     def _finish(self, x: chex.Array, gate: chex.Array, recurrent: chex.Array) -> chex.Array:
         x = x + self.temporal_output(jax.nn.gelu(gate) * recurrent)
