@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
 
-from internal_rl.backend import on_cpu
+from internal_rl.backend import kernels_for_tpu, on_cpu
+from internal_rl.models import tpu_hawk
 from internal_rl.models.blocks import MLP, BlockShape, register_block, scaled_initializer
-from internal_rl.models.convolution_kernel import convolve
-from internal_rl.models.kernels import suits_kernels
+from internal_rl.models.hawk_weights import HawkWeights, weights_of
 from internal_rl.models.recurrence import age_in_segment, linear_recurrence, starts_segment
 from internal_rl.section import SettingError
 
@@ -154,12 +154,6 @@ class TemporalConvolution(nn.Module):
 
     def __call__(self, x: chex.Array, segment: chex.Array) -> chex.Array:
         """Convolves packed rows `(B, S, n)`; taps beyond the segment's start count as zero."""
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        if suits_kernels(wide):
-            weights = jnp.concatenate([self.kernel[::-1], self.bias[None]]).astype(wide.dtype)
-            age = age_in_segment(segment)[..., None].astype(wide.dtype)
-            # Left as wide as the gates need it: the kernels write their results out in any case.
-            return convolve(weights, wide, age)
         length = x.shape[1]
         output = self.kernel[-1] * x + self.bias
         for lag in range(1, min(CONVOLUTION_WIDTH, length)):
@@ -210,6 +204,16 @@ class HawkBlock(nn.Module):
         self.mlp_norm = nn.RMSNorm()
         self.mlp = MLP(self.mlp_size, self.width, self.init_scale, dtype=self.dtype)
 
+    def _takes_kernel(self, x: chex.Array) -> bool:
+        """Whether rows `(B, S, n)` pass through the kernels for TPUs."""
+        wanted = kernels_for_tpu() and self.dtype == jnp.bfloat16 and x.dtype == jnp.float32
+        sizes = (x.shape[1], self.width, self.mlp_size, self.num_heads)
+        return wanted and not self.is_initializing() and tpu_hawk.fits(*sizes)
+
+    def kernel_weights(self) -> HawkWeights:
+        """All parameters, as the kernels take them."""
+        return weights_of(self.variables["params"], GATE_SHARPNESS)
+
     def _finish(self, x: chex.Array, gate: chex.Array, recurrent: chex.Array) -> chex.Array:
         x = x + self.temporal_output(jax.nn.gelu(gate) * recurrent)
         return x + self.mlp(self.mlp_norm(x))
@@ -224,6 +228,8 @@ class HawkBlock(nn.Module):
         Returns:
           `(B, S, n_e)`.
         """
+        if self._takes_kernel(x):
+            return tpu_hawk.hawk_rows(x, self.kernel_weights(), age_in_segment(segment))
         # Weight gradients over two token axes are slow on CPUs, so that dense layers see one.
         tokens = x.reshape(-1, self.width)
         normed = self.temporal_norm(tokens)

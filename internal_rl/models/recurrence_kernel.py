@@ -54,33 +54,50 @@ def solve(
     )(decay, inputs)
 
 
-def _kernel(decay_ref, inputs_ref, states_ref, *, reverse, late):
-    rows, length, width = inputs_ref.shape
-    groups = length // STEPS
-    place = jax.lax.broadcasted_iota(jnp.int32, (rows, STEPS, width), 1)
+def solve_group(own, inputs, carry, *, reverse: bool, late: bool):
+    """The recurrence over `STEPS` steps, inside of a kernel.
+
+    Args:
+      own: `(B, STEPS, n)` decays.
+      inputs: `(B, STEPS, n)`.
+      carry: `(B, 1, n)`, what the steps before have left: a state, or if `late` the product of a
+        state and its decay.
+      reverse: as in `solve`.
+      late: as in `solve`.
+
+    Returns:
+      States `(B, STEPS, n)` and the carry for the next steps.
+    """
+    place = jax.lax.broadcasted_iota(jnp.int32, own.shape, 1)
     place = STEPS - 1 - place if reverse else place
-    last = 0 if reverse else STEPS - 1
 
     def earlier(x, steps, default):
-        """The values `steps` before within a group."""
+        """The values `steps` before within the group."""
         turned = jnp.roll(x, -steps if reverse else steps, axis=1)
         return jnp.where(place >= steps, turned, default)
 
+    decay, states = earlier(own, 1, 1.0) if late else own, inputs
+    # Products and sums over the last 2, 4, 8 steps.
+    gap = 1
+    while gap < STEPS:
+        states = states + decay * earlier(states, gap, 0.0)
+        decay = decay * earlier(decay, gap, 1.0)
+        gap *= 2
+    states = states + decay * carry
+    last = slice(0, 1) if reverse else slice(STEPS - 1, STEPS)
+    carry = states[:, last]
+    return states, carry * own[:, last] if late else carry
+
+
+def _kernel(decay_ref, inputs_ref, states_ref, *, reverse, late):
+    rows, length, width = inputs_ref.shape
+    groups = length // STEPS
+
     def group(index, carry):
-        steps = pl.ds(
-            pl.multiple_of((groups - 1 - index if reverse else index) * STEPS, STEPS), STEPS
-        )
-        own, states = decay_ref[:, steps, :], inputs_ref[:, steps, :]
-        decay = earlier(own, 1, 1.0) if late else own
-        # Products and sums over the last 2, 4, 8 steps.
-        gap = 1
-        while gap < STEPS:
-            states = states + decay * earlier(states, gap, 0.0)
-            decay = decay * earlier(decay, gap, 1.0)
-            gap *= 2
-        states = states + decay * carry
-        states_ref[:, steps, :] = states
-        carry = states[:, last : last + 1]
-        return carry * own[:, last : last + 1] if late else carry
+        start = (groups - 1 - index if reverse else index) * STEPS
+        steps = pl.ds(pl.multiple_of(start, STEPS), STEPS)
+        own, inputs = decay_ref[:, steps, :], inputs_ref[:, steps, :]
+        states_ref[:, steps, :], carry = solve_group(own, inputs, carry, reverse=reverse, late=late)
+        return carry
 
     jax.lax.fori_loop(0, groups, group, jnp.zeros((rows, 1, width), inputs_ref.dtype))

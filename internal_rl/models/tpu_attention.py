@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas import tpu as pltpu
 
 from internal_rl.backend import LANES
 
@@ -62,35 +61,10 @@ def _lanes(part: int, group: int, size: int) -> slice:
     return slice(first, first + LANES)
 
 
-def _turned(x, direction: int):
-    """Turns row `i` of `(128, S)` by `127 - i` places to the left (-1) or to the right (1)."""
-    length = x.shape[1]
-    places = LANES - 1 - jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
-    step = 1
-    while step < LANES:
-        turned = pltpu.roll(x, direction * step % length, axis=1)
-        x = jnp.where(places & step > 0, turned, x)
-        step *= 2
-    return x
-
-
-def bias_of_pairs(by_key):
-    """Bias of the last 128 queries, `(128, S)`, from that of the last one, `(1, S)`.
-
-    It depends on how far the key is away. Of keys behind the query it is arbitrary.
-    """
-    return _turned(jnp.broadcast_to(by_key, (LANES, by_key.shape[1])), -1)
-
-
-def bias_of_pairs_backward(pairs_bar):
-    """Gradient of `by_key (1, S)`; that of pairs `(128, S)` is zero for keys behind the query."""
-    return jnp.sum(_turned(pairs_bar, 1), axis=0, keepdims=True)
-
-
 class AttentionRow(NamedTuple):
     """What attention of a row reads: segments, bias and the projections `(S, 3 H dh)`.
 
-    The bias is that of `bias_of_pairs` for every head, `(H, 128, S)`.
+    The bias is that of `tpu_bias.bias_of_pairs`.
     """
 
     segment: jax.Array

@@ -17,7 +17,8 @@ from jax.experimental import pallas as pl
 
 from internal_rl.backend import LANES
 from internal_rl.models.tpu_attention import MASKED, dot
-from internal_rl.models.tpu_block import MAX_WEIGHTS, Weights, finish, norm, number_of_weights
+from internal_rl.models.tpu_block import MAX_WEIGHTS, Weights, finish, number_of_weights
+from internal_rl.models.tpu_rows import norm
 
 # Slots of the cache are held in registers of so many bfloat16 numbers one below the other.
 SLOTS = 16

@@ -1,4 +1,4 @@
-"""Linear recurrence and convolution, in XLA and as TPU kernels, against loops in NumPy."""
+"""Linear recurrence, in XLA and as a TPU kernel, and convolution, against loops in NumPy."""
 
 import functools
 
@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from internal_rl.backend import traced_for
-from internal_rl.models import convolution_kernel, recurrence_kernel
+from internal_rl.models import recurrence_kernel
 from internal_rl.models.hawk import BlockDiagonalDense, TemporalConvolution
 from internal_rl.models.recurrence import age_in_segment, linear_recurrence
 
@@ -57,14 +57,8 @@ def anywhere(request, monkeypatch):
         return
     solve = functools.partial(recurrence_kernel.solve, interpret=True)
     monkeypatch.setattr(recurrence_kernel, "solve", solve)
-    convolve = functools.partial(_interpreted, convolution_kernel.convolve)
-    monkeypatch.setattr("internal_rl.models.hawk.convolve", convolve)
     with traced_for("tpu"):
         yield
-
-
-def _interpreted(convolve, weights, x, age):
-    return convolve(weights, x, age, True)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -140,7 +134,7 @@ def convolution(params):
     return params, lambda params, x: module.apply(params, x, SEGMENT)
 
 
-def test_convolution_and_its_derivatives_equal_sums_over_the_last_steps(anywhere, convolution):
+def test_convolution_and_its_derivatives_equal_sums_over_the_last_steps(convolution):
     params, run = convolution
     # By lag: 1 where a step of a row reads an earlier one.
     reads = np.zeros((4, ROWS, LENGTH, LENGTH), np.float32)
@@ -157,7 +151,7 @@ def test_convolution_and_its_derivatives_equal_sums_over_the_last_steps(anywhere
 
 
 @pytest.mark.parametrize("argument", [0, 1])
-def test_convolution_works_for_copies_side_by_side(anywhere, convolution, argument):
+def test_convolution_works_for_copies_side_by_side(convolution, argument):
     params, run = convolution
     gradient = jax.grad(lambda *inputs: jnp.sum(jnp.sin(run(*inputs))), argnums=argument)
     both = np.stack([rows(1), rows(2)])

@@ -9,7 +9,8 @@ import pytest
 
 from internal_rl.backend import traced_for
 from internal_rl.models import tpu_step
-from internal_rl.models.tpu_block import EPSILON, Weights
+from internal_rl.models.tpu_block import Weights
+from internal_rl.models.tpu_rows import EPSILON
 from internal_rl.models.transformer import TransformerBlock
 from tests.parameters import drawn
 
