@@ -13,7 +13,7 @@ from internal_rl.models.tpu_hawk import fits, hawk_rows
 from internal_rl.types import ActionSpec, ObservationSpec
 from tests.models.test_tpu_block import distance, with_gradient
 
-# Two chunks of time; 384 steps are three smaller ones.
+# Two chunks of time, dear to compile; 384 steps are three smaller ones.
 LENGTH, WIDTH = 512, 256
 BLOCK = HawkBlock(WIDTH, num_heads=8, mlp_size=128, init_scale=1.0)
 
@@ -36,7 +36,7 @@ def kernels(params, x, segment, dtype=jnp.float32):
     return hawk_rows(x, weights, age_in_segment(segment), dtype, True)
 
 
-@pytest.mark.parametrize("length", [LENGTH, 384])
+@pytest.mark.parametrize("length", [384, pytest.param(LENGTH, marks=pytest.mark.slow)])
 def test_output_and_gradients_are_those_of_the_block(length):
     params, x, segment, bar = drawn_case(length)
     expected = with_gradient(BLOCK.apply, bar)(params, x, segment)
