@@ -16,6 +16,7 @@ from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import StageMissingError
 from internal_rl.methods import discovery
 from internal_rl.models.base_model import BaseConfig, BaseModel
+from internal_rl.models.code_controller import CodeController
 from internal_rl.models.metacontroller import Discovery, Metacontroller
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.paths import as_path
@@ -103,7 +104,7 @@ class Agent:
             raise ValueError(f"inject has the shape {code.shape}, allowed is ({size},), one code")
         return InjectedCode.of_code(code, at_step)
 
-    def _metacontroller(self) -> Metacontroller:
+    def _metacontroller(self) -> CodeController:
         if self.model.metacontroller is None:
             raise ValueError("this agent has no metacontroller, allowed is one that has")
         return self.model.metacontroller
@@ -179,8 +180,7 @@ def _discover(
     model: SteeredModel, observation: chex.Array, active: chex.Array, key: chex.PRNGKey
 ) -> Discovery:
     def infer(observation, segment, key):
-        residual = model.lower(observation, segment)
-        return model.discover(residual, segment, key[0])
+        return model.infer(observation, segment, key[0])
 
     keys = jax.random.split(key, observation.shape[0])
     return _by_rows(infer, observation, _segments(active), keys)

@@ -147,7 +147,7 @@ def choose_slots(num_episodes: int) -> int:
 @jax.jit
 def infer(model: SteeredModel, rows: Trajectory, key: chex.PRNGKey) -> Discovery:
     """What the metacontroller infers of `(B, S)` rows; `key` is the noise of the codes."""
-    return model.discover(model.lower(rows.observation, rows.segment), rows.segment, key)
+    return model.infer(rows.observation, rows.segment, key)
 
 
 class Animation(NamedTuple):
