@@ -14,7 +14,7 @@ from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import Control, Episodes, NoControl, play
 from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import StageMissingError
-from internal_rl.methods import discovery
+from internal_rl.methods import compile, discovery
 from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.code_controller import CodeController
 from internal_rl.models.metacontroller import Discovery, Metacontroller
@@ -193,7 +193,8 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
       name: `"<world>/<preset>"` of shipped weights, such as `"gridworld-pinpad/small"`, or the work
         directory of a run that has finished `pretrain` and `metacontroller`.
       seed: which seed of the metacontroller.
-      variant: `"discovered"`, `"forced"` or `"unaligned"`.
+      variant: `"discovered"`, `"forced"` or `"unaligned"`; `"compile"` for CompILE in the place of
+        the metacontroller.
 
     Raises:
       StageMissingError: nothing of that name is shipped, or the stages are not finished.
@@ -209,7 +210,7 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
             f" {', '.join(pretrained.names())} and work directories"
         )
     stage = "metacontroller" if variant == "discovered" else f"metacontroller_{variant}"
-    metacontroller_params, config = load_stage(workdir, stage, seed)
+    params, config = load_stage(workdir, "compile" if variant == "compile" else stage, seed)
     world = envs.make_from_config(config["environment"])
     base = BaseModel(
         world.observation_spec,
@@ -217,13 +218,14 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
         BaseConfig.read(config["base"]),
         world.time_limit,
     )
+    model = SteeredModel(base, 0, load_stage(workdir, "pretrain", seed)[0])
+    if variant == "compile":
+        model = compile.steered_by(compile.Config.read(config["compile"]), model, params)
+        return Agent(world, jax.device_put(model))
     settings = discovery.Config.read(config["metacontroller"])
-    base_params, _ = load_stage(workdir, "pretrain", seed)
-    model = SteeredModel(
-        base=base,
+    model = model.replace(
         layer=settings.layer,
-        base_params=base_params,
         metacontroller=Metacontroller(base.width, settings.metacontroller_config),
-        metacontroller_params=metacontroller_params,
+        metacontroller_params=params,
     )
     return Agent(world, jax.device_put(model))

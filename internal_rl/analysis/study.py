@@ -16,6 +16,7 @@ where `model` and `frozen` are
 | `pretrain`       | the base model with the trained parameters, at layer 0  | `{"data": ..., }`  |
 | `probe`, `steer` | the frozen base model, at layer 0                       | `{"data": ..., }`  |
 | `metacontroller` | base model and the trained metacontroller, at its layer | `{"data": ..., }`  |
+| `compile`        | base model and the trained CompILE, at its layer        | `{"data": ..., }`  |
 | `internal_rl`    | the frozen model that the method was given              | that model         |
 | `raw_rl`         | the pretrained model that the method was given          | that model         |
 

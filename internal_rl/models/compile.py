@@ -11,6 +11,7 @@ along an axis `M` of their own.
 """
 
 import dataclasses
+import math
 
 import chex
 import flax.linen as nn
@@ -272,11 +273,9 @@ def make_compile(base: BaseModel, layer: int, config: CompileConfig) -> Compile:
     """The module for a base model that it controls at a layer.
 
     Its encoder is as wide as the base model and as deep as what lies below the layer. Its blocks
-    are Hawk's whatever the base model's are: a mask needs a recurrent state.
-
-    Raises:
-      SettingError: the width of the base model does not suit such blocks.
+    are Hawk's whatever the base model's are, as a mask needs a recurrent state; they have as many
+    heads, or as many of them as their width can be divided by.
     """
     shape = base.config.block_shape(base.max_length, base.max_length)
-    hawk.check_shape(shape)
+    shape = dataclasses.replace(shape, num_heads=math.gcd(shape.num_heads, shape.width))
     return Compile(base.width, config, base.observation_spec.size, layer, shape)

@@ -136,9 +136,7 @@ def test_evaluation_judges_boundaries_and_gate_as_the_metacontrollers_switches(t
     assert set(found) == {"loss"} | TERMS
 
 
-def test_with_whole_boundaries_the_likelihood_is_that_of_acting_under_the_codes(
-    trained, evaluation
-):
+def test_with_whole_boundaries_the_likelihood_is_that_of_acting(trained, evaluation):
     method, _, state, _ = trained
 
     @jax.jit
