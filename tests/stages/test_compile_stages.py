@@ -34,6 +34,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_it_trains_as_a_stage_and_its_boundaries_are_measured(workdir):
     lines = read_metrics(workdir / "compile" / "seed_0")
     assert lines[-1]["step"] == 8
@@ -44,14 +45,16 @@ def test_it_trains_as_a_stage_and_its_boundaries_are_measured(workdir):
         assert found["switches_per_trajectory"] <= 2
 
 
+@pytest.mark.slow
 def test_internal_rl_acts_with_its_codes_in_a_folder_of_its_own(workdir):
     folder = workdir / "internal_rl_compile" / "seed_0"
-    stored = json.loads((folder / "config.json").read_text())
+    stored = json.loads((folder / "config.json").read_text())["config"]
     assert "compile" in stored and "metacontroller" not in stored
     line = read_metrics(folder)[-1]
     assert line["step"] == 8 and 1 <= line["switches"] <= line["episode_length"]
 
 
+@pytest.mark.slow
 def test_the_report_names_it(workdir):
     run_stages(settings_of(), workdir, ["report"], log=False)
     summary = json.loads((workdir / "report" / "summary.json").read_text())
@@ -59,6 +62,7 @@ def test_the_report_names_it(workdir):
     assert "| CompILE, success on the task |" in (workdir / "report" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_agent_acts_under_it_with_the_base_model_that_was_trained_with_it(workdir):
     agent = load(workdir, variant="compile")
     settings = settings_of()
