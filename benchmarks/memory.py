@@ -30,7 +30,7 @@ from internal_rl.training.stage import Stage
 # Exit code of faults that the user can mend.
 EXIT_USER_ERROR = 2
 # Methods that hold a dataset, where the world needs one.
-READS_DATASET = ("pretrain", "probe", "steer", "metacontroller")
+READS_DATASET = ("pretrain", "probe", "steer", "metacontroller", "compile")
 WORLDS = {"gridworld": (gridworld, 16 * 2**30), "ant": (ant, 32 * 2**30)}
 PARTS = ("argument", "output", "temp", "alias")
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from internal_rl.experts.dataset import Dataset
+from internal_rl.methods.compile import SegmentDiscovery
 from internal_rl.methods.discovery import CodeDiscovery
 from internal_rl.methods.internal_rl import InternalRL
 from internal_rl.methods.method import Method
@@ -18,7 +19,7 @@ from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
 from internal_rl.types import DataSource
 
-METHODS = ("pretrain", "probe", "steer", "metacontroller", "internal_rl", "raw_rl")
+METHODS = ("pretrain", "probe", "steer", "metacontroller", "compile", "internal_rl", "raw_rl")
 
 
 def random_model(settings: Settings) -> SteeredModel:
@@ -72,6 +73,8 @@ def random_method(name: str, settings: Settings) -> Method:
     source = random_source(settings, "clean")
     if name == "steer":
         return Steering(settings.steer, base, source, world.num_subgoals)
+    if name == "compile":
+        return SegmentDiscovery(settings.compile, base, source)
     return CodeDiscovery(settings.metacontroller, base, source)
 
 

@@ -94,6 +94,11 @@ def needed_flops(name: str, settings: Settings, episode_steps: int) -> float:
     if name == "steer":
         # Every layer has a model of its own above it, forward and backward.
         return sum(forward + share * forward / shape.depth for share in range(shape.depth + 1))
+    if name == "compile":
+        # Without heads and controllers. Encoder and upper half run once for each segment, the
+        # encoder once more for the boundaries that the gate learns from.
+        count, below = settings.compile.num_segments, settings.compile.layer / shape.depth
+        return forward * (3 * (below + count * (1 - below)) + 4 * count * below)
     above = 1 - settings.metacontroller.layer / shape.depth
     return forward * (1 + above) + 3 * tokens * flops.steering_step(settings)
 

@@ -44,8 +44,9 @@ _SMALL = {
         "curriculum_steps": 2_500,
         "snapshot_steps": (500, 2_500, 4_000),
     },
-    # As often as subgoals change.
+    # As often as subgoals change, and as long as they last.
     "metacontroller": {"switch_rate": 0.17},
+    "compile": {"prior_rate": 6.0},
     "quickstart": {
         "internal_rl": {"steps": 200},
         "raw_rl": {"steps": 30},

@@ -129,11 +129,16 @@ def _changes(file: str, preset: str, stage: str, stored: Mapping) -> dict[str, o
     settings = Settings.read(config_file.load_config(f"configs/{file}.py:{preset}"))
     if stage not in settings.sections:
         return dict(_fields(stored))
+    own = {}
+    codes = stored.get("internal_rl", {}).get("codes")
+    if codes and codes != settings.internal_rl.codes:
+        # They decide which other sections the stage depends on.
+        settings, own = settings.updated("internal_rl", codes=codes), {"internal_rl.codes": codes}
     config = settings.stage_config(stage)
     asked, historical = dict(_fields(config.values)), dict(_fields(config.historical))
     found = dict(_fields(stored))
     held = {name: found.get(name, historical.get(name)) for name in asked}
-    return {name: held[name] for name in asked if asked[name] != held[name]}
+    return own | {name: held[name] for name in asked if asked[name] != held[name]}
 
 
 def _fields(config: Mapping) -> Iterator[tuple[str, object]]:

@@ -14,8 +14,9 @@ from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import Control, Episodes, NoControl, play
 from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import StageMissingError
-from internal_rl.methods import discovery
+from internal_rl.methods import compile, discovery
 from internal_rl.models.base_model import BaseConfig, BaseModel
+from internal_rl.models.code_controller import CodeController
 from internal_rl.models.metacontroller import Discovery, Metacontroller
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.paths import as_path
@@ -103,7 +104,7 @@ class Agent:
             raise ValueError(f"inject has the shape {code.shape}, allowed is ({size},), one code")
         return InjectedCode.of_code(code, at_step)
 
-    def _metacontroller(self) -> Metacontroller:
+    def _metacontroller(self) -> CodeController:
         if self.model.metacontroller is None:
             raise ValueError("this agent has no metacontroller, allowed is one that has")
         return self.model.metacontroller
@@ -179,8 +180,7 @@ def _discover(
     model: SteeredModel, observation: chex.Array, active: chex.Array, key: chex.PRNGKey
 ) -> Discovery:
     def infer(observation, segment, key):
-        residual = model.lower(observation, segment)
-        return model.discover(residual, segment, key[0])
+        return model.infer(observation, segment, key[0])
 
     keys = jax.random.split(key, observation.shape[0])
     return _by_rows(infer, observation, _segments(active), keys)
@@ -193,7 +193,8 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
       name: `"<world>/<preset>"` of shipped weights, such as `"gridworld-pinpad/small"`, or the work
         directory of a run that has finished `pretrain` and `metacontroller`.
       seed: which seed of the metacontroller.
-      variant: `"discovered"`, `"forced"` or `"unaligned"`.
+      variant: `"discovered"`, `"forced"` or `"unaligned"`; `"compile"` for CompILE in the place of
+        the metacontroller.
 
     Raises:
       StageMissingError: nothing of that name is shipped, or the stages are not finished.
@@ -209,7 +210,7 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
             f" {', '.join(pretrained.names())} and work directories"
         )
     stage = "metacontroller" if variant == "discovered" else f"metacontroller_{variant}"
-    metacontroller_params, config = load_stage(workdir, stage, seed)
+    params, config = load_stage(workdir, "compile" if variant == "compile" else stage, seed)
     world = envs.make_from_config(config["environment"])
     base = BaseModel(
         world.observation_spec,
@@ -217,13 +218,14 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
         BaseConfig.read(config["base"]),
         world.time_limit,
     )
+    model = SteeredModel(base, 0, load_stage(workdir, "pretrain", seed)[0])
+    if variant == "compile":
+        model = compile.steered_by(compile.Config.read(config["compile"]), model, params)
+        return Agent(world, jax.device_put(model))
     settings = discovery.Config.read(config["metacontroller"])
-    base_params, _ = load_stage(workdir, "pretrain", seed)
-    model = SteeredModel(
-        base=base,
+    model = model.replace(
         layer=settings.layer,
-        base_params=base_params,
         metacontroller=Metacontroller(base.width, settings.metacontroller_config),
-        metacontroller_params=metacontroller_params,
+        metacontroller_params=params,
     )
     return Agent(world, jax.device_put(model))

@@ -50,7 +50,8 @@ class CodePolicyControl:
     Attributes:
       policy: module of the policy.
       params: its parameters.
-      threshold: the switch asks where `β_t >= threshold`; a `"random"` gate with probability `β_t`.
+      threshold: the switch asks where `β_t >= threshold`; where the module draws its
+        switches, with probability `β_t`.
       policy_rows: episodes per call of the policy among those that ask.
     """
 
@@ -92,7 +93,7 @@ class CodePolicyControl:
 
     def _wants_code(self, model: SteeredModel, beta: chex.Array, keys: chex.Array) -> chex.Array:
         """`(W,)` bool: the switch asks for a new code."""
-        if model.metacontroller.config.gate == "random":
+        if model.metacontroller.draws_switches:
             return jax.vmap(jax.random.uniform)(keys) < beta
         return beta >= self.threshold
 

@@ -146,7 +146,7 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
 
 STUDY = Study(
     name="codes",
-    stages=("metacontroller",),
+    stages=("metacontroller", "compile"),
     needs=frozenset({LABELS, "subgoals"}),
     measure=measure,
     rows=rows,

@@ -293,7 +293,7 @@ def injected_codes(reach: Mapping[str, Mapping[str, float]]) -> Figure:
 
 STUDY = Study(
     name="injection",
-    stages=("metacontroller",),
+    stages=("metacontroller", "compile"),
     needs=frozenset({LABELS, "visits", "subgoals", "subgoal_places", "layouts", "free_running"}),
     measure=measure,
     rows=rows,

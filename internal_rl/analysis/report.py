@@ -26,7 +26,15 @@ from internal_rl.paths import as_path
 EXPECTED = ("internal_rl_success", "raw_rl_success", "switching_f1")
 
 # In which order the stages of a run are reported; others come behind them.
-STAGE_ORDER = ("pretrain", "probe", "steer", "metacontroller", "internal_rl", "raw_rl")
+STAGE_ORDER = (
+    "pretrain",
+    "probe",
+    "steer",
+    "metacontroller",
+    "compile",
+    "internal_rl",
+    "raw_rl",
+)
 
 
 def write_report(workdir: str | os.PathLike, wall_seconds: float = math.nan) -> dict:

@@ -16,6 +16,7 @@ where `model` and `frozen` are
 | `pretrain`       | the base model with the trained parameters, at layer 0  | `{"data": ..., }`  |
 | `probe`, `steer` | the frozen base model, at layer 0                       | `{"data": ..., }`  |
 | `metacontroller` | base model and the trained metacontroller, at its layer | `{"data": ..., }`  |
+| `compile`        | base model and the trained CompILE, at its layer        | `{"data": ..., }`  |
 | `internal_rl`    | the frozen model that the method was given              | that model         |
 | `raw_rl`         | the pretrained model that the method was given          | that model         |
 
@@ -147,7 +148,7 @@ def choose_slots(num_episodes: int) -> int:
 @jax.jit
 def infer(model: SteeredModel, rows: Trajectory, key: chex.PRNGKey) -> Discovery:
     """What the metacontroller infers of `(B, S)` rows; `key` is the noise of the codes."""
-    return model.discover(model.lower(rows.observation, rows.segment), rows.segment, key)
+    return model.infer(rows.observation, rows.segment, key)
 
 
 class Animation(NamedTuple):

@@ -53,7 +53,7 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
 
 STUDY = Study(
     name="switching",
-    stages=("metacontroller",),
+    stages=("metacontroller", "compile"),
     needs=frozenset({LABELS}),
     measure=measure,
     rows=rows,

@@ -1,4 +1,7 @@
-"""Internal RL: trains a policy over the codes of a frozen metacontroller (method §6)."""
+"""Internal RL: trains a policy over the codes of a frozen metacontroller (method §6).
+
+What takes the metacontroller's place is trained on in the same way, see `Config.codes`.
+"""
 
 import dataclasses
 import functools
@@ -20,10 +23,13 @@ from internal_rl.methods.reinforcement.update import PolicyState
 from internal_rl.models.heads import gaussian_log_prob
 from internal_rl.models.policy import CodePolicy
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import at_least, setting, within
+from internal_rl.section import at_least, one_of, setting, within
 from internal_rl.training.mesh import total
 
 State = PolicyState
+
+CODE_STAGES = ("metacontroller", "compile")
+"""Stages that make models with codes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,12 +37,15 @@ class Config(ReinforcementSettings):
     """Section `internal_rl` (method §6).
 
     Attributes:
+      codes: stage whose codes the policy chooses among: `"metacontroller"`, in its variant, or
+        `"compile"`, the baseline.
       policy_width: width of the policy, a multiple of its heads.
       initial_std: standard deviation of the untrained policy's codes (open).
       min_std: smallest standard deviation of the codes (open).
       threshold: the switch asks for a code where `β_t >= threshold`.
     """
 
+    codes: str = setting("metacontroller", one_of(CODE_STAGES))
     policy_width: int = setting(256, at_least(1))
     initial_std: float = setting(1.0, within(0.1, 10))
     min_std: float = setting(0.05, within(0.01, 10), historical=math.exp(-3.0))

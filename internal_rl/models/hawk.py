@@ -123,10 +123,17 @@ class RGLRU(nn.Module):
         scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_decay), 1e-8))
         return jnp.exp(log_decay), scale * jax.nn.sigmoid(self.input_gate(x)) * x
 
-    def __call__(self, x: chex.Array, segment: chex.Array) -> chex.Array:
-        """Runs packed rows `(B, S, n)` with segment index `(B, S)`; returns `(B, S, n)`."""
+    def __call__(
+        self, x: chex.Array, segment: chex.Array, keep: chex.Array | None = None
+    ) -> chex.Array:
+        """Runs packed rows `(B, S, n)` with segment index `(B, S)`; returns `(B, S, n)`.
+
+        With `keep (B, S)` the state of every step is multiplied by it, `h_t = keep_t (...)`.
+        """
         decay, inputs = self._gates(x)
         decay = jnp.where(starts_segment(segment)[..., None], 0.0, decay)
+        if keep is not None:
+            decay, inputs = decay * keep[..., None], inputs * keep[..., None]
         return linear_recurrence(decay, inputs).astype(x.dtype)
 
     def step(self, x: chex.Array, hidden: chex.Array) -> chex.Array:
@@ -218,12 +225,16 @@ class HawkBlock(nn.Module):
         x = x + self.temporal_output(jax.nn.gelu(gate) * recurrent)
         return x + self.mlp(self.mlp_norm(x))
 
-    def __call__(self, x: chex.Array, segment: chex.Array) -> chex.Array:
+    def __call__(
+        self, x: chex.Array, segment: chex.Array, keep: chex.Array | None = None
+    ) -> chex.Array:
         """Parallel form.
 
         Args:
           x: `(B, S, n_e)` residual stream.
           segment: `(B, S)` index of the packed trajectory; the state restarts where it changes.
+          keep: `(B, S)` in [0, 1], how much the state keeps of every step: it multiplies the state
+            of the RG-LRU and what enters the convolution; None for all of it.
 
         Returns:
           `(B, S, n_e)`.
@@ -234,8 +245,12 @@ class HawkBlock(nn.Module):
         tokens = x.reshape(-1, self.width)
         normed = self.temporal_norm(tokens)
         entering = self.recurrence_input(normed)
-        convolved = self.convolution(entering.reshape(x.shape), segment)
-        recurrent = self.recurrence(convolved, segment).reshape(tokens.shape).astype(entering.dtype)
+        entering = entering.reshape(x.shape)
+        if keep is not None:
+            entering = entering * keep[..., None]
+        convolved = self.convolution(entering, segment)
+        recurrent = self.recurrence(convolved, segment, keep)
+        recurrent = recurrent.reshape(tokens.shape).astype(entering.dtype)
         return self._finish(tokens, self.gate_input(normed), recurrent).reshape(x.shape)
 
     @nn.nowrap

@@ -4,7 +4,8 @@ import chex
 from flax import struct
 
 from internal_rl.models.base_model import BaseModel, BaseOutput
-from internal_rl.models.metacontroller import Discovery, Metacontroller
+from internal_rl.models.code_controller import CodeController
+from internal_rl.models.metacontroller import Discovery
 
 
 @struct.dataclass
@@ -18,14 +19,15 @@ class SteeredModel:
       base: module of the base model.
       layer: the residual stream `e_{t,l}` that is read and controlled, 0 (embedding) to `L`.
       base_params: parameters of the base model.
-      metacontroller: module of the metacontroller; None for the base model alone.
+      metacontroller: module of the metacontroller, or of what takes its place (`models.compile`);
+        None for the base model alone.
       metacontroller_params: its parameters; None without one.
     """
 
     base: BaseModel = struct.field(pytree_node=False)
     layer: int = struct.field(pytree_node=False)
     base_params: chex.ArrayTree
-    metacontroller: Metacontroller | None = struct.field(pytree_node=False, default=None)
+    metacontroller: CodeController | None = struct.field(pytree_node=False, default=None)
     metacontroller_params: chex.ArrayTree | None = None
 
     def at_layer(self, layer: int) -> "SteeredModel":
@@ -44,7 +46,7 @@ class SteeredModel:
     def _base(self, method: str, *inputs):
         return self.base.apply(self.base_params, *inputs, method=method)
 
-    def _require_metacontroller(self) -> Metacontroller:
+    def _require_metacontroller(self) -> CodeController:
         if self.metacontroller is None:
             raise ValueError("this model has no metacontroller, allowed is one that has")
         return self.metacontroller
@@ -80,6 +82,18 @@ class SteeredModel:
     ) -> Discovery:
         """Gates and codes of whole trajectories, see `Metacontroller.discover`."""
         return self._meta("discover", residual, segment, key, gate_floor)
+
+    def infer(self, observation: chex.Array, segment: chex.Array, key: chex.PRNGKey) -> Discovery:
+        """Gates and codes of whole trajectories, whatever they are inferred from.
+
+        Args:
+          observation: `(B, S, d)`.
+          segment: `(B, S)`.
+          key: noise of the codes.
+        """
+        if self._require_metacontroller().reads_observations:
+            return self._meta("discover", observation, segment, key)
+        return self.discover(self.lower(observation, segment), segment, key)
 
     def control(self, residual: chex.Array, code: chex.Array) -> chex.Array:
         """`e + U(z) e`: `(..., n_e)` residuals and `(..., n_z)` codes to `(..., n_e)`."""

@@ -11,6 +11,7 @@ from internal_rl.backend import product_dtype, resolved_precision
 from internal_rl.envs.world import DataRequest, world_entry
 from internal_rl.experts.source_checks import check_source
 from internal_rl.files import storage_faults
+from internal_rl.methods.compile import steered_by
 from internal_rl.methods.evaluation import evaluation_key, held_out
 from internal_rl.methods.method import Method
 from internal_rl.models.base_model import BaseModel
@@ -109,7 +110,7 @@ def load_base(
 def load_steered(
     settings: Settings, places: Places, seeds: tuple[int, ...]
 ) -> tuple[SteeredModel, SteeredModel]:
-    """The metacontroller for some seeds of a later stage, with the base model it was trained on.
+    """What internal RL steers, for some of its seeds: `internal_rl.codes` on its base model.
 
     Returns:
       As `load_base`.
@@ -117,6 +118,8 @@ def load_steered(
     Raises:
       UserError: as `Places.load`.
     """
+    if settings.internal_rl.codes == "compile":
+        return _load_compile(settings, places, seeds)
     params, axis = places.params(settings, "metacontroller", seeds)
     model, axes = load_base(settings, places, settings.seeds_read("metacontroller", seeds))
     section = settings.metacontroller
@@ -126,6 +129,21 @@ def load_steered(
         model.replace(metacontroller_params=params, **parts),
         axes.replace(metacontroller_params=axis, **parts),
     )
+
+
+def _load_compile(
+    settings: Settings, places: Places, seeds: tuple[int, ...]
+) -> tuple[SteeredModel, SteeredModel]:
+    """CompILE with the base model that was trained with it, else the pretrained one."""
+    params, axis = places.params(settings, "compile", seeds)
+    if "base" in params:
+        model = SteeredModel(make_base(settings), 0, params["base"])
+        axes = model.replace(base_params=axis)
+    else:
+        model, axes = load_base(settings, places, settings.seeds_read("compile", seeds))
+    steered = steered_by(settings.compile, model, params)
+    base_axis = axes.base_params
+    return steered, steered.replace(base_params=base_axis, metacontroller_params=axis)
 
 
 def reference_lines(settings: Settings, source: DataSource) -> dict[str, float]:

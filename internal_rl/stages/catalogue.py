@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from internal_rl.errors import ConfigError
 from internal_rl.experts.ant_expert import ExpertSection
 from internal_rl.experts.data_section import CollectSection, DataSection
-from internal_rl.methods import discovery, internal_rl, pretraining, probing, raw_action, steering
+from internal_rl.methods import (
+    compile,
+    discovery,
+    internal_rl,
+    pretraining,
+    probing,
+    raw_action,
+    steering,
+)
 from internal_rl.models.base_model import BaseConfig
 from internal_rl.section import Section
 
@@ -30,14 +38,44 @@ def _only_one(settings: "Settings") -> list["Settings"]:
     return [settings]
 
 
-def _metacontroller_variants(settings: "Settings") -> list["Settings"]:
-    """The metacontroller as it is, and its two controls."""
-    return [settings.updated("metacontroller", variant=name) for name in discovery.VARIANTS]
+def _always(settings: "Settings") -> bool:
+    return True
+
+
+def _code_variants(settings: "Settings") -> list["Settings"]:
+    """The metacontroller as it is, its two controls, and CompILE."""
+    found = [
+        _with_codes(settings, "metacontroller").updated("metacontroller", variant=name)
+        for name in discovery.VARIANTS
+        if settings.metacontroller
+    ]
+    return [*found, _with_codes(settings, "compile")] if settings.compile else found
+
+
+def _with_codes(settings: "Settings", stage: str) -> "Settings":
+    return settings.updated("internal_rl", codes=stage) if settings.internal_rl else settings
+
+
+def _makes_codes(stage: str) -> Callable[["Settings"], bool]:
+    """Whether internal RL reads the codes of a stage, or there is none."""
+    return lambda settings: settings.internal_rl is None or settings.internal_rl.codes == stage
 
 
 def _variant_folder(settings: "Settings", name: str) -> str:
     variant = settings.metacontroller.variant
     return name if variant == "discovered" else f"{name}_{variant}"
+
+
+def _policy_folder(settings: "Settings", name: str) -> str:
+    return (
+        f"{name}_compile"
+        if settings.internal_rl.codes == "compile"
+        else _variant_folder(settings, name)
+    )
+
+
+def _policy_inputs(settings: "Settings") -> tuple[str, ...]:
+    return (*_BASE, settings.internal_rl.codes, "internal_rl")
 
 
 def _probed_ages(settings: "Settings") -> list["Settings"]:
@@ -61,26 +99,34 @@ class StageSpec:
       run: `run(settings, places)`: any other one. Either is a function or `"module:function"`,
         which is imported when it is needed.
       depends_on: parts of a config that decide its results, those of its inputs included, in the
-        order of `config.json`; a part that a config lacks is left out.
+        order of `config.json`, or a function of settings that gives them; a part that a config
+        lacks is left out.
       one_process: it cannot be spread over several processes, nor wait for one of them.
       optional: only configs that name the section have the stage.
       folder: `folder(settings, name)`: name of its folder, another one for each variant.
       variants: settings of everything that a whole run makes of the stage.
+      takes_part: `takes_part(settings)`: whether the stage belongs to one of these, where it shares
+        them with other stages.
     """
 
     name: str
     section: type[Section]
     make: Callable[..., Any] | str | None = None
     run: Callable[..., None] | str | None = None
-    depends_on: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] | Callable[["Settings"], tuple[str, ...]] = ()
     one_process: bool = False
     optional: bool = False
     folder: Callable[["Settings", str], str] = lambda settings, name: name
     variants: Callable[["Settings"], list["Settings"]] = _only_one
+    takes_part: Callable[["Settings"], bool] = _always
 
     def __post_init__(self):
         if (self.make is None) == (self.run is None):
             raise ValueError(f"stage {self.name}: make and run given, allowed is one of them")
+
+    def inputs(self, settings: "Settings") -> tuple[str, ...]:
+        """`depends_on` for these settings."""
+        return self.depends_on(settings) if callable(self.depends_on) else self.depends_on
 
 
 _DATA = ("environment", "expert", "collect", "data")
@@ -133,15 +179,24 @@ STAGES: dict[str, StageSpec] = {
             make=f"{_HERE}.trained:make_metacontroller",
             depends_on=(*_BASE, "metacontroller"),
             folder=_variant_folder,
-            variants=_metacontroller_variants,
+            variants=_code_variants,
+            takes_part=_makes_codes("metacontroller"),
+        ),
+        StageSpec(
+            "compile",
+            compile.Config,
+            make=f"{_HERE}.trained:make_compile",
+            depends_on=(*_BASE, "compile"),
+            variants=_code_variants,
+            takes_part=_makes_codes("compile"),
         ),
         StageSpec(
             "internal_rl",
             internal_rl.Config,
             make=f"{_HERE}.trained:make_internal_rl",
-            depends_on=(*_BASE, "metacontroller", "internal_rl"),
-            folder=_variant_folder,
-            variants=_metacontroller_variants,
+            depends_on=_policy_inputs,
+            folder=_policy_folder,
+            variants=_code_variants,
         ),
         StageSpec(
             "raw_rl",
@@ -208,4 +263,5 @@ def whole_run(settings: "Settings") -> Iterator[tuple[str, "Settings"]]:
         names = [spec.name for spec in group]
         for chosen in variants(settings):
             for name in names:
-                yield name, chosen
+                if STAGES[name].takes_part(chosen):
+                    yield name, chosen

@@ -5,6 +5,7 @@ What a field alone may be, its section knows.
 
 from internal_rl.envs.world import capabilities
 from internal_rl.errors import ConfigError
+from internal_rl.methods.internal_rl import CODE_STAGES
 from internal_rl.section import SettingError
 from internal_rl.stages.settings import Settings, checked
 
@@ -26,19 +27,24 @@ def check_settings(settings: Settings) -> None:
 
 
 def _check_models(settings: Settings) -> None:
-    base, meta = settings.base, settings.metacontroller
+    base = settings.base
     if settings.probe and settings.pretrain:
         age, ages = settings.probe.base_step, settings.pretrain.snapshot_steps
         allowed = f"0 or one of pretrain.snapshot_steps = {ages}"
         _require(age in (0, *ages), "probe.base_step", age, allowed)
+    if settings.internal_rl:
+        codes = settings.internal_rl.codes
+        allowed = f"{', '.join(name for name in CODE_STAGES if name in settings.sections)} here"
+        _require(codes in settings.sections, "internal_rl.codes", codes, allowed)
     if base is None:
         return
-    if meta:
-        try:
-            base.check_layer("metacontroller.layer", meta.layer)
-        except SettingError as error:
-            raise ConfigError(f"config.{error}") from None
-    for name in ("steer", "metacontroller"):
+    for name in CODE_STAGES:
+        if name in settings.sections:
+            try:
+                base.check_layer(f"{name}.layer", settings.sections[name].layer)
+            except SettingError as error:
+                raise ConfigError(f"config.{error}") from None
+    for name in ("steer", *CODE_STAGES):
         if name in settings.sections:
             rank = settings.sections[name].rank
             allowed = f"0 (full) to {base.width} (base.width)"

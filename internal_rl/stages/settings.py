@@ -128,7 +128,7 @@ class Settings:
           ConfigError: this config has no such stage.
         """
         values, historical = {}, {}
-        for name in stage_spec(self, stage).depends_on:
+        for name in stage_spec(self, stage).inputs(self):
             if name == "environment":
                 values[name] = dict(self.environment)
                 historical[name] = _historical(world_entry(self.environment["name"]).config)

@@ -2,6 +2,7 @@
 
 from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import ConfigError
+from internal_rl.methods.compile import SegmentDiscovery
 from internal_rl.methods.discovery import CodeDiscovery
 from internal_rl.methods.internal_rl import InternalRL
 from internal_rl.methods.pretraining import Pretraining
@@ -80,8 +81,25 @@ def make_metacontroller(settings: Settings, places: Places) -> Stage:
     )
 
 
+def make_compile(settings: Settings, places: Places) -> Stage:
+    """The baseline CompILE cuts trajectories into segments with one code each."""
+    source = make_source(settings, places, "clean", include_terminal=True)
+    model, axes = load_base(settings, places, settings.seeds_of("compile"))
+    tolerance = switch_tolerance(settings.world)
+    method = checked(SegmentDiscovery, "compile", settings.compile, model, source, tolerance)
+    return stage_of(
+        "compile",
+        settings,
+        method,
+        model_of=lambda state, frozen: method.steered(state.params, frozen),
+        source=source,
+        axes=axes,
+        references=lambda: reference_lines(settings, source),
+    )
+
+
 def make_internal_rl(settings: Settings, places: Places) -> Stage:
-    """A policy learns to choose codes of the frozen metacontroller."""
+    """A policy learns to choose codes of the frozen metacontroller, or of what takes its place."""
     model, axes = load_steered(settings, places, settings.seeds_of("internal_rl"))
     method = checked(InternalRL, "internal_rl", settings.internal_rl, settings.world, model)
     return stage_of("internal_rl", settings, method, axes=axes)

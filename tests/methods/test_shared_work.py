@@ -11,7 +11,8 @@ from tests.devices import several_devices
 from tests.methods import shared_work
 from tests.training.test_loop import ROOT
 
-METHODS = ("pretrain", "probe", "steer", "metacontroller", "internal_rl", "raw_rl")
+METHODS = ("pretrain", "probe", "steer", "metacontroller", "compile", "internal_rl", "raw_rl")
+DRAW_CODES = ("metacontroller", "compile")
 
 
 def by_four_devices(file, num_seeds, *names):
@@ -44,7 +45,7 @@ def test_rows_shared_out_among_four_devices(tmp_path):
 @pytest.mark.parametrize("num_seeds", [1, 2, 4])
 def test_every_method_shared_out_among_four_devices(tmp_path, num_seeds):
     # Codes are drawn by each device for itself.
-    names = METHODS if num_seeds == 4 else tuple(n for n in METHODS if n != "metacontroller")
+    names = METHODS if num_seeds == 4 else tuple(n for n in METHODS if n not in DRAW_CODES)
     found, collectives = by_four_devices(tmp_path / "four.npz", num_seeds, *names)
     compare(found, num_seeds, *names)
     if num_seeds == 1:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from internal_rl.models.code_controller import apply_controller
 from internal_rl.models.metacontroller import (
     Metacontroller,
     MetacontrollerConfig,
-    apply_controller,
     kl_to_standard_normal,
 )
 from internal_rl.models.sequence_embedding import SequenceEmbedding

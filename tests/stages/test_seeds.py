@@ -13,7 +13,7 @@ from internal_rl.training.program import Program
 from internal_rl.training.stage_directory import StageDirectory
 from tests.marks import quick
 
-STAGES = ("probe", "steer", "metacontroller", "internal_rl", "raw_rl")
+STAGES = ("probe", "steer", "metacontroller", "compile", "internal_rl", "raw_rl")
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def settings():
     config = gridworld.get_config("smoke")
     for stage, num_seeds in {"pretrain": 2, "metacontroller": 2}.items():
         config[stage].num_seeds = num_seeds
-    for stage in ("probe", "steer", "internal_rl", "raw_rl"):
+    for stage in ("probe", "steer", "compile", "internal_rl", "raw_rl"):
         config[stage].num_seeds = 3
     return Settings.read(config)
 

@@ -87,7 +87,7 @@ def test_a_whole_run_makes_the_variants_too(tmp_path):
     result = run_script("reproduce", tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     variants = [f"{stage}_{v}" for stage in TRAINED[3:5] for v in ("forced", "unaligned")]
-    check_trained(tmp_path, [*TRAINED, *variants])
+    check_trained(tmp_path, [*TRAINED, *variants, "compile", "internal_rl_compile"])
     assert (tmp_path / "report" / "table.md").exists()
 
 
