@@ -239,7 +239,7 @@ class HawkBlock(nn.Module):
         Returns:
           `(B, S, n_e)`.
         """
-        if self._takes_kernel(x):
+        if keep is None and self._takes_kernel(x):
             return tpu_hawk.hawk_rows(x, self.kernel_weights(), age_in_segment(segment))
         # Weight gradients over two token axes are slow on CPUs, so that dense layers see one.
         tokens = x.reshape(-1, self.width)

@@ -128,3 +128,17 @@ def test_programs_for_tpus_hold_the_kernels_unless_they_are_not_wanted(dtype, ex
         assert number_of_kernels() == expected
         with without_kernels():
             assert number_of_kernels() == 0
+
+
+def test_a_block_that_forgets_on_the_way_holds_no_kernel():
+    block = HawkBlock(128, num_heads=4, mlp_size=128, dtype=jnp.bfloat16)
+    rows = jnp.zeros((2, 128, 128)), jnp.zeros((2, 128), jnp.int32)
+    params = jax.eval_shape(block.init, jax.random.key(0), *rows)
+
+    def kernels(*keep):
+        run = jax.make_jaxpr(lambda params, *rows: block.apply(params, *rows, *keep))
+        return str(run(params, *rows)).count("name=hawk_forward")
+
+    with traced_for("tpu"):
+        assert kernels() == 1
+        assert kernels(jnp.ones((2, 128))) == 0
