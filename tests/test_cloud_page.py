@@ -77,6 +77,6 @@ def test_every_other_command_is_one_of_a_known_tool():
 
 
 def test_the_table_of_estimates_has_a_row_for_every_stage_and_is_marked():
-    table = PAGE.partition("<!-- To be filled from")[2].partition("<!-- end of the table -->")[0]
+    table = PAGE.partition("<!-- Filled from")[2].partition("<!-- end of the table -->")[0]
     rows = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
     assert rows == {name for name in STAGES if name not in ("expert", "collect")}
