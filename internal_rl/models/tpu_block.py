@@ -92,7 +92,7 @@ def block_rows(
     num_rows, length = segment.shape
     segment = jnp.broadcast_to(segment[:, None], (num_rows, 8, length))
     weights = weights._replace(bias=bias_of_pairs(weights.bias, interpret))
-    return run(_KERNELS, x, weights, segment, dtype, interpret)
+    return run(_KERNELS, x, weights, segment, dtype=dtype, interpret=interpret)
 
 
 def _attention_of(segment_ref, x, weights: Weights):

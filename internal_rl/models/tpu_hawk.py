@@ -72,7 +72,7 @@ def hawk_rows(
     """
     # In every lane, where the kernels compare it.
     age = jnp.broadcast_to(age[..., None], (*age.shape, LANES))
-    return run(_KERNELS, x, weights, age, dtype, interpret)
+    return run(_KERNELS, x, weights, age, dtype=dtype, interpret=interpret)
 
 
 # On the tokens of a chunk, inside of the kernels.
@@ -247,7 +247,12 @@ def _backward_kernel(
         gates = kept.recurrence_gate[steps, :], kept.input_gate[steps, :]
         found = Recurrent(kept.convolved[steps, :], *gates, states)
         convolved_bar, state_bar = recur_backward(
-            found, earlier, (gated_bar * gate, state_bar), age == 0, weights, gradients
+            found,
+            earlier,
+            (gated_bar * gate, state_bar),
+            age == 0,
+            weights=weights,
+            gradients=gradients,
         )
         entering_bar = convolve_backward(
             jnp.concatenate([convolved_bar, later_bar], axis=0),

@@ -140,7 +140,7 @@ def recur(entering, age, carry, weights: HawkWeights):
     return Recurrent(convolved, recurrence_gate, input_gate, states), carry
 
 
-def recur_backward(found, earlier, bars, starts, weights: HawkWeights, gradients: Gradients):
+def recur_backward(found, earlier, bars, starts, *, weights: HawkWeights, gradients: Gradients):
     """The way back through recurrence and gates.
 
     Args:

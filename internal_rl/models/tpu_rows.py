@@ -60,12 +60,12 @@ class RowKernels:
     scratch: Callable[[int, int, DTypeLike], list] = lambda length, width, dtype: []
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4, 5))
 def run(
     kernels: RowKernels,
     x: chex.Array,
     weights: NamedTuple,
     context: chex.Array,
+    *,
     dtype: DTypeLike,
     interpret: bool,
 ) -> chex.Array:
@@ -82,6 +82,11 @@ def run(
     Returns:
       `(B, S, n)` float32.
     """
+    return _run(kernels, x, weights, context, dtype, interpret)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4, 5))
+def _run(kernels, x, weights, context, dtype, interpret):
     return _forward(kernels, x, weights, context, dtype, interpret)
 
 
@@ -106,7 +111,7 @@ def _run_backward(kernels, dtype, interpret, kept, y_bar):
     return x_bar, weights_bar, None
 
 
-run.defvjp(_run_forward, _run_backward, symbolic_zeros=True)
+_run.defvjp(_run_forward, _run_backward, symbolic_zeros=True)
 
 
 def _row(*shape):
