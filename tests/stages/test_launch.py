@@ -62,7 +62,7 @@ def test_a_workdir_that_cannot_be_written_is_one_line_and_exit_code_2(tmp_path):
     ("override", "message"),
     [
         ("--config.pretrain.stepz=3", "config.pretrain.stepz: unknown field.*steps_per_call"),
-        ("--config.nope.x=3", "config.nope: unknown field, allowed in config: base, data"),
+        ("--config.nope.x=3", "config.nope: unknown field, allowed in config: base, compile, data"),
         ("--config.preset.x=3", "config.preset: has no fields"),
     ],
 )
