@@ -142,8 +142,7 @@ def _load_compile(
     else:
         model, axes = load_base(settings, places, settings.seeds_read("compile", seeds))
     steered = steered_by(settings.compile, model, params)
-    base_axis = axes.base_params
-    return steered, steered.replace(base_params=base_axis, metacontroller_params=axis)
+    return steered, steered.replace(base_params=axes.base_params, metacontroller_params=axis)
 
 
 def reference_lines(settings: Settings, source: DataSource) -> dict[str, float]:

@@ -67,11 +67,9 @@ def _variant_folder(settings: "Settings", name: str) -> str:
 
 
 def _policy_folder(settings: "Settings", name: str) -> str:
-    return (
-        f"{name}_compile"
-        if settings.internal_rl.codes == "compile"
-        else _variant_folder(settings, name)
-    )
+    if settings.internal_rl.codes == "compile":
+        return f"{name}_compile"
+    return _variant_folder(settings, name)
 
 
 def _policy_inputs(settings: "Settings") -> tuple[str, ...]:

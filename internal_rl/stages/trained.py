@@ -65,30 +65,27 @@ def make_steer(settings: Settings, places: Places) -> Stage:
 
 def make_metacontroller(settings: Settings, places: Places) -> Stage:
     """The metacontroller learns abstract actions without labels."""
-    source = make_source(settings, places, "clean", include_terminal=True)
-    model, axes = load_base(settings, places, settings.seeds_of("metacontroller"))
-    tolerance = switch_tolerance(settings.world)
-    section = settings.metacontroller
-    method = checked(CodeDiscovery, "metacontroller", section, model, source, tolerance)
-    return stage_of(
-        "metacontroller",
-        settings,
-        method,
-        model_of=lambda state, frozen: method.steered(state.params, frozen),
-        source=source,
-        axes=axes,
-        references=lambda: reference_lines(settings, source),
-    )
+    return _finds_codes("metacontroller", CodeDiscovery, settings, places)
 
 
 def make_compile(settings: Settings, places: Places) -> Stage:
     """The baseline CompILE cuts trajectories into segments with one code each."""
+    return _finds_codes("compile", SegmentDiscovery, settings, places)
+
+
+def _finds_codes(
+    name: str,
+    method_class: type[CodeDiscovery] | type[SegmentDiscovery],
+    settings: Settings,
+    places: Places,
+) -> Stage:
+    """A stage whose method finds codes in clean trajectories."""
     source = make_source(settings, places, "clean", include_terminal=True)
-    model, axes = load_base(settings, places, settings.seeds_of("compile"))
-    tolerance = switch_tolerance(settings.world)
-    method = checked(SegmentDiscovery, "compile", settings.compile, model, source, tolerance)
+    model, axes = load_base(settings, places, settings.seeds_of(name))
+    section, tolerance = settings.sections[name], switch_tolerance(settings.world)
+    method = checked(method_class, name, section, model, source, tolerance)
     return stage_of(
-        "compile",
+        name,
         settings,
         method,
         model_of=lambda state, frozen: method.steered(state.params, frozen),
