@@ -112,6 +112,7 @@ def test_presets_have_the_same_fields_of_the_same_types(preset):
         ("pretrain.checkpoint_every", 7, "pretrain.checkpoint_every: 7 .* multiple of log_every"),
         ("pretrain.snapshot_steps", (7,), "pretrain.snapshot_steps"),
         ("probe.base_step", 50, r"probe.base_step: 50 .* 0 or one of pretrain.snapshot_steps"),
+        ("steer.base_step", 50, r"steer.base_step: 50 .* 0 or one of pretrain.snapshot_steps"),
         ("pretrain.learning_rate", float("nan"), "pretrain.learning_rate: nan .* above 0"),
         ("seed", -1, "config.seed: -1 given, allowed is 0 or more"),
         ("precision", "half", "config.precision: 'half' .* auto, float32, bfloat16"),
@@ -230,4 +231,5 @@ def test_variants_and_probed_ages_do_not_share_a_folder():
     assert forced.folder_of("raw_rl") == "raw_rl"
     assert settings.folder_of("probe") == "probe"
     assert settings.updated("probe", base_step=500).folder_of("probe") == "probe_500"
+    assert settings.updated("steer", base_step=500).folder_of("steer") == "steer_500"
     assert settings.probe.base_step == 0
