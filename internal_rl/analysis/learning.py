@@ -77,11 +77,11 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     ]
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """Success against episodes, of all ways to learn."""
     curves = {}
-    for stage in filter(STUDY.looks_at, runs[0]):
-        episodes, success = stacked_curves(runs[0][stage], "success", against="episodes")
+    for stage in filter(STUDY.looks_at, run):
+        episodes, success = stacked_curves(run[stage], "success", against="episodes")
         if len(episodes):
             curves[label_of(stage)] = (episodes, success)
     return {"reinforcement_learning": rl_curves(curves)} if curves else {}

@@ -2,7 +2,8 @@
 
 Whatever is there is shown: the report of a partial run leaves out what it has no data for. Written
 are the figures as PNG and the animations as GIF of all studies, `table.md` and `table.csv` with one
-row per quantity, and `summary.json` with the medians over seeds.
+row per quantity, and `summary.json` with the medians over seeds; and of every sweep in
+`<workdir>/sweep/` its table and figures, see `analysis.sweeps`.
 """
 
 import math
@@ -14,8 +15,9 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from internal_rl.analysis.drawing import save_figure
-from internal_rl.analysis.results import RunResults, read_sweep
+from internal_rl.analysis.results import RunResults, read_run
 from internal_rl.analysis.study import SKIPPED, Animation, all_studies
+from internal_rl.analysis.sweeps.report import studies_in, write_sweeps
 from internal_rl.analysis.table import Row, format_csv, format_markdown
 from internal_rl.envs.render import save_gif
 from internal_rl.errors import StorageError
@@ -50,10 +52,9 @@ def write_report(workdir: str | os.PathLike, wall_seconds: float = math.nan) -> 
     Raises:
       StorageError: there is nothing to report, or files cannot be read or written.
     """
-    runs = read_sweep(workdir)
-    run = runs[0]
-    if not run:
-        raise StorageError(f"{workdir}: holds no stage of a run, nothing to report")
+    run = read_run(workdir)
+    if not run and not studies_in(workdir):
+        raise StorageError(f"{workdir}: holds no stage of a run and no sweep, nothing to report")
     rows = table_rows(run)
     summary = dict.fromkeys(EXPECTED) | {row.key: row.median for row in rows}
     if math.isnan(wall_seconds):
@@ -62,11 +63,12 @@ def write_report(workdir: str | os.PathLike, wall_seconds: float = math.nan) -> 
     folder = as_path(workdir) / "report"
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in report_figures(runs).items():
+        for name, figure in report_figures(run).items():
             save_figure(figure, folder / f"{name}.png")
         for name, (frames, seconds) in report_animations(run).items():
             save_gif(folder / f"{name}.gif", frames, seconds)
-        write_atomically(folder / "table.md", report_text(run, rows))
+        text = "\n".join([report_text(run, rows), *write_sweeps(workdir)])
+        write_atomically(folder / "table.md", text)
         write_atomically(folder / "table.csv", format_csv(rows))
         write_json(folder / "summary.json", summary)
     return summary
@@ -88,15 +90,11 @@ def _place_of(stage: str) -> tuple[int, str]:
     return next(known, len(STAGE_ORDER)), stage
 
 
-def report_figures(runs: Sequence[RunResults]) -> dict[str, Figure]:
-    """All figures that there is data for, by file name.
-
-    Args:
-      runs: the run, and runs that repeat its metacontroller with other settings.
-    """
+def report_figures(run: RunResults) -> dict[str, Figure]:
+    """All figures that there is data for, by file name."""
     found = {}
     for study in all_studies():
-        found |= study.figures(runs) if study.figures is not None else {}
+        found |= study.figures(run) if study.figures is not None else {}
     return {name: figure for name, figure in found.items() if figure is not None}
 
 

@@ -108,12 +108,6 @@ def _with_episodes(metrics: Sequence[Mapping], stage: str, config: Mapping) -> S
     return [{**line, "episodes": line["step"] * episodes} for line in metrics]
 
 
-def read_sweep(workdir: str | os.PathLike) -> list[RunResults]:
-    """Reads a work directory and those inside its folder `sweep`, which repeat some stages."""
-    others = sorted(path for path in as_path(workdir).glob("sweep/*") if path.is_dir())
-    return [read_run(workdir), *(read_run(path) for path in others)]
-
-
 def stacked_curves(
     seeds: Sequence[SeedResults], name: str, against: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
