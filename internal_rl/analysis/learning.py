@@ -82,7 +82,7 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
             lambda s: s.evaluation_episodes,
         )
 
-    at_first = f"{label}, success at first (means of the first line of metrics)"
+    at_first = f"{label}, success at first (mean of the first batches)"
     total = make_row(f"{stage}_episodes", f"{label}, episodes", seeds, lambda s: s.last("episodes"))
     speed = [
         make_row(
@@ -184,8 +184,7 @@ def rl_curves(curves: Mapping[str, Curve], expert: float = math.nan) -> Figure:
     ):
         success = np.atleast_2d(curve.success) / scale
         # Curves that lie on each other, at zero for instance, show through each other's gaps.
-        gap = 2.5 * (len(curves) - 2)
-        dashes = (2.5 * (i - 1), (2.5, gap)) if i > 0 and gap > 0 else "-"
+        dashes = (2.5 * (i - 1), (2.5, 2.5 * (len(curves) - 1))) if i > 0 else "-"
         style = {"label": f"{label}{curve.label}", "colour": colour, "dashes": dashes}
         for panel, values in zip(axes[0], (success, np.maximum(success, floor)), strict=True):
             draw_band(panel, curve.episodes, values, **style)

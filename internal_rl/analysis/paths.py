@@ -149,7 +149,7 @@ def draw_paths(shown: Paths, grid_size: int) -> Figure:
             zorder=3,
         )
     figure.suptitle(
-        "Paths in the colour of the active code (disc: start, square: end, ring: new code)",
+        "Paths in the colour of the active code\n(disc: start, square: end, ring: new code)",
         fontsize=10,
     )
     return figure
