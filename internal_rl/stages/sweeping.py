@@ -143,11 +143,21 @@ def plan(sweep: Sweep, settings: Settings, places: Places) -> list[PlannedRun]:
         read = [planned[name] for name in run.reads]
         # What a run reads may itself be finished elsewhere, and then has no folder.
         reads = [other.workdir for other in read if other.state_of_run() != ELSEWHERE]
-        arguments = (*own, *(f"--config.{field}={value}" for field, value in fields.items()))
+        arguments = (*own, *_overrides(settings, fields))
         planned[run.name] = PlannedRun(
             run, chosen, str(folder / run.name), (*reads, *shared), arguments
         )
     return list(planned.values())
+
+
+def _overrides(settings: Settings, fields: dict[str, object]) -> list[str]:
+    """Arguments for fields that differ from the config."""
+    found = []
+    for name, value in fields.items():
+        section, _, field = name.partition(".")
+        if getattr(settings.sections[section], field) != value:
+            found.append(f"--config.{name}={value}")
+    return found
 
 
 def choose(planned: Sequence[PlannedRun], names: Sequence[str]) -> list[PlannedRun]:
@@ -195,7 +205,8 @@ def tell(planned: Sequence[PlannedRun]) -> str:
         lines.append(f"# {item.run.name}: {state}")
         lines += item.commands()
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return "\n".join([*lines, f"# {len(planned)} runs: {told}"])
+    whole = f"{len(planned)} run{'s' if len(planned) != 1 else ''}"
+    return "\n".join([*lines, f"# {whole}: {told}"])
 
 
 def run_sweep(sweep: Sweep, settings: Settings, places: Places, names: Sequence[str] = ()) -> str:
@@ -250,8 +261,17 @@ def _listed(item: PlannedRun) -> dict:
         "labels": dict(run.labels),
         "fields": dict(run.fields),
         "stage": item.settings.folder_of(stage),
-        "seeds": list(item.settings.seeds_of(stage)),
+        "bases": dict(zip(item.settings.seeds_of(stage), _bases_of(item), strict=True)),
     }
+
+
+def _bases_of(item: PlannedRun) -> tuple[int, ...]:
+    """The base model of every seed of what is measured, by its seed."""
+    *before, last = item.run.seeds
+    seeds = item.settings.seeds_of(last)
+    for stage in reversed(before):
+        seeds = item.settings.seeds_read(stage, seeds)
+    return seeds
 
 
 def _make(item: PlannedRun, loggers: tuple[str, ...]) -> None:

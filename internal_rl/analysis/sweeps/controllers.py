@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from internal_rl.analysis.drawing import draw_band, legend, palette, panels
+from internal_rl.analysis.drawing import draw_band, legend, palette, panels, tell
 from internal_rl.analysis.results import SeedResults
 from internal_rl.analysis.sweeps.sweep import FinishedRun, Run, SweepResults, tag
 from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
@@ -120,7 +120,14 @@ def figure_of_values(results: SweepResults, label: str, title: str, *, even: boo
     panel.set(xlabel=label, ylabel="success at the best layer", ylim=(-0.02, 1.02))
     legend(panel)
     figure.suptitle(title, fontsize=11)
+    tell(figure, f"Median and quartiles over {told_base_models(results)}; a point is one of them")
     return figure
+
+
+def told_base_models(results: SweepResults) -> str:
+    """How many base models every run has, in words."""
+    counts = sorted({len(run.seeds) for run in results.runs})
+    return f"{' or '.join(map(str, counts))} base model{'s' if counts[-1] > 1 else ''} each"
 
 
 def _stacked(group: Sequence[FinishedRun]) -> np.ndarray:

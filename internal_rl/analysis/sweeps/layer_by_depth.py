@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from internal_rl.analysis.drawing import draw_band, legend, palette, panels
+from internal_rl.analysis.drawing import draw_band, legend, palette, panels, tell
 from internal_rl.analysis.sweeps import controllers
 from internal_rl.analysis.sweeps.sweep import Run, Sweep, SweepResults, values_of
 from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
@@ -80,6 +80,7 @@ def figures(results: SweepResults) -> dict[str, Figure]:
     panel.set_ylabel("success on the post-training task")
     legend(panel)
     figure.suptitle("Supervised controllers by layer and depth", fontsize=11)
+    tell(figure, f"Median and quartiles over {controllers.told_base_models(results)}")
     return {"layer_by_depth": figure}
 
 

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from internal_rl.analysis.drawing import draw_references, legend, panels
-from internal_rl.analysis.results import SeedResults
+from internal_rl.analysis.drawing import draw_references, legend, panels, tell
+from internal_rl.analysis.results import SeedResults, standing
 from internal_rl.analysis.sweeps.sweep import Run, Sweep, SweepResults, tag, values_of
 from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
 from internal_rl.analysis.table import format_number
@@ -219,6 +219,7 @@ def figures(results: SweepResults) -> dict[str, Figure]:
     shades = matplotlib.cm.ScalarMappable(norm, "viridis")
     figure.colorbar(shades, ax=axes, label="switches per trajectory, the first step included")
     _draw_marker_legend(figure)
+    tell(figure, f"Points are single runs, the line joins medians; {standing(seeds)}")
     return {"rate_distortion": figure}
 
 

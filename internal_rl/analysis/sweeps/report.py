@@ -4,6 +4,7 @@ A sweep writes down its runs in `<workdir>/sweep/<study>/sweep.json` before it b
 that are missing can be named.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +36,7 @@ def write_list(workdir: str | os.PathLike, study: str, runs: Sequence[dict[str, 
       workdir: work directory.
       study: name of the sweep.
       runs: of every run that is measured `name`, `labels`, `fields`, the folder of its last `stage`
-        and the `seeds` of that.
+        and, as `bases`, for every seed of that the base model that it stands on.
 
     Raises:
       StorageError: the file cannot be written.
@@ -56,19 +57,26 @@ def read_sweep(workdir: str | os.PathLike, study: str) -> SweepResults:
     """Reads the finished runs of a sweep; a run counts once all of its seeds are finished.
 
     Raises:
+      ConfigError: the sweep has not been begun.
       StorageError: files cannot be read.
     """
+    if study not in studies_in(workdir):
+        raise ConfigError(f"{workdir}: the study {study} has not been begun there")
     folder = folder_of(workdir, study)
     finished, missing = [], []
     with storage_faults(folder):
         for listed in read_json(folder / LIST)["runs"]:
-            name, stage, seeds = (listed[key] for key in ("name", "stage", "seeds"))
+            name, stage, bases = (listed[key] for key in ("name", "stage", "bases"))
             place = folder / name
-            if not all(StageDirectory(place, stage, seed).finished for seed in seeds):
+            if not all(StageDirectory(place, stage, seed).finished for seed in map(int, bases)):
                 missing.append(name)
                 continue
-            results = [found for found in read_run(place)[stage] if found.seed in seeds]
-            finished.append(FinishedRun(name, listed["labels"], listed["fields"], results))
+            seeds = [
+                dataclasses.replace(results, base=bases[str(results.seed)])
+                for results in read_run(place)[stage]
+                if str(results.seed) in bases
+            ]
+            finished.append(FinishedRun(name, listed["labels"], listed["fields"], seeds))
     return SweepResults(finished, missing)
 
 
@@ -113,8 +121,6 @@ def write_sweep(workdir: str | os.PathLike, sweep: Sweep) -> str:
       ConfigError: the sweep has not been begun.
       StorageError: files cannot be read or written.
     """
-    if sweep.name not in studies_in(workdir):
-        raise ConfigError(f"{workdir}: the study {sweep.name} has not been begun there")
     results = read_sweep(workdir, sweep.name)
     table = sweep.table(results)
     text = f"# {sweep.title}\n\n{_count(results)}\n\n{table.markdown()}"

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from internal_rl.analysis.drawing import draw_band, palette, panels
-from internal_rl.analysis.results import SeedResults, stacked_curves
+from internal_rl.analysis.drawing import draw_band, palette, panels, tell
+from internal_rl.analysis.results import SeedResults, stacked_curves, standing
 from internal_rl.analysis.sweeps.sweep import FinishedRun, SweepResults, tag
 from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
 from internal_rl.analysis.table import format_number
@@ -100,6 +100,7 @@ def figures(results: SweepResults) -> dict[str, Figure]:
         for way, run in best.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+    tell(figure, f"Trials: {standing([seed for run in results.runs for seed in run.seeds])}")
     return {"selection": figure}
 
 

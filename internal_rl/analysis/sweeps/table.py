@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from internal_rl.analysis import statistics
 from internal_rl.analysis.table import format_number
-
-QUARTILES = (0.25, 0.5, 0.75)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +71,5 @@ def quartile_columns(name: str) -> tuple[str, str, str]:
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Median, lower and upper quartile of the values that are numbers; NaN without any."""
-    known = np.asarray(values, float)[~np.isnan(np.asarray(values, float))]
-    if not len(known):
-        return (float("nan"),) * 3
-    low, middle, high = np.quantile(known, QUARTILES)
+    low, middle, high = statistics.quartiles(np.asarray(values, float))
     return float(middle), float(low), float(high)
