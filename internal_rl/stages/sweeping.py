@@ -139,7 +139,6 @@ def plan(sweep: Sweep, settings: Settings, places: Places) -> list[PlannedRun]:
     for run in runs:
         fields = {**run.fields, **seed_fields(run.seeds)}
         chosen = changed(settings, fields)
-        check_settings(chosen)
         read = [planned[name] for name in run.reads]
         # What a run reads may itself be finished elsewhere, and then has no folder.
         reads = [other.workdir for other in read if other.state_of_run() != ELSEWHERE]
@@ -276,6 +275,7 @@ def _bases_of(item: PlannedRun) -> tuple[int, ...]:
 
 def _make(item: PlannedRun, loggers: tuple[str, ...]) -> None:
     """Runs the stages of a run that are neither finished nor found elsewhere."""
+    check_settings(item.settings)
     for stage in item.run.stages:
         state = item.state(stage)
         if state in (FINISHED, ELSEWHERE):
