@@ -6,6 +6,7 @@ interrupted goes on; a run that fails is named at the end, and the others go on.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -266,10 +267,13 @@ def _listed(item: PlannedRun) -> dict:
 
 def _bases_of(item: PlannedRun) -> tuple[int, ...]:
     """The base model of every seed of what is measured, by its seed."""
-    *before, last = item.run.seeds
-    seeds = item.settings.seeds_of(last)
-    for stage in reversed(before):
-        seeds = item.settings.seeds_read(stage, seeds)
+    settings, stages = item.settings, list(item.run.seeds)
+    seeds = settings.seeds_of(stages[-1])
+    for stage, reader in reversed(list(itertools.pairwise(stages))):
+        if stage == "pretrain" and not getattr(settings.sections[reader], "reads_base", True):
+            # Every seed has drawn its own.
+            return seeds
+        seeds = settings.seeds_read(stage, seeds)
     return seeds
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from internal_rl.analysis.drawing import draw_band, legend, palette, panels, tell
 from internal_rl.analysis.results import SeedResults
@@ -117,6 +118,8 @@ def figure_of_values(results: SweepResults, label: str, title: str, *, even: boo
             panel.plot([at] * len(points), points, ".", color=colour, markersize=5)
     if even:
         panel.set_xticks(range(len(values)), [tag(value) for value in values])
+    else:
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.set(xlabel=label, ylabel="success at the best layer", ylim=(-0.02, 1.02))
     legend(panel)
     figure.suptitle(title, fontsize=11)

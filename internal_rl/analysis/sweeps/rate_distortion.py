@@ -25,8 +25,9 @@ from internal_rl.analysis.table import format_number
 
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "frozen": {"metacontroller.variant": "discovered"},
+    "co-trained": {"metacontroller.variant": "cotrained"},
 }
-"""What each arm of the study changes."""
+"""What each arm of the study changes; co-training starts from `metacontroller.base_from`."""
 
 GATES = {"gridworld-pinpad": "gumbel"}
 """Gate by world (appendix C.6); other worlds keep that of their config."""
@@ -69,7 +70,7 @@ def runs(settings: Any) -> list[Run]:
     gate = GATES.get(settings.environment["name"], settings.metacontroller.gate)
     return [
         Run(
-            name=f"{arm}_alpha{tag(alpha)}",
+            name=f"{arm.replace('-', '')}_alpha{tag(alpha)}",
             stages=("metacontroller",),
             fields={**fields, "metacontroller.gate": gate, **alpha_fields(settings, alpha)},
             seeds={"pretrain": 1, "metacontroller": values.seeds},
@@ -156,7 +157,7 @@ def table(results: SweepResults) -> SweepTable:
         *("switches per trajectory", "F1", "NLL of the co-trained arm at this KL, less NLL"),
         "seeds",
     )
-    apart = distances(curves.get("frozen", ()), curves.get("cotrained", ()))
+    apart = distances(curves.get("frozen", ()), curves.get("co-trained", ()))
     rows = []
     for run in results.runs:
         arm, alpha = run.labels["arm"], float(run.labels["alpha"])
@@ -199,25 +200,28 @@ def figures(results: SweepResults) -> dict[str, Figure]:
     arms = results.groups("arm")
     if not arms:
         return {}
-    figure, axes = panels(1, len(arms), (4.6 * len(arms) + 1.6, 4.2), sharex=True, sharey=True)
+    figure, axes = panels(1, len(arms), (4.6 * len(arms) + 1.6, 4.4), sharex=True, sharey=True)
     seeds = [seed for run in results.runs for seed in run.seeds]
-    counts = [switches(seed) for seed in seeds]
-    known = [count for count in counts if not math.isnan(count)]
-    most = max([2.0, *known])
-    norm = matplotlib.colors.Normalize(1.0, most)
+    counts = [count for count in map(switches, seeds) if not math.isnan(count)]
+    norm = matplotlib.colors.LogNorm(1.0, max([2.0, *counts]))
+    rates = [rate for rate in map(kl, seeds) if rate > 0]
+    axes[0, 0].set_yscale("symlog", linthresh=max(min(rates, default=0.01), 1e-3))
+    axes[0, 0].set_ylim(0.0, 2.0 * max([0.01, *rates]))
     for panel, (arm, group) in zip(axes[0], arms.items(), strict=True):
         for seed in (seed for run in group for seed in run.seeds):
             _draw_seed(panel, seed, norm)
-        _draw_curve(panel, curve_of(results, arm), arm == "frozen")
+        _draw_curve(panel, curve_of(results, arm))
         draw_references(panel, _references(seeds), across="x")
         panel.set(xlabel="distortion: action NLL (nats per step)", title=f"{arm} base model")
-    axes[0, 0].set(ylabel="rate: KL (nats per step)", yscale="symlog")
-    lowest = min([kl(seed) for seed in seeds if kl(seed) > 0], default=0.01)
-    axes[0, 0].set_yscale("symlog", linthresh=max(lowest, 1e-3))
-    axes[0, 0].set_ylim(bottom=0)
+        if arm == "frozen":
+            _draw_gap(panel, widest_gap(curve_of(results, arm)))
+    axes[0, 0].set_ylabel("rate: KL (nats per step)")
     legend(axes[0, -1])
     shades = matplotlib.cm.ScalarMappable(norm, "viridis")
-    figure.colorbar(shades, ax=axes, label="switches per trajectory, the first step included")
+    label = "switches per trajectory, the first step included"
+    bar = figure.colorbar(shades, ax=axes, label=label, format="{x:g}")
+    bar.minorticks_off()
+    bar.set_ticks([tick for tick in (1, 2, 3, 5, 10, 20, 50, 100, 500) if tick <= norm.vmax])
     _draw_marker_legend(figure)
     tell(figure, f"Points are single runs, the line joins medians; {standing(seeds)}")
     return {"rate_distortion": figure}
@@ -228,13 +232,14 @@ def _draw_seed(panel: Axes, seed: SeedResults, norm: Any) -> None:
     shape, size = next(
         style for least, style in MARKERS.items() if f1 >= least or least == -math.inf
     )
-    colour = matplotlib.colormaps["viridis"](norm(switches(seed)))
+    count = switches(seed)
+    colour = "0.6" if math.isnan(count) else matplotlib.colormaps["viridis"](norm(count))
     panel.scatter(
         nll(seed), kl(seed), s=size, marker=shape, color=[colour], linewidth=0.4, edgecolor="0.2"
     )
 
 
-def _draw_curve(panel: Axes, curve: Sequence[Point], with_gap: bool) -> None:
+def _draw_curve(panel: Axes, curve: Sequence[Point]) -> None:
     nlls, kls = [point.nll for point in curve], [point.kl for point in curve]
     panel.plot(nlls, kls, "-", color="0.5", linewidth=1.0, zorder=0)
     for point in curve:
@@ -245,10 +250,22 @@ def _draw_curve(panel: Axes, curve: Sequence[Point], with_gap: bool) -> None:
             textcoords="offset points",
             fontsize=7.5,
         )
-    pair = widest_gap(curve) if with_gap else None
-    if pair is not None and pair[1].nll > pair[0].nll:
-        low, high = pair
-        panel.axvspan(low.nll, high.nll, color="0.9", zorder=-1, label="widest gap")
+
+
+def _draw_gap(panel: Axes, pair: tuple[Point, Point] | None) -> None:
+    if pair is None or pair[1].nll <= pair[0].nll:
+        return
+    low, high = pair
+    panel.axvspan(low.nll, high.nll, color="0.92", zorder=-1)
+    panel.text(
+        (low.nll + high.nll) / 2,
+        0.04,
+        f"widest gap\n{high.nll - low.nll:.2g} nats",
+        ha="center",
+        fontsize=8.5,
+        color="0.3",
+        transform=panel.get_xaxis_transform(),
+    )
 
 
 def _draw_marker_legend(figure: Figure) -> None:

@@ -12,16 +12,16 @@ def seed_results(seed, metrics=(), artifacts=None, *, stage="x", config=None):
     return SeedResults(stage, seed, config or {}, list(metrics), arrays, base=0)
 
 
-def rate_distortion_results(arms=("frozen", "cotrained"), seeds=3, missing=()):
+def rate_distortion_results(arms=("frozen", "co-trained"), seeds=3, missing=()):
     """Both arms over alpha: the frozen one jumps between 0.1 and 0.3."""
     rng, runs = np.random.default_rng(0), []
     nlls = {
         "frozen": (0.02, 0.03, 0.06, 0.31, 0.36),
-        "cotrained": (0.01, 0.05, 0.12, 0.24, 0.36),
+        "co-trained": (0.01, 0.05, 0.12, 0.24, 0.36),
     }
     kls = (3.0, 1.2, 0.35, 0.2, 0.001)
-    f1s = {"frozen": (0.2, 0.6, 0.95, 0.4, 0.0), "cotrained": (0.1, 0.2, 0.2, 0.1, 0.0)}
-    switches = {"frozen": (20.0, 8.0, 2.1, 1.0, 0.0), "cotrained": (6.0, 2.0, 0.3, 0.1, 0.0)}
+    f1s = {"frozen": (0.2, 0.6, 0.95, 0.4, 0.0), "co-trained": (0.1, 0.2, 0.2, 0.1, 0.0)}
+    switches = {"frozen": (20.0, 8.0, 2.1, 1.0, 0.0), "co-trained": (6.0, 2.0, 0.3, 0.1, 0.0)}
     for arm in arms:
         for index, alpha in enumerate((0.0, 0.05, 0.1, 0.3, 1.0)):
             found = [

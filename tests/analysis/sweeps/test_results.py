@@ -42,7 +42,7 @@ def test_curves_are_compared_where_their_kl_is_the_same():
 
 def test_the_table_of_rate_and_distortion_tells_both_gaps():
     table = rate_distortion.table(made_up.rate_distortion_results())
-    assert cells(table, "arm") == ["frozen"] * 5 + ["cotrained"] * 5
+    assert cells(table, "arm") == ["frozen"] * 5 + ["co-trained"] * 5
     assert cells(table, "seeds") == [3] * 10
     # The first step is counted.
     assert cells(table, "switches per trajectory")[:3] == [21.0, 9.0, pytest.approx(3.1)]
@@ -55,7 +55,7 @@ def test_the_table_of_rate_and_distortion_tells_both_gaps():
     assert "no point of the frozen arm lies on the other's" in alone.notes[1]
 
 
-@pytest.mark.parametrize("arms", [("frozen", "cotrained"), ("frozen",)])
+@pytest.mark.parametrize("arms", [("frozen", "co-trained"), ("frozen",)])
 def test_rate_and_distortion_are_drawn_arm_by_arm(arms, tmp_path):
     results = made_up.rate_distortion_results(arms)
     figure = rate_distortion.figures(results)["rate_distortion"]
