@@ -16,7 +16,7 @@ from internal_rl.analysis.sweeps.table import SweepTable
 from internal_rl.envs import world as worlds
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError, UserError
 from internal_rl.interruption import Interrupted
-from internal_rl.stages import catalogue, running, sweeping
+from internal_rl.stages import catalogue, running, sweep_plan, sweeping
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
 from internal_rl.training.stage_directory import StageDirectory, load_stage
@@ -103,8 +103,8 @@ def test_runs_are_made_one_after_the_other_and_finished_ones_are_left_alone(tmp_
 
 def test_a_plan_tells_commands_and_numbers_and_writes_nothing(tmp_path, settings):
     workdir = tmp_path / "run"
-    planned = sweeping.plan(SWEEP, settings, Places(workdir))
-    told = sweeping.tell(planned)
+    planned = sweep_plan.plan(SWEEP, settings, Places(workdir))
+    told = sweep_plan.tell(planned)
     assert not workdir.exists()
     assert told.splitlines()[-1] == "# 4 runs: 4 to do"
     commands = [shlex.split(line) for line in told.splitlines() if not line.startswith("#")]
@@ -118,7 +118,7 @@ def test_a_plan_tells_commands_and_numbers_and_writes_nothing(tmp_path, settings
     # What is as the config has it is not repeated.
     assert commands[3][4:] == ["--config=CONFIG.py:only", f"--workdir={folder}/own"]
     sweeping.run_sweep(SWEEP, settings, Places(workdir), ["target4"])
-    told = sweeping.tell(sweeping.plan(SWEEP, settings, Places(workdir)))
+    told = sweep_plan.tell(sweep_plan.plan(SWEEP, settings, Places(workdir)))
     assert told.splitlines()[-1] == "# 4 runs: 2 finished, 2 to do"
 
 
@@ -185,8 +185,8 @@ def test_what_a_run_only_reads_is_not_made_again_where_it_is_finished_elsewhere(
     sweeping.run_sweep(SWEEP, settings, Places(second, (str(first),)))
     assert not (second / "sweep/toy/base").exists()
     assert (second / "sweep/toy/own/early").exists()
-    planned = sweeping.plan(SWEEP, settings, Places(second, (str(first),)))
-    assert planned[0].state_of_run() == sweeping.ELSEWHERE
+    planned = sweep_plan.plan(SWEEP, settings, Places(second, (str(first),)))
+    assert planned[0].state_of_run() == sweep_plan.ELSEWHERE
     assert str(first) in planned[1].upstream
 
 
@@ -204,19 +204,19 @@ def test_a_run_made_with_other_settings_is_refused(tmp_path, settings):
     with pytest.raises(UserError, match="1 of 1 runs failed: own: late.target: 7.0 asked for"):
         sweeping.run_sweep(SWEEP, other, Places(tmp_path), ["own"])
     with pytest.raises(StageConflictError):
-        sweeping.tell(sweeping.plan(SWEEP, other, Places(tmp_path)))
+        sweep_plan.tell(sweep_plan.plan(SWEEP, other, Places(tmp_path)))
 
 
 def test_fields_of_a_study_that_the_config_does_not_have_are_named(settings):
     with pytest.raises(ConfigError, match="config.moon: asked for by a study, allowed are early"):
-        sweeping.changed(settings, {"moon.size": 1})
+        sweep_plan.changed(settings, {"moon.size": 1})
     with pytest.raises(ConfigError, match="config.late.size: unknown field"):
-        sweeping.changed(settings, {"late.size": 1})
+        sweep_plan.changed(settings, {"late.size": 1})
 
 
 def test_seeds_multiply_along_the_stages():
     seeds = {"pretrain": 10, "metacontroller": 3, "internal_rl": 1}
-    assert list(sweeping.seed_fields(seeds).values()) == [10, 30, 30]
+    assert list(sweep_plan.seed_fields(seeds).values()) == [10, 30, 30]
 
 
 def test_the_report_shows_the_studies_of_a_work_directory(tmp_path, settings, monkeypatch):
@@ -235,7 +235,7 @@ def test_the_report_shows_the_studies_of_a_work_directory(tmp_path, settings, mo
 
 def test_the_base_model_of_every_run_is_written_down(tmp_path):
     settings = Settings.read(gridworld.get_config("smoke"))
-    planned = sweeping.plan(sweep_named("rate_distortion"), settings, Places(tmp_path))
+    planned = sweep_plan.plan(sweep_named("rate_distortion"), settings, Places(tmp_path))
     many = {item.run.name: item for item in planned}
     frozen = many["frozen_alpha0.1"]
     three = {"pretrain": 1, "metacontroller": 3}
@@ -243,15 +243,15 @@ def test_the_base_model_of_every_run_is_written_down(tmp_path):
         item = dataclasses.replace(
             item,
             run=dataclasses.replace(item.run, seeds=three),
-            settings=sweeping.changed(item.settings, sweeping.seed_fields(three)),
+            settings=sweep_plan.changed(item.settings, sweep_plan.seed_fields(three)),
         )
-        assert sweeping._bases_of(item) == bases
+        assert sweep_plan.bases_of(item) == bases
 
 
 def test_the_commands_of_plans_are_known_to_the_project(tmp_path):
     settings, calls = Settings.read(gridworld.get_config("small")), []
     for study in ("ablation_age", "rate_distortion", "selection"):
-        planned = sweeping.plan(sweep_named(study), settings, Places(tmp_path))
+        planned = sweep_plan.plan(sweep_named(study), settings, Places(tmp_path))
         for item in (planned[0], planned[-1]):
             calls += [call for text in item.commands() for call in scripts_in(text)]
     assert len(calls) == 6 and not faults_of(calls)

@@ -43,9 +43,9 @@ def ages_of(settings: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(line * pretrain.log_every for line in lines if line))
 
 
-def runs(settings: Any) -> list[Run]:
+def runs(settings: Any, values: Values | None = None) -> list[Run]:
     """One base model of every depth, and controllers on it at every age."""
-    values, ages = values_of(VALUES, settings), ages_of(settings)
+    values, ages = values or values_of(VALUES, settings), ages_of(settings)
     found = []
     for depth in controllers.depths_of(values.depths, settings):
         base = f"depth{depth}_base"

@@ -32,7 +32,7 @@ VALUES = {
 }
 
 
-def runs(settings: Any) -> list[Run]:
+def runs(settings: Any, values: Values | None = None) -> list[Run]:
     """Base models with every ε, and controllers on each.
 
     Raises:
@@ -43,12 +43,11 @@ def runs(settings: Any) -> list[Run]:
             "data.epsilon: not read where trajectories are collected beforehand; allowed is a"
             " config without `collect`"
         )
-    values = values_of(VALUES, settings)
+    values = values or values_of(VALUES, settings)
     return controllers.controllers_of_values(
         settings,
         "data.epsilon",
-        LABEL,
-        values.epsilons,
+        {LABEL: values.epsilons},
         base_models=values.base_models,
         depths=values.depths,
     )

@@ -32,14 +32,13 @@ VALUES = {
 }
 
 
-def runs(settings: Any) -> list[Run]:
+def runs(settings: Any, values: Values | None = None) -> list[Run]:
     """Base models with every λ, and controllers on each."""
-    values = values_of(VALUES, settings)
+    values = values or values_of(VALUES, settings)
     return controllers.controllers_of_values(
         settings,
         "base.observation_loss",
-        LABEL,
-        values.weights,
+        {LABEL: values.weights},
         base_models=values.base_models,
         depths=values.depths,
     )

@@ -34,27 +34,33 @@ def depths_of(depths: Sequence[int], settings: Any) -> tuple[int, ...]:
 
 
 def controllers_of_values(
-    settings: Any, field: str, label: str, values: Sequence[float], **more: Any
+    settings: Any,
+    field: str,
+    values: Mapping[str, Sequence[float]],
+    *,
+    base_models: int,
+    depths: Sequence[int] = (),
 ) -> list[Run]:
-    """For every depth and value a base model that is trained with it, and controllers on that.
+    """For every depth and value base models that are trained with it, and controllers on each.
 
     Args:
       settings: of the config.
       field: of the config that is changed.
-      label: of the value.
-      values: of the field.
-      **more: `depths` and `base_models`.
+      values: of the field, under the label that they have in tables.
+      base_models: seeds of pretraining.
+      depths: see `depths_of`.
     """
+    ((label, chosen),) = values.items()
     return [
         Run(
             name=f"depth{depth}_{field.partition('.')[2]}{tag(value)}",
             stages=("pretrain", "steer"),
             fields={**depth_fields(settings, depth), field: value},
-            seeds={"pretrain": more["base_models"], "steer": 1},
+            seeds={"pretrain": base_models, "steer": 1},
             labels={"depth": depth, label: value},
         )
-        for depth in depths_of(more["depths"], settings)
-        for value in values
+        for depth in depths_of(depths, settings)
+        for value in chosen
     ]
 
 

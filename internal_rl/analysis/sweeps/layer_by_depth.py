@@ -35,9 +35,9 @@ VALUES = {
 }
 
 
-def runs(settings: Any) -> list[Run]:
+def runs(settings: Any, values: Values | None = None) -> list[Run]:
     """Base models of every depth, and controllers on each."""
-    values = values_of(VALUES, settings)
+    values = values or values_of(VALUES, settings)
     return [
         Run(
             name=f"depth{depth}",

@@ -64,9 +64,9 @@ def alpha_fields(settings: Any, alpha: float) -> dict[str, float]:
     return fields
 
 
-def runs(settings: Any) -> list[Run]:
+def runs(settings: Any, values: Values | None = None) -> list[Run]:
     """Every arm at every α."""
-    values = values_of(VALUES, settings)
+    values = values or values_of(VALUES, settings)
     gate = GATES.get(settings.environment["name"], settings.metacontroller.gate)
     return [
         Run(

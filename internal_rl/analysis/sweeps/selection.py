@@ -137,20 +137,22 @@ def trials_of(way: Way, values: Values) -> list[tuple[float, ...]]:
     return [combinations[index] for index in order[: values.trials]]
 
 
-def runs(settings: Any) -> list[Run]:
+def runs(settings: Any, values: Values | None = None) -> list[Run]:
     """For every method its discoveries, and reinforcement learning at every trial."""
-    values = values_of(VALUES, settings)
+    values = values or values_of(VALUES, settings)
     found: dict[str, Run] = {}
     for way in ways(values, settings):
         for *chosen, rate in sorted(trials_of(way, values)):
-            for run in _trial(way, dict(zip(way.grid, chosen, strict=True)), rate, settings):
+            given = dict(zip(way.grid, chosen, strict=True))
+            for run in _trial(way, given, rate, settings, values):
                 found.setdefault(run.name, run)
     return list(found.values())
 
 
-def _trial(way: Way, chosen: Mapping[str, float], rate: float, settings: Any) -> list[Run]:
+def _trial(
+    way: Way, chosen: Mapping[str, float], rate: float, settings: Any, values: Values
+) -> list[Run]:
     """The discovery of a trial, if the method has one, and its reinforcement learning."""
-    values = values_of(VALUES, settings)
     fields, name = dict(way.fields), way.name
     for field, value in chosen.items():
         alpha = field == "metacontroller.alpha"

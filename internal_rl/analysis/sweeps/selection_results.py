@@ -1,5 +1,6 @@
 """What the trials of a selection came to, which of each method is best, and the flags for it."""
 
+import math
 import shlex
 from collections.abc import Mapping
 
@@ -31,8 +32,8 @@ def best_of(group: list[FinishedRun]) -> FinishedRun:
     first."""
 
     def merit(run):
-        values = run.values(success)
-        return (np.nan_to_num(quartiles(values)[0], nan=-1.0), np.nanmean([*values, -1.0]))
+        values = [value for value in run.values(success) if not math.isnan(value)]
+        return (quartiles(values)[0], float(np.mean(values))) if values else (-1.0, -1.0)
 
     return max(group, key=merit)
 
@@ -80,8 +81,9 @@ def _told_trials(results: SweepResults) -> str:
     if len(set(counts.values())) > 1:
         text += " Methods were not tried equally often: do not compare them yet."
     return (
-        f"{text} Best: the highest median over runs of the success of an evaluation at the end; of"
-        " equal ones the highest mean, then the first."
+        f"{text} Combinations were drawn with a seed, the same number for each. Best: the highest"
+        " median over runs of the success of an evaluation at the end; of equal ones the highest"
+        " mean, then the first."
     )
 
 

@@ -1,22 +1,26 @@
 """The runs of every study: how many, which seeds, what they share, whether their configs hold."""
 
+import dataclasses
 import functools
+import re
 
 import pytest
 
 from configs import ant, gridworld
-from internal_rl.analysis.sweeps import ablation_age, rate_distortion, selection
+from internal_rl.analysis.sweeps import ablation_age, rate_distortion, selection, sweep
 from internal_rl.analysis.sweeps.sweep import (
-    Sweep,
+    FinishedRun,
+    SweepResults,
     all_sweeps,
-    register_sweep,
     sweep_named,
     values_of,
 )
 from internal_rl.errors import ConfigError
-from internal_rl.stages import sweeping
+from internal_rl.stages import sweep_plan
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import PRESETS, Settings
+from tests.analysis.sweeps import made_up
+from tests.training.test_loop import ROOT
 
 CONFIGS = {"gridworld": gridworld, "ant": ant}
 STUDIES = (
@@ -60,7 +64,7 @@ def test_every_run_fits_to_its_config(world, preset, tmp_path):
     for study in STUDIES:
         if (study, world) == ("ablation_noise", "ant"):
             continue
-        planned = sweeping.plan(
+        planned = sweep_plan.plan(
             sweep_named(study), settings_of(world, preset), Places(tmp_path / "run")
         )
         for item in planned:
@@ -86,13 +90,13 @@ def test_studies_at_paper_size_have_their_numbers_of_runs_and_seeds(study, count
     labelled = [run for run in runs if run.labels]
     assert (len(runs), len(labelled)) == (count, measured)
     for run in labelled:
-        fields = sweeping.seed_fields(run.seeds)
+        fields = sweep_plan.seed_fields(run.seeds)
         assert fields[f"{run.stages[-1]}.num_seeds"] == seeds
 
 
 def test_rate_and_distortion_share_one_base_model_and_gates_of_the_world():
     runs = runs_of("rate_distortion")
-    assert all(sweeping.seed_fields(run.seeds)["pretrain.num_seeds"] == 1 for run in runs)
+    assert all(sweep_plan.seed_fields(run.seeds)["pretrain.num_seeds"] == 1 for run in runs)
     assert {run.fields["metacontroller.gate"] for run in runs} == {"gumbel"}
     on_ant = runs_of("rate_distortion", world="ant")
     assert {run.fields["metacontroller.gate"] for run in on_ant} == {"sigmoid"}
@@ -110,7 +114,9 @@ def test_ages_are_the_snapshots_and_the_end():
 
 def test_the_noise_of_datasets_that_are_collected_cannot_be_changed(tmp_path):
     with pytest.raises(ConfigError, match="--study=ablation_noise: data.epsilon: .* `collect`"):
-        sweeping.plan(sweep_named("ablation_noise"), settings_of("ant", "smoke"), Places(tmp_path))
+        sweep_plan.plan(
+            sweep_named("ablation_noise"), settings_of("ant", "smoke"), Places(tmp_path)
+        )
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -135,7 +141,7 @@ def test_trials_are_drawn_from_the_whole_grid_and_more_hold_those_of_fewer():
     )
     assert len(way.combinations(values.rates)) == 6 * 6 * 2 * 5
     drawn = selection.trials_of(way, values)
-    fewer = selection.trials_of(way, selection.dataclasses.replace(values, trials=5))
+    fewer = selection.trials_of(way, dataclasses.replace(values, trials=5))
     assert drawn[:5] == fewer and set(drawn) <= set(way.combinations(values.rates))
 
 
@@ -150,7 +156,7 @@ def test_all_trials_of_a_setting_read_one_discovery_and_stand_on_thirty_runs():
     for run in runs.values():
         if not run.labels:
             continue
-        assert sweeping.seed_fields(run.seeds)[f"{run.stages[-1]}.num_seeds"] == 30
+        assert sweep_plan.seed_fields(run.seeds)[f"{run.stages[-1]}.num_seeds"] == 30
         for name in run.reads:
             assert runs[name].fields.items() <= run.fields.items()
     discoveries = [run for run in runs.values() if not run.labels]
@@ -169,14 +175,23 @@ def test_a_rate_that_falls_does_so_by_the_factor_of_the_config():
 
 def test_presets_of_other_names_take_the_values_of_small():
     settings = settings_of("gridworld", "smoke")
-    other = selection.dataclasses.replace(settings, preset="castle")
+    other = dataclasses.replace(settings, preset="castle")
     assert values_of(selection.VALUES, other) == selection.VALUES["small"]
 
 
-def test_a_study_of_ones_own_is_known_once_it_is_registered(monkeypatch):
-    from internal_rl.analysis.sweeps import sweep as module
-
-    monkeypatch.setattr(module, "_SWEEPS", dict(all_sweeps()))
-    mine = Sweep("mine", "Mine", lambda settings: [], lambda results: None, lambda results: {})
-    register_sweep(mine)
-    assert sweep_named("mine") is mine
+def test_studies_of_the_tutorial_are_known_once_they_are_registered(monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep, "_SWEEPS", dict(all_sweeps()))
+    text = (ROOT / "docs/tutorials/sweeps.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    names = {}
+    exec("\n".join(blocks), names)
+    places = Places(tmp_path)
+    settings = settings_of("gridworld", "smoke")
+    planned = sweep_plan.plan(sweep_named("code_size"), settings, places)
+    assert [item.settings.metacontroller.code_size for item in planned] == [2, 4, 8]
+    assert planned[0].settings.seeds_of("metacontroller") == (0, 1, 2)
+    assert len(sweep_plan.plan(sweep_named("two_alphas"), settings, places)) == 4
+    seeds = [made_up.seed_results(seed, artifacts={"f1": 0.1 * seed}) for seed in range(3)]
+    results = SweepResults([FinishedRun("size2", {"size": 2}, {}, seeds)])
+    assert names["table"](results).rows == [(2, *map(pytest.approx, (0.1, 0.05, 0.15)))]
+    assert names["figures"](results)["code_size"].axes[0].get_lines()
