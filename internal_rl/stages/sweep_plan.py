@@ -13,6 +13,7 @@ from internal_rl.stages.settings import Settings
 from internal_rl.training.stage_directory import StageDirectory
 
 FINISHED, BEGUN, TO_DO, ELSEWHERE = "finished", "begun", "to do", "finished elsewhere"
+OTHERWISE = "made with other settings"
 
 
 def seed_fields(seeds: dict[str, int]) -> dict[str, int]:
@@ -106,7 +107,10 @@ class PlannedRun:
 
     def state_of_run(self) -> str:
         """How far it is, told by its stages; see `state`."""
-        states = {self.state(stage) for stage in self.run.stages}
+        try:
+            states = {self.state(stage) for stage in self.run.stages}
+        except StageConflictError:
+            return OTHERWISE
         if states <= {FINISHED, ELSEWHERE}:
             return FINISHED if FINISHED in states else ELSEWHERE
         return TO_DO if states <= {TO_DO, ELSEWHERE} else BEGUN

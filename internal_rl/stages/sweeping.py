@@ -26,6 +26,7 @@ from internal_rl.stages.sweep_plan import (
     bases_of,
     choose,
     plan,
+    seed_fields,
     tell,
 )
 
@@ -42,9 +43,11 @@ def check_inputs(sweep: Sweep, planned: Sequence[PlannedRun], places: Places) ->
         if stage not in settings.sections:
             continue
         own = places.arguments or config_arguments(settings)
-        seeds = f"--config.{stage}.num_seeds={settings.sections[stage].num_seeds}"
-        there = dataclasses.replace(places, arguments=(*own, seeds))
-        for seed in settings.seeds_of(stage):
+        seeds = settings.seeds_of(stage)
+        fields = seed_fields({stage: len(seeds)}).items()
+        flags_of_seeds = (f"--config.{field}={value}" for field, value in fields)
+        there = dataclasses.replace(places, arguments=(*own, *flags_of_seeds))
+        for seed in seeds:
             there.finished(settings, stage, seed)
 
 

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from internal_rl.analysis.drawing import draw_band, palette, panels, tell
+from internal_rl.analysis.learning import label_of
 from internal_rl.analysis.results import SeedResults, stacked_curves, standing
 from internal_rl.analysis.sweeps.sweep import FinishedRun, SweepResults, tag
 from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
@@ -20,6 +21,11 @@ from internal_rl.analysis.table import format_number
 def success(results: SeedResults) -> float:
     """Success of an evaluation at the end."""
     return results.scalar("success")
+
+
+def label(run: FinishedRun) -> str:
+    """What readers call its method."""
+    return label_of(run.seeds[0].stage)
 
 
 def _settings_text(run: FinishedRun) -> str:
@@ -65,18 +71,19 @@ def table(results: SweepResults) -> SweepTable:
     rows = []
     for method, group in results.groups("method").items():
         for run in sorted(group, key=lambda run: -quartiles(run.values(success))[0]):
-            cells = (method, _settings_text(run), tag(run.labels["rate"]))
+            cells = (label(run), _settings_text(run), tag(run.labels["rate"]))
             numbers = (*quartiles(run.values(success)), len(run.seeds))
             rows.append((*cells, *numbers, "yes" if run is best[method] else ""))
     notes = [_told_trials(results)] if rows else []
     for way, run in best.items():
-        notes.append(f"{way}, also in `{file_of(way)}`:\n\n    {flags_of(run)}")
+        notes.append(f"Flags of {label(run)}, also in `{file_of(way)}`:\n\n    {flags_of(run)}")
     return SweepTable(columns, rows, notes)
 
 
 def _told_trials(results: SweepResults) -> str:
-    counts = {way: len(group) for way, group in results.groups("method").items()}
-    told = ", ".join(f"{way} {count}" for way, count in counts.items())
+    groups = results.groups("method").values()
+    counts = {label(group[0]): len(group) for group in groups}
+    told = ", ".join(f"{name} {count}" for name, count in counts.items())
     text = f"Finished trials: {told}."
     if len(set(counts.values())) > 1:
         text += " Methods were not tried equally often: do not compare them yet."
@@ -98,7 +105,7 @@ def figures(results: SweepResults) -> dict[str, Figure]:
     _draw_trials(axes[0, 0], groups, best)
     _draw_curves(axes[0, 1], best, colours)
     handles = [
-        Line2D([], [], color=colours[way], label=f"{way}: {_told(run)}")
+        Line2D([], [], color=colours[way], label=f"{label(run)}: {_told(run)}")
         for way, run in best.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
@@ -131,7 +138,8 @@ def _draw_trials(panel: Axes, groups: Mapping, best: Mapping[str, FinishedRun]) 
                 panel.plot(
                     index + offset, middle, "o", color="0.1", markersize=11, fillstyle="none"
                 )
-    panel.set_xticks(range(len(groups)), [way.replace("_", "\n") for way in groups], fontsize=8.5)
+    names = [label(run).replace(" ", "\n") for run in best.values()]
+    panel.set_xticks(range(len(groups)), names, fontsize=8.5)
     panel.set(ylim=(-0.03, 1.03), ylabel="success of an evaluation at the end")
     panel.set_title("every trial (median, quartiles); ringed: the best")
     handles = [
@@ -149,7 +157,7 @@ def _draw_curves(panel: Axes, best: Mapping[str, FinishedRun], colours: Mapping)
             # Lines on each other, at zero for instance, show through each other's gaps.
             gap = 2.5 * (len(best) - 1)
             dashes = (2.5 * index, (2.5, gap)) if index and gap else "-"
-            draw_band(panel, episodes, values, label=way, colour=colours[way], dashes=dashes)
+            draw_band(panel, episodes, values, label=label(run), colour=colours[way], dashes=dashes)
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.set(ylim=(-0.03, 1.03), xlabel="episodes", ylabel="success of the batches")
     panel.set_title("the best of each method (median, quartiles)")

@@ -65,6 +65,8 @@ def controllers_results(label, values, depths=(4, 6), seeds=5):
 def selection_results(missing=()):
     """Two methods that learn at one rate each, and one that does not."""
     runs = []
+    stages = {"discovered": "internal_rl", "raw_actions": "raw_rl"}
+    stages["compile"] = "internal_rl_compile"
     tops = {"discovered": {3e-5: 0.2, 1e-4: 0.8, 3e-4: 0.5}, "raw_actions": {3e-5: 0.0, 1e-4: 0.0}}
     tops["compile"] = {3e-5: 0.3, 1e-4: 0.3, 3e-4: 0.1}
     for method, by_rate in tops.items():
@@ -77,6 +79,7 @@ def selection_results(missing=()):
                     seed,
                     [line | {"success": value * line["step"] / 8} for line in lines],
                     {"success": value},
+                    stage=stages[method],
                 )
                 for seed, value in enumerate(values)
             ]

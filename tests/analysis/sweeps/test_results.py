@@ -119,7 +119,7 @@ def test_each_method_is_shown_at_its_best_median_and_the_mean_decides_between_eq
     }
     table = selection_results.table(results)
     assert cells(table, "best").count("yes") == 3 and len(table.rows) == 8
-    assert "discovered 3, raw_actions 2, compile 3" in table.notes[0]
+    assert "internal RL 3, raw actions 2, CompILE 3" in table.notes[0]
     assert "do not compare them yet" in table.notes[0]
 
 
