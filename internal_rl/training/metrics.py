@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from internal_rl.errors import StorageError
 from internal_rl.growing import GrowingFolder
 from internal_rl.paths import as_path
 from internal_rl.training.loggers import Logger
@@ -13,17 +14,42 @@ from internal_rl.training.loggers import Logger
 METRICS_FILE = "metrics.jsonl"
 
 
-def read_metrics(directory: str | os.PathLike) -> list[dict]:
+def read_metrics(directory: str | os.PathLike, faults: list[str] | None = None) -> list[dict]:
     """Reads the whole lines of `metrics.jsonl` of a stage directory; a torn last line is left out.
+
+    Args:
+      directory: of the stage.
+      faults: takes a message about lines that are damaged, which are left out then.
 
     Returns:
       One dictionary a line, in the order of `step`; empty where there is no file.
+
+    Raises:
+      StorageError: a line is damaged, and `faults` is None.
     """
     path = as_path(directory) / METRICS_FILE
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    lines = path.read_bytes().split(b"\n")[:-1]
+    found = {number: _parse(line) for number, line in enumerate(lines, start=1) if line}
+    if damaged := [number for number, values in found.items() if values is None]:
+        message = f"{path}: line {damaged[0]} is damaged, allowed are objects of numbers with step"
+        if faults is None:
+            raise StorageError(message)
+        faults.append(f"{message}; {len(damaged)} of {len(found)} lines are left out")
+    return [values for values in found.values() if values is not None]
+
+
+def _parse(line: bytes) -> dict | None:
+    """The numbers of a line by name, null for those that were not finite; None if damaged."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+        return None
+    fit = all(value is None or isinstance(value, (int, float)) for value in values.values())
+    return values if fit else None
 
 
 def _truncate(path: pathlib.Path, last_step: int) -> None:

@@ -13,6 +13,8 @@ import os
 import pathlib
 import platform
 import subprocess
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 
 import chex
@@ -21,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from internal_rl.errors import StageConflictError, StageMissingError
+from internal_rl.errors import StageConflictError, StageMissingError, StorageError
 from internal_rl.files import read_json, storage_faults, write_atomically, write_json
 from internal_rl.paths import as_path, is_remote
 from internal_rl.training.stage_config import StageConfig
@@ -299,14 +301,18 @@ def _whole(leaf: np.ndarray) -> np.ndarray:
     return leaf.astype(np.float32) if leaf.dtype == jnp.bfloat16 else leaf
 
 
-def load_artifacts(workdir: str | os.PathLike, stage: str, seed: int) -> dict[str, np.ndarray]:
-    """Reads `artifacts.npz` of a finished stage.
+def load_artifacts(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads `artifacts.npz` of the directory `<workdir>/<stage>/seed_<k>` of a finished stage.
 
     Raises:
-      StorageError: the file cannot be read.
+      StorageError: the file cannot be read, or is damaged.
     """
-    directory = StageDirectory(workdir, stage, seed)
-    with storage_faults(directory.path):
-        content = (directory.path / "artifacts.npz").read_bytes()
-        with np.load(io.BytesIO(content)) as file:
-            return dict(file)
+    file = as_path(path) / "artifacts.npz"
+    with storage_faults(file):
+        content = file.read_bytes()
+    try:
+        with np.load(io.BytesIO(content)) as arrays:
+            return dict(arrays)
+    except (ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise StorageError(f"{file}: damaged, no archive of arrays ({reason})") from error

@@ -89,7 +89,7 @@ def test_two_processes_make_of_a_stage_what_one_makes(world, stage, runs):
     params = [load_stage(workdir, stage, 0)[0] for workdir in (one, two)]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(y, x, **CLOSE), *params)
     if (folders[0] / "artifacts.npz").exists():
-        arrays = [load_artifacts(workdir, stage, 0) for workdir in (one, two)]
+        arrays = [load_artifacts(folder) for folder in folders]
         assert set(arrays[0]) == set(arrays[1])
 
 

@@ -65,7 +65,9 @@ def test_a_run_on_a_store_leaves_what_a_run_on_this_machine_leaves(place, local)
     for seed in SEEDS:
         assert_same_params(workdir, local, seed)
         assert lines_of(workdir, seed) == metrics_without_seconds(local, seed)
-        ours, theirs = (load_artifacts(place, "toy", seed) for place in (workdir, local))
+        ours, theirs = (
+            load_artifacts(StageDirectory(place, "toy", seed).path) for place in (workdir, local)
+        )
         assert ours["bias"] == theirs["bias"]
         np.testing.assert_array_equal(
             load_stage(workdir, "toy", seed, step=8)[0]["layer"]["weight"],
