@@ -33,7 +33,7 @@ from internal_rl.analysis import steering as _steering
 from internal_rl.analysis import switching as _switching
 from internal_rl.analysis import transitions as _transitions
 from internal_rl.analysis.found import bank_of_found, rows_of_found
-from internal_rl.analysis.report import report_figures, table_rows, write_report
+from internal_rl.analysis.report import report_figures, table_rows
 from internal_rl.analysis.results import read_run, read_sweep
 from internal_rl.analysis.study import Study, all_studies, as_arrays, register_study
 from internal_rl.analysis.table import Table
@@ -44,6 +44,8 @@ from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Method
 from internal_rl.methods.switching import SWITCH_THRESHOLD
 from internal_rl.models.controllers import Controllers
+from internal_rl.stages import running
+from internal_rl.stages.places import Places
 from internal_rl.types import DataSource
 
 __all__ = [
@@ -305,7 +307,7 @@ def table(workdir: str | os.PathLike) -> Table:
 
 def report(workdir: str | os.PathLike) -> dict:
     """Writes `<workdir>/report/` and returns its summary, see `analysis.report`."""
-    return write_report(workdir)
+    return running.report(Places(workdir))
 
 
 # What these share.

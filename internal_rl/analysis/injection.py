@@ -304,4 +304,10 @@ STUDY = Study(
     rows=rows,
     figures=figures,
     order=30,
+    title="Codes injected into other episodes",
+    captions={
+        "code_injection": "How often the next place visited is the one aimed at: with a code "
+        "taken from another episode, with a random code, and without a code, by the moment of "
+        "injection.",
+    },
 )

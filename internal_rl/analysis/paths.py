@@ -161,4 +161,9 @@ STUDY = Study(
     needs=frozenset({"scene"}),
     measure=measure,
     figures=figures,
+    title="Paths of expert trajectories",
+    captions={
+        "paths": "Example trajectories from above, in the colour of the code that was inferred; "
+        "like codes have like colours. Disc: start, square: end, ring: a new code.",
+    },
 )

@@ -292,4 +292,12 @@ STUDY = Study(
     figures=figures,
     text=text,
     order=40,
+    title="Rate and distortion",
+    asks="metacontrollers with several weights of the KL; a further one is made by adding"
+    " --config.metacontroller.alpha=A --workdir=DIR/sweep/alpha_A --upstream=DIR to the command of"
+    " the stage metacontroller, where DIR is this work directory",
+    captions={
+        "rate_distortion": "Left, KL of the codes against NLL of the actions for each weight "
+        "alpha of the KL; right, F1 of the switches against alpha.",
+    },
 )

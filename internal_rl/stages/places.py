@@ -10,11 +10,10 @@ import numpy as np
 from internal_rl.errors import ConfigError
 from internal_rl.paths import as_path, check_store
 from internal_rl.stages.catalogue import command_of
+from internal_rl.stages.config_file import CONFIG_FILES
 from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS, check_loggers
 from internal_rl.training.stage_directory import StageDirectory, check_stage, load_stage
-
-_CONFIG_FILES = {"gridworld-pinpad": "configs/gridworld.py", "ant-pinpad": "configs/ant.py"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Places:
     def command(self, settings: Settings, stage: str) -> str:
         """The command that makes a stage with the settings of this run."""
         name = settings.environment["name"]
-        given = (f"--config={_CONFIG_FILES.get(name, 'CONFIG.py')}:{settings.preset}",)
+        given = (f"--config={CONFIG_FILES.get(name, 'CONFIG.py')}:{settings.preset}",)
         arguments = [*(self.arguments or given), f"--workdir={self.workdir}"]
         if self.upstream:
             arguments.append(f"--upstream={','.join(self.upstream)}")
