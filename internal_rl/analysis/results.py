@@ -70,6 +70,9 @@ class SeedResults:
 WITHOUT_BASE = ("expert", "collect")
 """Stages that come before the base model."""
 
+COTRAINED = "metacontroller_cotrained"
+"""The stage whose base model may have begun with random parameters, and is one of its own then."""
+
 WITHOUT_LINES = ("collect",)
 """Stages that write no metrics."""
 
@@ -126,7 +129,8 @@ def read_run(
     """
     run: dict[str, list[SeedResults]] = {}
     with storage_faults(workdir):
-        bases = _base_seeds((workdir, *upstream))
+        places = (workdir, *upstream)
+        bases = {stage: _base_seeds(places, stage) for stage in ("pretrain", COTRAINED)}
         for file in sorted(as_path(workdir).glob("*/seed_*/config.json")):
             results = _read_seed(file.parent, faults)
             if results is not None:
@@ -191,22 +195,26 @@ def _read_artifacts(folder: AnyPath, faults: list[str] | None) -> dict[str, np.n
         return {}
 
 
-def _base_seeds(workdirs: Sequence[str | os.PathLike]) -> list[int]:
-    """Seeds of the base models, in order, of the first work directory that has any."""
+def _base_seeds(workdirs: Sequence[str | os.PathLike], stage: str) -> list[int]:
+    """Seeds of a stage that makes base models, in order, of the first work directory with any."""
     for workdir in workdirs:
-        files = as_path(workdir).glob("pretrain/seed_*/config.json")
+        files = as_path(workdir).glob(f"{stage}/seed_*/config.json")
         seeds = [_seed_of(file.parent) for file in files]
         if seeds := sorted(seed for seed in seeds if seed is not None):
             return seeds
     return []
 
 
-def _base_of(results: SeedResults, bases: Sequence[int]) -> int | None:
+def _base_of(results: SeedResults, bases: Mapping[str, Sequence[int]]) -> int | None:
     """The base model of a seed; they are dealt out in turn, as in `Settings.seeds_read`."""
-    if results.stage in WITHOUT_BASE or not bases:
+    codes = results.config.get("metacontroller", {})
+    own = codes.get("variant") == "cotrained" and codes.get("base_from") == "random"
+    seeds = bases[COTRAINED if own else "pretrain"]
+    if results.stage in WITHOUT_BASE or not seeds:
         return None
-    seed = results.seed
-    return seed if results.stage == "pretrain" else bases[(seed - bases[0]) % len(bases)]
+    base = seeds[(results.seed - seeds[0]) % len(seeds)]
+    # Numbers of their own: seed 0 of both are two base models.
+    return -1 - base if own else base
 
 
 def _with_episodes(metrics: Sequence[Mapping], stage: str, config: Mapping) -> Sequence[Mapping]:

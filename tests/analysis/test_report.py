@@ -103,6 +103,21 @@ def test_base_models_are_dealt_out_to_runs_in_turn(tmp_path):
     assert standing(seeds[:1]) == "1 run (seed 0), 1 base model"
 
 
+def test_what_is_trained_from_random_parameters_has_base_models_of_its_own(tmp_path):
+    line = [(1, {"f1": 0.5})]
+    write_stage(tmp_path, "pretrain", 0, {}, line)
+    for start, count in (("random", 2), ("pretrained", 1)):
+        config = {"metacontroller": {"variant": "cotrained", "base_from": start}}
+        for seed in range(2):
+            write_stage(tmp_path / start, "metacontroller_cotrained", seed, config, line)
+        for seed in range(4):
+            write_stage(tmp_path / start, "internal_rl_cotrained", seed, config, line)
+        for stage, runs in (("metacontroller_cotrained", 2), ("internal_rl_cotrained", 4)):
+            seeds = read_run(tmp_path / start, [tmp_path])[stage]
+            models = f"{count} base model{'s' if count > 1 else ''}"
+            assert standing(seeds) == f"{runs} runs, {models}"
+
+
 def test_the_ant_is_measured_against_its_expert(tmp_path):
     expert = {"post_training/success": 0.8, "pretraining/success": 0.9}
     write_stage(tmp_path, "expert", 0, {"expert": {"evaluation_episodes": 1000}}, [(1, expert)])
