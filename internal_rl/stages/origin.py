@@ -99,13 +99,19 @@ def _stage_of(folder: str) -> str:
 
 def command_that_made(results: SeedResults) -> str:
     """The command that makes a stage with the settings of a run, preset and single fields."""
-    stage, world = _stage_of(results.stage), results.config["environment"]["name"]
+    stage, world = _stage_of(results.stage), _world_of(results)
     if world not in CONFIG_FILES:
-        return f'irl.run_stages(config, workdir, ["{stage}"]), with the config of {world}'
+        whose = f", with the config of {world}" if world else ""
+        return f'irl.run_stages(config, workdir, ["{stage}"]){whose}'
     preset, changes = _nearest_preset(CONFIG_FILES[world], stage, results.config)
     fields = (f"--config.{field}={value}" for field, value in changes.items())
     flags = shlex.join([f"--config={CONFIG_FILES[world]}:{preset}", *fields])
     return f"{command_of(stage)} {flags}"
+
+
+def _world_of(results: SeedResults) -> str:
+    """Name of the world; empty for stages that depend on none."""
+    return results.config.get("environment", {}).get("name", "")
 
 
 def _nearest_preset(file: str, stage: str, stored: Mapping) -> tuple[str, dict[str, object]]:
@@ -164,8 +170,8 @@ def settings_of_run(run: RunResults) -> tuple[Settings, tuple[str, ...]] | None:
 
     None for worlds from outside, whose config files are not known here.
     """
-    stages = [seeds[0] for seeds in run.values()]
-    worlds = {results.config["environment"]["name"] for results in stages}
+    stages = [seeds[0] for seeds in run.values() if _world_of(seeds[0])]
+    worlds = {_world_of(results) for results in stages}
     file = CONFIG_FILES.get(next(iter(worlds))) if len(worlds) == 1 else None
     if file is None:
         return None

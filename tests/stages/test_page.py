@@ -149,8 +149,9 @@ def test_what_is_damaged_is_named_on_the_page(smoke, tmp_path):
     assert "No figure" in " ".join(x["text"] for x in page.all("p", "study-gates"))
 
 
-def test_a_config_without_a_world_is_named_and_all_else_is_shown(tmp_path):
-    write_stage(tmp_path, "raw_rl", 0, rl_config("raw_rl"), rl_lines([0.0, 0.1]))
+def test_a_config_that_cannot_be_understood_is_named_and_all_else_is_shown(tmp_path):
+    config = {"environment": {"name": ["gridworld-pinpad"]}, **rl_config("raw_rl")}
+    write_stage(tmp_path, "raw_rl", 0, config, rl_lines([0.0, 0.1]))
     running.report(Places(tmp_path))
     page = page_of(tmp_path)
     faults = [x["text"] for x in page.all("li", "faults")]
