@@ -17,6 +17,7 @@ import optax
 from flax import struct
 
 from internal_rl.methods.batches import next_rows, num_targets
+from internal_rl.methods.code_tests import CodeTestSettings
 from internal_rl.methods.compile_losses import LossSettings, apply_compile, compile_losses
 from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Metrics
@@ -33,7 +34,7 @@ from internal_rl.types import DataSource, Trajectory, num_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(CompileConfig, LossSettings, TrainingSettings):
+class Config(CompileConfig, LossSettings, CodeTestSettings, TrainingSettings):
     """Section `compile`: the module's own fields, and how it is trained (method §6).
 
     Attributes:
@@ -43,7 +44,7 @@ class Config(CompileConfig, LossSettings, TrainingSettings):
       num_parts: parts in which a batch passes through the model, see `pretrain`; every part does so
         `M` times.
       evaluation_rows: rows of held-out data in an evaluation (open).
-      evaluation_episodes: episodes per arm of the code injection (open).
+      evaluation_episodes: episodes per arm of the tests of codes (open).
     """
 
     num_seeds: int = setting(10, at_least(1))

@@ -15,6 +15,7 @@ import optax
 from flax import struct
 
 from internal_rl.methods.batches import next_rows, num_targets
+from internal_rl.methods.code_tests import CodeTestSettings
 from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Metrics
 from internal_rl.methods.switching import count_switches, switching_metrics
@@ -39,7 +40,7 @@ throughout; a control whose switches are drawn at random."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(MetacontrollerConfig, TrainingSettings):
+class Config(MetacontrollerConfig, CodeTestSettings, TrainingSettings):
     """Section `metacontroller`: the module's own fields, and how it is trained.
 
     Attributes:
@@ -57,7 +58,7 @@ class Config(MetacontrollerConfig, TrainingSettings):
       batch_size: trajectories of an update, in the mean.
       num_parts: parts in which a batch passes through the model, see `pretrain`.
       evaluation_rows: rows of held-out data in an evaluation (open).
-      evaluation_episodes: episodes per arm of the code injection (open).
+      evaluation_episodes: episodes per arm of the tests of codes (open).
     """
 
     num_seeds: int = setting(10, at_least(1))

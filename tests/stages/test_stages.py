@@ -10,7 +10,7 @@ import pytest
 
 from configs import gridworld
 from internal_rl import run_stages
-from internal_rl.analysis.injection import INJECTION_MOMENTS
+from internal_rl.analysis.encoder_injection import INJECTION_MOMENTS
 from internal_rl.analysis.study import SKIPPED
 from tests.training.test_loop import ROOT
 
