@@ -5,22 +5,16 @@ from collections.abc import Mapping, Sequence
 import chex
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 
 from internal_rl.analysis.code_tests import ARMS, TESTS, CodeTests, Reached, examine_codes
-from internal_rl.analysis.drawing import legend, palette, panels
+from internal_rl.analysis.drawing import legend, palette, panels, tell
 from internal_rl.analysis.injected_paths import Pairs, draw_pairs
-from internal_rl.analysis.results import RunResults, SeedResults, with_artifact, world_of
+from internal_rl.analysis.results import RunResults, SeedResults, standing, with_artifact, world_of
+from internal_rl.analysis.statistics import wilson
 from internal_rl.analysis.study import Arrays, Study, StudyContext, as_arrays
-from internal_rl.analysis.table import Row, format_number, make_row, variant_prefixes
+from internal_rl.analysis.table import Row, make_row, variant_prefixes
 from internal_rl.methods.code_tests import CodeTestSettings
 from internal_rl.methods.evaluation import evaluation_key
-
-PAPER = {
-    "step": {"with": 0.36, "without": 0.23},
-    "unseen": {"with": 0.24, "without": 0.10},
-}
-"""The paper's figures by test and arm, on the ant (appendix B.3.2)."""
 
 PREFIX = "sampled_code_"
 """How names of artifacts begin."""
@@ -28,14 +22,15 @@ PREFIX = "sampled_code_"
 _TITLES = {"step": "at a step", "unseen": "unseen transition"}
 _LABELS = {
     "step": {
-        "with": "sampled code injected at a step, reaches its colour",
-        "without": "the same without it",
+        "with": "sampled code injected at a step, reaches its colour (paper, ant: 0.36)",
+        "without": "the same without it (paper, ant: 0.23)",
     },
     "unseen": {
-        "with": "sampled code injected after a visit, unseen transition taken",
-        "without": "the same without it",
+        "with": "sampled code injected, takes an unseen transition (paper, ant: 0.24)",
+        "without": "the same without it (paper, ant: 0.10)",
     },
 }
+"""Labels by test and arm, beside the paper's figures (appendix B.3.2)."""
 
 
 def arrays_of(found: CodeTests) -> dict[str, chex.Array]:
@@ -83,6 +78,9 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     def rate(test, arm):
         return lambda s: reached_of(s.artifacts)[test].rate(arm)
 
+    def episodes(test):
+        return lambda s: reached_of(s.artifacts)[test].total
+
     name = f"{key}codes_{PREFIX}"
     table = [
         make_row(f"{name}found", f"{label}sampled codes that were kept", seeds, found(np.sum)),
@@ -90,41 +88,22 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     ]
     for test in _pooled(seeds):
         table += [
-            make_row(f"{name}{test}_{arm}", label + _LABELS[test][arm], seeds, rate(test, arm))
-            for arm in ARMS
+            make_row(f"{name}{test}_{arm}", label + told, seeds, rate(test, arm), episodes(test))
+            for arm, told in _LABELS[test].items()
         ]
     return table
 
 
 def text(run: RunResults) -> str:
-    """Rates over all seeds with Wilson's intervals, codes of each colour, and the paper's."""
+    """How many codes of each colour were found, over all seeds."""
     lines = []
     for stage in sorted(filter(STUDY.looks_at, run)):
-        seeds = [results for results in run[stage] if f"{PREFIX}found" in results.artifacts]
-        for test, reached in _pooled(seeds).items():
-            lines += [_line(stage, test, arm, reached) for arm in ARMS]
-        if seeds:
-            found = sum(results.artifacts[f"{PREFIX}found"] for results in seeds)
-            counts = ", ".join(f"{number} of {colour}" for colour, number in enumerate(found))
-            lines.append(f"| {stage}: codes of each colour | {counts} | | | |")
-    if not lines:
-        return ""
-    head = ["Sampled codes in other episodes, over all seeds:", ""]
-    head += [
-        "| test | rate | 95 % (Wilson) | episodes | paper (ant) |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    return "\n".join([*head, *lines]) + "\n"
-
-
-def _line(stage: str, test: str, arm: str, reached: Reached) -> str:
-    total, hits = reached.total, reached.hits(arm)
-    rate = "– | –"
-    if total:
-        interval = binomtest(hits, total).proportion_ci(method="wilson")
-        ends = " to ".join(map(format_number, interval))
-        rate = f"{format_number(hits / total)} | {ends}"
-    return f"| {stage}: {_LABELS[test][arm]} | {rate} | {total} | {PAPER[test][arm]} |"
+        found = [s.artifacts[f"{PREFIX}found"] for s in with_artifact(run, stage, f"{PREFIX}found")]
+        if found:
+            counts = enumerate(np.sum(found, axis=0))
+            told = ", ".join(f"{number} of colour {colour}" for colour, number in counts)
+            lines.append(f"- {stage}: sampled codes that were kept: {told}\n")
+    return "".join(lines)
 
 
 def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
@@ -132,7 +111,12 @@ def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
     seeds = with_artifact(runs[0], "metacontroller", f"{PREFIX}found")
     if not seeds:
         return {}
-    return {"code_injection": draw_rates(_pooled(seeds)), "injected_paths": _draw_paths(seeds[0])}
+    rates, paths = draw_rates(_pooled(seeds)), _draw_paths(seeds[0])
+    if rates is not None:
+        tell(rates, f"Episodes of {standing(seeds)}")
+    if paths is not None:
+        tell(paths, standing(seeds[:1]))
+    return {"code_injection": rates, "injected_paths": paths}
 
 
 def _draw_paths(results: SeedResults) -> Figure | None:
@@ -159,9 +143,8 @@ def draw_rates(reached: Mapping[str, Reached]) -> Figure | None:
     panel, width = axes[0, 0], 0.36
     for i, (arm, colour) in enumerate(zip(ARMS, palette(2), strict=True)):
         at = np.arange(len(reached)) + (i - 0.5) * 1.08 * width
-        tests = [binomtest(counts.hits(arm), counts.total) for counts in reached.values()]
-        heights = np.array([test.statistic for test in tests])
-        ends = np.array([test.proportion_ci(method="wilson") for test in tests]).T
+        heights = np.array([counts.rate(arm) for counts in reached.values()])
+        ends = np.array([wilson(counts.rate(arm), counts.total) for counts in reached.values()]).T
         bars = panel.bar(at, heights, width, color=colour, label=f"{arm} the code")
         panel.bar_label(bars, fmt="%.2f", fontsize=8, padding=8)
         # Rounding may put an end on the wrong side of a rate of 0 or 1.

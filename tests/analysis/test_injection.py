@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from internal_rl.analysis import injection
 from internal_rl.analysis.code_tests import CodeTests, Reached
@@ -56,14 +55,15 @@ def test_rows_hold_rates_and_codes_of_every_seed(run):
     assert rows[f"{prefix}unseen_without"].values == (0.04, 0.08)
     variant = injection.rows("metacontroller_forced", run["metacontroller"])
     assert variant[0].key == f"forced_{prefix}found"
+    assert rows[f"{prefix}step_with"].episodes == (100, 100)
+    assert "(paper, ant: 0.24)" in rows[f"{prefix}unseen_with"].label
     assert all(np.isnan(row.median) for row in injection.rows("metacontroller", []))
 
 
-def test_text_tells_intervals_and_the_papers_figures(run):
-    text = injection.text(run)
-    interval = binomtest(100, 200).proportion_ci(method="wilson")
-    assert f"| 0.5 | {interval.low:.4g} to {interval.high:.4g} | 200 | 0.36 |" in text
-    assert "4 of 0, 12 of 1" in text
+def test_text_tells_how_many_codes_were_found(run):
+    assert "metacontroller: sampled codes that were kept: 4 of colour 0, 12 of colour 1" in (
+        injection.text(run)
+    )
     assert injection.text({"pretrain": run["metacontroller"]}) == ""
 
 
@@ -81,4 +81,3 @@ def test_a_run_without_codes_has_no_rates():
     rows = injection.rows("metacontroller", empty["metacontroller"])
     assert np.isnan(rows[-1].values[0])
     assert injection.figures([empty]) == {"code_injection": None, "injected_paths": None}
-    assert "| – | – | 0 |" in injection.text(empty)

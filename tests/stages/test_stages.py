@@ -75,6 +75,9 @@ def test_the_metacontroller_is_measured(workdir):
     for visits in INJECTION_MOMENTS:
         assert 0.0 <= results[f"injection_{visits}_reach_injected"] <= 1.0
         assert f"injection_{visits}_reach_unseen_prior" in results
+    assert results["sampled_code_found"].shape == (4,)
+    for test in ("step", "unseen"):
+        assert results[f"sampled_code_{test}_tried"].shape == (5, 4)
     assert results["example_beta"].shape == results["example_mask"].shape
     assert len(results["example_subgoal"]) == 5
     assert results["example_place"].shape == (*results["example_beta"].shape, 2)
