@@ -15,9 +15,10 @@ from internal_rl.acting.episodes import SHOWN, Control, Episodes, NoControl, pla
 from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import StageMissingError
 from internal_rl.methods import compile, discovery
+from internal_rl.methods.code_finding import steered_by
 from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.code_controller import CodeController
-from internal_rl.models.metacontroller import Discovery, Metacontroller
+from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.paths import as_path
 from internal_rl.training.stage_directory import load_stage
@@ -198,8 +199,8 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
       name: `"<world>/<preset>"` of shipped weights, such as `"gridworld-pinpad/small"`, or the work
         directory of a run that has finished `pretrain` and `metacontroller`.
       seed: which seed of the metacontroller.
-      variant: `"discovered"`, `"forced"` or `"unaligned"`; `"compile"` for CompILE in the place of
-        the metacontroller.
+      variant: `"discovered"`, `"forced"`, `"unaligned"` or `"cotrained"`; `"compile"` for CompILE
+        in the place of the metacontroller.
 
     Raises:
       StageMissingError: nothing of that name is shipped, or the stages are not finished.
@@ -215,7 +216,11 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
             f" {', '.join(pretrained.names())} and work directories"
         )
     stage = "metacontroller" if variant == "discovered" else f"metacontroller_{variant}"
-    params, config = load_stage(workdir, "compile" if variant == "compile" else stage, seed)
+    section = discovery.Config
+    if variant == "compile":
+        stage, section = "compile", compile.Config
+    params, config = load_stage(workdir, stage, seed)
+    settings = section.read(config[section.stage])
     world = envs.make_from_config(config["environment"])
     base = BaseModel(
         world.observation_spec,
@@ -223,14 +228,7 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
         BaseConfig.read(config["base"]),
         world.time_limit,
     )
-    model = SteeredModel(base, 0, load_stage(workdir, "pretrain", seed)[0])
-    if variant == "compile":
-        model = compile.steered_by(compile.Config.read(config["compile"]), model, params)
-        return Agent(world, jax.device_put(model))
-    settings = discovery.Config.read(config["metacontroller"])
-    model = model.replace(
-        layer=settings.layer,
-        metacontroller=Metacontroller(base.width, settings.metacontroller_config),
-        metacontroller_params=params,
-    )
+    # What was trained with the codes takes the place of the pretrained base model.
+    base_params = None if settings.trains_base else load_stage(workdir, "pretrain", seed)[0]
+    model = steered_by(settings, SteeredModel(base, 0, base_params), params)
     return Agent(world, jax.device_put(model))

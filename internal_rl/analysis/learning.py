@@ -23,6 +23,7 @@ _LABELS = {
     "internal_rl": "internal RL",
     "internal_rl_forced": "forced switching",
     "internal_rl_unaligned": "unaligned switching",
+    "internal_rl_cotrained": "co-training",
     "internal_rl_compile": "CompILE",
     "raw_rl": "raw actions",
 }

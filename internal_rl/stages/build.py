@@ -11,11 +11,10 @@ from internal_rl.backend import product_dtype, resolved_precision
 from internal_rl.envs.world import DataRequest, world_entry
 from internal_rl.experts.source_checks import check_source
 from internal_rl.files import storage_faults
-from internal_rl.methods.compile import steered_by
+from internal_rl.methods.code_finding import steered_by
 from internal_rl.methods.evaluation import evaluation_key, held_out
 from internal_rl.methods.method import Method
 from internal_rl.models.base_model import BaseModel
-from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, checked
@@ -107,10 +106,27 @@ def load_base(
     return model, model.replace(base_params=axis)
 
 
+def load_start(settings: Settings, places: Places, stage: str) -> tuple[SteeredModel, SteeredModel]:
+    """The base model on which a stage finds codes, for its seeds.
+
+    Returns:
+      As `load_base`; without parameters where the stage draws its own.
+
+    Raises:
+      UserError: as `Places.load`.
+    """
+    if settings.sections[stage].reads_base:
+        return load_base(settings, places, settings.seeds_of(stage))
+    model = SteeredModel(make_base(settings), 0, None)
+    return model, model
+
+
 def load_steered(
     settings: Settings, places: Places, seeds: tuple[int, ...]
 ) -> tuple[SteeredModel, SteeredModel]:
-    """What internal RL steers, for some of its seeds: `internal_rl.codes` on its base model.
+    """What internal RL steers, for some of its seeds: the stage `internal_rl.codes`.
+
+    Its base model is the pretrained one, or the one that was trained with the codes.
 
     Returns:
       As `load_base`.
@@ -118,31 +134,17 @@ def load_steered(
     Raises:
       UserError: as `Places.load`.
     """
-    if settings.internal_rl.codes == "compile":
-        return _load_compile(settings, places, seeds)
-    params, axis = places.params(settings, "metacontroller", seeds)
-    model, axes = load_base(settings, places, settings.seeds_read("metacontroller", seeds))
-    section = settings.metacontroller
-    module = Metacontroller(model.base.width, section.metacontroller_config)
-    parts = {"layer": section.layer, "metacontroller": module}
-    return (
-        model.replace(metacontroller_params=params, **parts),
-        axes.replace(metacontroller_params=axis, **parts),
-    )
-
-
-def _load_compile(
-    settings: Settings, places: Places, seeds: tuple[int, ...]
-) -> tuple[SteeredModel, SteeredModel]:
-    """CompILE with the base model that was trained with it, else the pretrained one."""
-    params, axis = places.params(settings, "compile", seeds)
-    if "base" in params:
-        model = SteeredModel(make_base(settings), 0, params["base"])
-        axes = model.replace(base_params=axis)
+    stage = settings.internal_rl.codes
+    section = settings.sections[stage]
+    params, axis = places.params(settings, stage, seeds)
+    if section.trains_base:
+        model = SteeredModel(make_base(settings), 0, None)
+        base_axis = axis
     else:
-        model, axes = load_base(settings, places, settings.seeds_read("compile", seeds))
-    steered = steered_by(settings.compile, model, params)
-    return steered, steered.replace(base_params=axes.base_params, metacontroller_params=axis)
+        model, axes = load_base(settings, places, settings.seeds_read(stage, seeds))
+        base_axis = axes.base_params
+    steered = steered_by(section, model, params)
+    return steered, steered.replace(base_params=base_axis, metacontroller_params=axis)
 
 
 def reference_lines(settings: Settings, source: DataSource) -> dict[str, float]:
