@@ -10,8 +10,8 @@ from internal_rl.analysis import (
     base_model,
     credit,
     drawing,
+    encoder_injection,
     gates,
-    injection,
     learning,
     paths,
     probe,
@@ -80,7 +80,9 @@ def draw(name):
         }
         return learning.rl_curves(curves)
     if name == "injected_codes":
-        return injection.injected_codes({"at the start": {"injected": 0.8, "uncontrolled": 0.2}})
+        return encoder_injection.injected_codes(
+            {"at the start": {"injected": 0.8, "uncontrolled": 0.2}}
+        )
     variance = np.append(np.arange(1.0, 9.0), np.nan)
     return credit.draw_variance({"code actions": np.ones(9), "raw actions": variance})
 

@@ -39,7 +39,7 @@ def test_full_report_holds_all_figures_and_both_tables(workdir):
         "steering.png",
         "gates.png",
         "rate_distortion.png",
-        "code_injection.png",
+        "encoder_code_injection.png",
         "reinforcement_learning.png",
         "gradient_variance.png",
         "table.md",
