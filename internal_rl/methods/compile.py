@@ -24,7 +24,7 @@ from internal_rl.methods.switching import count_switches, switching_metrics
 from internal_rl.models.compile import Compile, CompileConfig, as_discovery, make_compile
 from internal_rl.models.reach import gradient_through
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import POSITIVE, at_least, setting
+from internal_rl.section import COUNT, POSITIVE, at_least, setting
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.training.randomness import named_keys
@@ -46,7 +46,7 @@ class Config(CompileConfig, LossSettings, TrainingSettings):
       evaluation_episodes: episodes per arm of the code injection (open).
     """
 
-    num_seeds: int = setting(10, at_least(1))
+    num_seeds: int = setting(10, COUNT)
     layer: int = setting(3, at_least(1))
     train_base: bool = setting(True)
     batch_size: int = setting(512, at_least(1))

@@ -22,7 +22,7 @@ from internal_rl.models.heads import action_log_prob
 from internal_rl.models.metacontroller import Discovery, Metacontroller, MetacontrollerConfig
 from internal_rl.models.reach import gradient_through
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import POSITIVE, at_least, one_of, setting
+from internal_rl.section import COUNT, POSITIVE, at_least, one_of, setting
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.training.randomness import named_keys
@@ -60,7 +60,7 @@ class Config(MetacontrollerConfig, TrainingSettings):
       evaluation_episodes: episodes per arm of the code injection (open).
     """
 
-    num_seeds: int = setting(10, at_least(1))
+    num_seeds: int = setting(10, COUNT)
     variant: str = setting("discovered", one_of(tuple(VARIANTS)))
     layer: int = setting(3, at_least(0))
     alpha: float = setting(0.17, at_least(0))
