@@ -20,7 +20,7 @@ from internal_rl.models.code_controller import CodeController
 from internal_rl.models.metacontroller import Discovery, Metacontroller
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.paths import as_path
-from internal_rl.training.stage_directory import load_stage
+from internal_rl.training.stage_results import load_stage
 from internal_rl.types import World
 
 # Rows whose residuals are computed at a time, which bounds the memory.

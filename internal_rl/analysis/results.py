@@ -14,7 +14,7 @@ from internal_rl.envs.world import make_from_config
 from internal_rl.files import read_json, storage_faults
 from internal_rl.paths import as_path
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import load_artifacts
+from internal_rl.training.stage_results import load_artifacts
 from internal_rl.types import World
 
 

@@ -12,7 +12,8 @@ from internal_rl.paths import as_path, check_store
 from internal_rl.stages.catalogue import command_of
 from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS, check_loggers
-from internal_rl.training.stage_directory import StageDirectory, check_stage, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import check_stage, load_stage
 
 _CONFIG_FILES = {"gridworld-pinpad": "configs/gridworld.py", "ant-pinpad": "configs/ant.py"}
 
