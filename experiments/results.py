@@ -19,6 +19,7 @@ from internal_rl.analysis.report import STAGE_ORDER, table_rows
 from internal_rl.analysis.results import SeedResults, read_run
 from internal_rl.analysis.table import Row, format_number
 from internal_rl.errors import ConfigError
+from internal_rl.files import read_record
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.stages import config_file, launch
 from internal_rl.stages.catalogue import STAGES, command_of
@@ -106,7 +107,7 @@ def _origin(workdir: AnyPath, seeds: Sequence[SeedResults]) -> str:
 
 
 def _read(file: AnyPath) -> Mapping:
-    return json.loads(file.read_text()) if file.exists() else {}
+    return read_record(file, {}) if file.exists() else {}
 
 
 def _command(results: SeedResults) -> str:

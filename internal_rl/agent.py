@@ -13,7 +13,7 @@ from internal_rl import envs, pretrained
 from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import Control, Episodes, NoControl, play
 from internal_rl.envs.world import switch_tolerance
-from internal_rl.errors import StageMissingError
+from internal_rl.errors import StageMissingError, StorageError
 from internal_rl.methods import compile, discovery
 from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.code_controller import CodeController
@@ -211,6 +211,12 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
         )
     stage = "metacontroller" if variant == "discovered" else f"metacontroller_{variant}"
     params, config = load_stage(workdir, "compile" if variant == "compile" else stage, seed)
+    for part in ("environment", "base", "compile" if variant == "compile" else "metacontroller"):
+        if not isinstance(config.get(part), dict):
+            raise StorageError(
+                f"{workdir}: config.json of {stage} has no section '{part}', allowed are stages"
+                " that internal_rl has made"
+            )
     world = envs.make_from_config(config["environment"])
     base = BaseModel(
         world.observation_spec,

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from internal_rl.envs.world import make_from_config
-from internal_rl.files import read_json, storage_faults
+from internal_rl.files import read_record, storage_faults
 from internal_rl.paths import as_path
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_results import load_artifacts
@@ -85,8 +85,11 @@ def read_run(workdir: str | os.PathLike) -> RunResults:
     run: dict[str, list[SeedResults]] = {}
     with storage_faults(workdir):
         for file in as_path(workdir).glob("*/seed_*/config.json"):
-            stage, seed = file.parent.parent.name, int(file.parent.name.removeprefix("seed_"))
-            config = read_json(file)["config"]
+            stage, number = file.parent.parent.name, file.parent.name.removeprefix("seed_")
+            if not number.isdecimal():
+                continue
+            seed = int(number)
+            config = read_record(file, {"config": dict})["config"]
             has_artifacts = (file.parent / "artifacts.npz").exists()
             results = SeedResults(
                 stage=stage,

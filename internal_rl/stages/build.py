@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
+import jax
 import numpy as np
 
 from internal_rl.analysis.baselines import action_baselines
@@ -20,6 +22,7 @@ from internal_rl.models.steered_model import SteeredModel
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, checked
 from internal_rl.training.stage import Stage
+from internal_rl.training.weights import check_weights
 from internal_rl.types import DataSource
 
 
@@ -103,8 +106,18 @@ def load_base(
       UserError: as `Places.load`.
     """
     params, axis = places.params(settings, "pretrain", seeds, step)
-    model = SteeredModel(make_base(settings), 0, params)
+    base = make_base(settings)
+    _check_weights(params, axis, base, f"pretrain{f' at step {step}' if step else ''}")
+    model = SteeredModel(base, 0, params)
     return model, model.replace(base_params=axis)
+
+
+def _check_weights(params: dict, axis: int | None, module: nn.Module, stage: str) -> None:
+    """Raises StorageError unless the parameters of a stage are those of a module."""
+    if axis is not None:
+        params = jax.tree.map(lambda leaf: leaf[0], params)
+    expected = jax.eval_shape(module.initial_params, jax.random.key(0))
+    check_weights(params, expected, f"params.msgpack of {stage}")
 
 
 def load_steered(
@@ -124,6 +137,7 @@ def load_steered(
     model, axes = load_base(settings, places, settings.seeds_read("metacontroller", seeds))
     section = settings.metacontroller
     module = Metacontroller(model.base.width, section.metacontroller_config)
+    _check_weights(params, axis, module, "metacontroller")
     parts = {"layer": section.layer, "metacontroller": module}
     return (
         model.replace(metacontroller_params=params, **parts),
@@ -142,6 +156,7 @@ def _load_compile(
     else:
         model, axes = load_base(settings, places, settings.seeds_read("compile", seeds))
     steered = steered_by(settings.compile, model, params)
+    _check_weights(steered.metacontroller_params, axis, steered.metacontroller, "compile")
     return steered, steered.replace(base_params=axes.base_params, metacontroller_params=axis)
 
 

@@ -125,5 +125,5 @@ def run(settings: Settings, places: Places) -> None:
         places,
         "expert",
         lambda _: functools.partial(train, settings, places.loggers),
-        intact=lambda directory: directory.has_params,
+        intact=lambda directory: directory.complete,
     )

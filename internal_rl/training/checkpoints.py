@@ -238,8 +238,8 @@ class Checkpoints:
         folders = " and ".join(str(path) for path in self._directories)
         if hosts.several():
             return StorageError(
-                f"{self._directories[0]}: damaged checkpoint ({error}); to go on from the one before"
-                f" it remove {newest} in {folders}"
+                f"{self._directories[0]}: damaged checkpoint ({error}); to go on from the one"
+                f" before it remove {newest} in {folders}"
             )
         return StorageError(
             f"{self._directories[0]}: no checkpoint is intact ({error}); remove {folders} and run"

@@ -97,11 +97,7 @@ def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[lis
     for seed in raised:
         if directories[seed].finished and not directories[seed].has_checkpoint:
             raise _cannot_go_on(stage, directories[seed])
-    unfinished = [
-        seed
-        for seed in stage.seeds
-        if seed in raised or not (directories[seed].finished and directories[seed].has_params)
-    ]
+    unfinished = [seed for seed in stage.seeds if seed in raised or not directories[seed].complete]
     groups = []
     for seed in unfinished:
         if begun[seed] is None or begun[seed].seeds in groups:

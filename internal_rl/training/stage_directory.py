@@ -78,6 +78,11 @@ class StageDirectory:
         return (self.path / "params.msgpack").exists()
 
     @property
+    def complete(self) -> bool:
+        """A stage that leaves parameters is done, and they are there."""
+        return self.finished and self.has_params
+
+    @property
     def holds_work(self) -> bool:
         """There is more than what a start leaves behind that came to nothing."""
         found = self.finished or self.has_params or self.has_checkpoint
