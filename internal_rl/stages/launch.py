@@ -24,7 +24,7 @@ from internal_rl.stages.catalogue import section_types, stage_spec
 from internal_rl.stages.checks import check_settings
 from internal_rl.stages.compiled import ON, keep_compiled
 from internal_rl.stages.config_file import CONFIG_FOLDERS, DEFAULT_CONFIG, find_config, load_config
-from internal_rl.stages.log import show_log, tell_guards
+from internal_rl.stages.log import hush_closed_loops, show_log, tell_guards
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS
@@ -130,6 +130,7 @@ def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, st
     hosts.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     check_devices()
     show_log()
+    hush_closed_loops()
     tell_guards()
     settings = Settings.read(_CONFIG.value)
     if stage:

@@ -63,16 +63,14 @@ def _faults(directory: AnyPath) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        remedy = "--workdir must be a writable folder with free space"
-        if not directory.exists():
-            remedy = "the folder has been removed: run the same command again"
         raise StorageError(
-            f"{directory}: checkpoint cannot be written ({_reason(error)}); {remedy}"
+            f"{directory}: checkpoint cannot be written ({_reason(error)}); --workdir must be a"
+            " writable folder with free space"
         ) from error
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+def _reason(error: Exception, most: int = 300) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
 
 
 class Checkpoints:
@@ -195,7 +193,7 @@ class Checkpoints:
                 target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in found.items()}
                 stored = manager.restore(step, args=self._orbax.args.StandardRestore(target))
         except Exception as error:
-            raise DamagedError(f"step {step}: {_reason(error)}") from error
+            raise DamagedError(f"step {step} cannot be read, {_reason(error, 100)}") from error
         identity = stored.pop(_IDENTITY, None)
         if identity is not None:
             self._identities[index].check(step, stored, identity, directory)

@@ -84,7 +84,11 @@ def run_stage(
                         stack.callback(directories[seed].release)
                         directories[seed].begin(stage.config, seeds, stage.computed)
                 hosts.wait_for_all(f"{stage.name}: begun")
-                run.run()
+                try:
+                    run.run()
+                except (OSError, StorageError):
+                    run.check_there()
+                    raise
 
 
 def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[list[int]]:
@@ -178,6 +182,7 @@ class _Run:
                 state = self._train(state, first_step, sums)
                 self._checkpoints.wait()
             self._watch.check()
+            self.check_there()
             stage = self._stage
             if stage is not asked and hosts.is_first():
                 for directory in self._directories:
@@ -294,7 +299,14 @@ class _Run:
         config = self._stage.config.with_length(step)
         self._stage = dataclasses.replace(self._stage, num_steps=step, config=config)
 
+    def check_there(self) -> None:
+        """Ends the run where a directory was removed; files that are open would hide it."""
+        if hosts.is_first():
+            for directory in self._directories:
+                directory.check_there()
+
     def _save(self, step: int, state: State, sums: Mapping[str, np.ndarray]) -> None:
+        self.check_there()
         for writer in self._writers:
             writer.flush()
         self._checkpoints.save(step, state, sums)

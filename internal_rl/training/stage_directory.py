@@ -211,6 +211,14 @@ class StageDirectory:
         (self.path / "DONE").unlink(missing_ok=True)
         self._write_config(config, seeds)
 
+    def check_there(self) -> None:
+        """Raises StorageError if the directory was removed since it was begun."""
+        if not (self.path / _CONFIG).exists():
+            raise StorageError(
+                f"{self.path}: was removed while the stage was running; remove what is left of it"
+                " and run the same command again"
+            )
+
     def reopen(self) -> None:
         """Takes the mark of a finished stage away whose parameters are missing."""
         if self.finished and not self.has_params:
