@@ -29,13 +29,13 @@ def show_log() -> None:
 
 def hush_closed_loops() -> None:
     """Leaves out what threads of Orbax say, once for each array, after a save that has failed."""
-    shown = sys.excepthook
+    shown = sys.unraisablehook
 
-    def show(kind, error, trace):
-        if kind is not RuntimeError or str(error) != "Event loop is closed":
-            shown(kind, error, trace)
+    def show(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
 
-    sys.excepthook = show
+    sys.unraisablehook = show
 
 
 def tell_guards() -> None:

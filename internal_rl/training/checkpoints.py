@@ -233,15 +233,15 @@ class Checkpoints:
 
     def _none_intact(self, faults: Mapping[int, Exception]) -> StorageError:
         newest, error = next(iter(faults.items()))
-        folders = " and ".join(str(path) for path in self._directories)
+        folders = " and ".join(str(path.parent) for path in self._directories)
         if hosts.several():
             return StorageError(
                 f"{self._directories[0]}: damaged checkpoint ({error}); to go on from the one"
-                f" before it remove {newest} in {folders}"
+                f" before it remove checkpoints/{newest} in {folders}"
             )
         return StorageError(
             f"{self._directories[0]}: no checkpoint is intact ({error}); remove {folders} and run"
-            " the same command again, which trains from the beginning"
+            " the same command again, which trains from the beginning, or choose another --workdir"
         )
 
     def _set_aside(self, step: int) -> None:
