@@ -43,6 +43,8 @@ _PAPER = {
     "steer": {"batch_size": 256, "rank": 0, "learning_rate": 3e-4},
     "metacontroller": {
         "layer": 4,
+        # Where co-training starts; on the grid world from random parameters.
+        "base_from": "pretrained",
         # Sees whole trajectories from the start (open).
         "embedding_slowness": 9.0,
         # A full-rank controller.

@@ -11,13 +11,14 @@ from flax import struct
 
 from internal_rl import envs, pretrained
 from internal_rl.acting.controls import InjectedCode
-from internal_rl.acting.episodes import Control, Episodes, NoControl, play
+from internal_rl.acting.episodes import SHOWN, Control, Episodes, NoControl, play
 from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import StageMissingError, StorageError
 from internal_rl.methods import compile, discovery
+from internal_rl.methods.code_finding import steered_by
 from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.code_controller import CodeController
-from internal_rl.models.metacontroller import Discovery, Metacontroller
+from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.paths import as_path
 from internal_rl.training.stage_results import load_stage
@@ -40,6 +41,7 @@ class Found:
       subgoal: `(B, T)` int32 subgoal that the task asked for; None where the world does not tell.
       visit: `(B, T)` int32 place entered by the step; None where the world does not tell.
       observation: `(B, T, d)`.
+      last_observation: `(B, d)` after the last step; None where it was not kept.
     """
 
     code: chex.Array
@@ -50,6 +52,7 @@ class Found:
     subgoal: chex.Array | None
     visit: chex.Array | None
     observation: chex.Array
+    last_observation: chex.Array | None = None
 
 
 @struct.dataclass
@@ -85,7 +88,8 @@ class Agent:
           at_step: see `inject`.
           control: any other control of `internal_rl.acting`; not together with `inject`.
           task: of all episodes; None for the post-training task.
-          **options: those of `acting.episodes.act`, such as `deterministic` and `free_running`.
+          **options: those of `acting.episodes.act`, such as `deterministic` and `free_running`;
+            kept is what `acting.episodes.SHOWN` names, unless `keep` says otherwise.
 
         Raises:
           ValueError: both a code and a control are given, or the code has another size.
@@ -94,6 +98,7 @@ class Agent:
             raise ValueError("inject and control are both given, allowed is one of them")
         if inject is not None:
             control = self._injection(jnp.asarray(inject), at_step)
+        options = {"keep": SHOWN} | options
         run = _compiled_play(self.world, num_episodes, tuple(sorted(options.items())))
         task = self.world.post_training_task if task is None else task
         return run(self.model, control or NoControl(), key, task)
@@ -138,6 +143,7 @@ class Agent:
             subgoal=episodes.subgoal,
             visit=episodes.visit,
             observation=episodes.observation,
+            last_observation=episodes.last_observation,
         )
 
     @property
@@ -193,8 +199,8 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
       name: `"<world>/<preset>"` of shipped weights, such as `"gridworld-pinpad/small"`, or the work
         directory of a run that has finished `pretrain` and `metacontroller`.
       seed: which seed of the metacontroller.
-      variant: `"discovered"`, `"forced"` or `"unaligned"`; `"compile"` for CompILE in the place of
-        the metacontroller.
+      variant: `"discovered"`, `"forced"`, `"unaligned"` or `"cotrained"`; `"compile"` for CompILE
+        in the place of the metacontroller.
 
     Raises:
       StageMissingError: nothing of that name is shipped, or the stages are not finished.
@@ -210,13 +216,17 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
             f" {', '.join(pretrained.names())} and work directories"
         )
     stage = "metacontroller" if variant == "discovered" else f"metacontroller_{variant}"
-    params, config = load_stage(workdir, "compile" if variant == "compile" else stage, seed)
-    for part in ("environment", "base", "compile" if variant == "compile" else "metacontroller"):
+    section = discovery.Config
+    if variant == "compile":
+        stage, section = "compile", compile.Config
+    params, config = load_stage(workdir, stage, seed)
+    for part in ("environment", "base", section.stage):
         if not isinstance(config.get(part), dict):
             raise StorageError(
                 f"{workdir}: config.json of {stage} has no section '{part}', allowed are stages"
                 " that internal_rl has made"
             )
+    settings = section.read(config[section.stage])
     world = envs.make_from_config(config["environment"])
     base = BaseModel(
         world.observation_spec,
@@ -224,14 +234,7 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
         BaseConfig.read(config["base"]),
         world.time_limit,
     )
-    model = SteeredModel(base, 0, load_stage(workdir, "pretrain", seed)[0])
-    if variant == "compile":
-        model = compile.steered_by(compile.Config.read(config["compile"]), model, params)
-        return Agent(world, jax.device_put(model))
-    settings = discovery.Config.read(config["metacontroller"])
-    model = model.replace(
-        layer=settings.layer,
-        metacontroller=Metacontroller(base.width, settings.metacontroller_config),
-        metacontroller_params=params,
-    )
+    # What was trained with the codes takes the place of the pretrained base model.
+    base_params = None if settings.trains_base else load_stage(workdir, "pretrain", seed)[0]
+    model = steered_by(settings, SteeredModel(base, 0, base_params), params)
     return Agent(world, jax.device_put(model))

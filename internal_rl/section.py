@@ -138,6 +138,10 @@ class Section:
         """Fields by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
+    def decisive(self) -> dict[str, Any]:
+        """Fields that decide the results of a stage, by name: all but those that nothing reads."""
+        return self.as_dict()
+
     @classmethod
     def historical(cls) -> dict[str, Any]:
         """What a config that lacks a field means, by field."""

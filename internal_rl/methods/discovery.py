@@ -1,50 +1,49 @@
 """Discovery: the metacontroller learns abstract actions, without labels (method §5).
 
-It reads the residual stream of a frozen base model on clean expert trajectories, and steers it so
-that the expert's actions become likely. Codes cost what they tell (the KL), gates decide when a new
-one is taken.
+It reads the residual stream of a base model on clean expert trajectories, and steers it so that the
+expert's actions become likely. Codes cost what they tell (the KL), gates decide when a new one is
+taken. The base model is frozen; in the baseline of co-training it learns on the same loss.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import chex
 import jax
 import jax.numpy as jnp
-import optax
-from flax import struct
 
-from internal_rl.methods.batches import next_rows, num_targets
+from internal_rl.methods.code_finding import CodeFinder, CodeFindingSettings, State
 from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Metrics
-from internal_rl.methods.switching import count_switches, switching_metrics
+from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import action_log_prob
 from internal_rl.models.metacontroller import Discovery, Metacontroller, MetacontrollerConfig
-from internal_rl.models.reach import gradient_through
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import COUNT, POSITIVE, at_least, one_of, setting
-from internal_rl.training.accumulation import accumulated_gradients
-from internal_rl.training.optimiser import apply_gradients
-from internal_rl.training.randomness import named_keys
-from internal_rl.training.settings import TrainingSettings
-from internal_rl.types import DataSource, Trajectory, num_rows
+from internal_rl.section import at_least, one_of, setting
+from internal_rl.types import Trajectory
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "discovered": {},
     "forced": {"gate": "one"},
     "unaligned": {"gate": "random"},
+    "cotrained": {},
 }
 """Fields of the metacontroller that a variant sets: as the config says; the same with `β = 1`
-throughout; a control whose switches are drawn at random."""
+throughout; a control whose switches are drawn at random; as the config says, with a base model that
+is trained together with it."""
+
+BASES = ("pretrained", "random")
+"""What the base model of co-training starts from."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(MetacontrollerConfig, TrainingSettings):
+class Config(MetacontrollerConfig, CodeFindingSettings):
     """Section `metacontroller`: the module's own fields, and how it is trained.
 
     Attributes:
       variant: one of `VARIANTS`.
-      layer: controlled layer `l`, 0 (embedding) to `L`; `L/2` in the paper.
+      base_from: what the base model of the variant `"cotrained"` starts from: `"pretrained"`
+        parameters, or `"random"` ones; no other variant reads it.
       alpha: weight of the KL, from {0, 0.05, 0.1, 0.17, 0.3, 0.5, 1}; see `alpha_schedule`.
       alpha_start: weight at which it begins to rise by constant factors; 0 for a straight line
         (open).
@@ -54,15 +53,12 @@ class Config(MetacontrollerConfig, TrainingSettings):
         (open).
       gate_open_steps: updates at the beginning over which gates are held open (open).
       gate_release_steps: updates over which they are then released (open).
-      batch_size: trajectories of an update, in the mean.
-      num_parts: parts in which a batch passes through the model, see `pretrain`.
-      evaluation_rows: rows of held-out data in an evaluation (open).
-      evaluation_episodes: episodes per arm of the code injection (open).
     """
 
-    num_seeds: int = setting(10, COUNT)
+    stage: ClassVar[str] = "metacontroller"
+
     variant: str = setting("discovered", one_of(tuple(VARIANTS)))
-    layer: int = setting(3, at_least(0))
+    base_from: str = setting("random", one_of(BASES), historical="pretrained")
     alpha: float = setting(0.17, at_least(0))
     alpha_start: float = setting(0.0, at_least(0))
     alpha_free_steps: int = setting(2_000, at_least(0))
@@ -70,15 +66,7 @@ class Config(MetacontrollerConfig, TrainingSettings):
     min_action_std: float = setting(0.0, at_least(0))
     gate_open_steps: int = setting(0, at_least(0))
     gate_release_steps: int = setting(0, at_least(0))
-    batch_size: int = setting(512, at_least(1))
-    num_parts: int = setting(4, at_least(1))
-    evaluation_rows: int = setting(64, at_least(1))
-    evaluation_episodes: int = setting(1_024, at_least(1))
-    learning_rate: float = setting(1e-3, POSITIVE)
     steps: int = setting(64_000, at_least(1))
-    log_every: int = setting(200, at_least(1))
-    evaluate_every: int = setting(2_000, at_least(0))
-    checkpoint_every: int = setting(1_000, at_least(1))
 
     def check(self) -> None:
         """The weight of the KL rises and never falls."""
@@ -91,24 +79,26 @@ class Config(MetacontrollerConfig, TrainingSettings):
         """What the module of the variant is made from."""
         return dataclasses.replace(self.part(MetacontrollerConfig), **VARIANTS[self.variant])
 
+    @property
+    def trains_base(self) -> bool:
+        """See `CodeFindingSettings`."""
+        return self.variant == "cotrained"
 
-@struct.dataclass
-class State:
-    """Everything that changes while the metacontroller trains.
+    @property
+    def reads_base(self) -> bool:
+        """See `CodeFindingSettings`."""
+        return not self.trains_base or self.base_from == "pretrained"
 
-    Attributes:
-      params: of the metacontroller.
-      optimiser_state: state of the optimiser.
-      stream: position in the data.
-      key: randomness of the codes.
-      step: `()` int32 updates done.
-    """
+    def make_module(self, base: BaseModel) -> Metacontroller:
+        """The metacontroller of the variant."""
+        return Metacontroller(base.width, self.metacontroller_config)
 
-    params: chex.ArrayTree
-    optimiser_state: optax.OptState
-    stream: Any
-    key: chex.PRNGKey
-    step: chex.Array
+    def decisive(self) -> dict[str, Any]:
+        """See `Section.decisive`: `base_from` decides nothing of a frozen base model."""
+        fields = super().decisive()
+        if not self.trains_base:
+            del fields["base_from"]
+        return fields
 
 
 def alpha_schedule(config: Config, step: chex.Array) -> chex.Array:
@@ -171,58 +161,14 @@ def discovery_losses(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class CodeDiscovery:
-    """Trains a metacontroller on a frozen base model.
+class CodeDiscovery(CodeFinder):
+    """Trains a metacontroller on a frozen base model, or together with one (`"cotrained"`).
 
     Attributes:
       config: the metacontroller, the layer that it controls, and how it trains.
-      model: whose base model is steered; layer and metacontroller are those of `config`.
-      source: clean expert trajectories; labels are read by `evaluate` alone.
-      tolerance: steps by which a switch may miss a change of subgoal and still count as close.
-
-    Raises:
-      SettingError: the base model has no such layer.
     """
 
     config: Config
-    model: SteeredModel
-    source: DataSource
-    tolerance: int = 1
-
-    def __post_init__(self):
-        self.model.base.config.check_layer("layer", self.config.layer)
-
-    @property
-    def metacontroller(self) -> Metacontroller:
-        """The module that is trained."""
-        return Metacontroller(self.model.base.width, self.config.metacontroller_config)
-
-    @property
-    def frozen(self) -> dict[str, Any]:
-        """What stays as it is: the base model and the arrays of the data."""
-        return {"model": self.model.alone(), "data": self.source.arrays}
-
-    def steered(self, params: chex.ArrayTree, frozen: dict) -> SteeredModel:
-        """The base model under a metacontroller with these parameters."""
-        return frozen["model"].replace(
-            layer=self.config.layer,
-            metacontroller=self.metacontroller,
-            metacontroller_params=params,
-        )
-
-    def init(self, key: chex.PRNGKey, frozen: dict) -> State:
-        """An untrained metacontroller, and the beginning of the data."""
-        del frozen
-        keys = named_keys(key, "params", "data", "noise")
-        params = self.metacontroller.initial_params(keys["params"])
-        rows = num_rows(self.source, self.config.batch_size, self.config.num_parts)
-        return State(
-            params,
-            self.config.make_optimiser().init(params),
-            self.source.init(keys["data"], rows),
-            keys["noise"],
-            jnp.int32(0),
-        )
 
     def update(self, state: State, frozen: dict) -> tuple[State, Metrics]:
         """One gradient step.
@@ -231,33 +177,22 @@ class CodeDiscovery:
           The new state, and `loss`, `action_nll` and `kl` in nats per action, `alpha` and
           `gradient_norm`.
         """
-        position, batch = next_rows(self.source, state.stream, frozen["data"])
         alpha = alpha_schedule(self.config, state.step)
         floor = gate_floor_schedule(self.config, state.step)
-        key = jax.random.fold_in(state.key, state.step)
-        tokens = num_targets(batch)
 
-        def share(base, params, part, index):
-            model = self.steered(params, frozen).replace(base=base)
-            part_key = jax.random.fold_in(key, index)
+        def loss(model, part, key, tokens):
             nll, kl, _ = discovery_losses(
                 model,
                 part,
-                part_key,
+                key,
                 tokens,
                 gate_floor=floor,
                 min_action_std=self.config.min_action_std,
             )
-            return nll + alpha * kl, (nll, kl)
+            return nll + alpha * kl, {"action_nll": nll, "kl": kl}
 
-        (value, (nll, kl)), gradients = accumulated_gradients(
-            gradient_through(self.model.base, share), state.params, batch, self.config.num_parts
-        )
-        params, optimiser_state, more = apply_gradients(
-            self.config.make_optimiser(), gradients, state.optimiser_state, state.params
-        )
-        state = State(params, optimiser_state, position, state.key, state.step + 1)
-        return state, {"loss": value, "action_nll": nll, "kl": kl, "alpha": alpha, **more}
+        state, metrics = self.gradient_step(state, frozen, loss)
+        return state, {**metrics, "alpha": alpha}
 
     def evaluate(self, state: State, frozen: dict) -> Metrics:
         """Losses on held-out rows and, where these have labels, the `switching_metrics`.
@@ -277,15 +212,4 @@ class CodeDiscovery:
         metrics = {"loss": nll + self.config.alpha * kl, "action_nll": nll, "kl": kl}
         if batch.subgoal is None:
             return metrics
-        counts = count_switches(
-            discovery.beta,
-            batch.subgoal,
-            batch.segment,
-            batch.mask,
-            tolerance=self.tolerance,
-        )
-        return metrics | switching_metrics(counts)
-
-    def params(self, state: State) -> chex.ArrayTree:
-        """Parameters of the metacontroller."""
-        return state.params
+        return metrics | self.switching(discovery.beta, batch)

@@ -18,7 +18,7 @@ class SteeredModel:
     Attributes:
       base: module of the base model.
       layer: the residual stream `e_{t,l}` that is read and controlled, 0 (embedding) to `L`.
-      base_params: parameters of the base model.
+      base_params: parameters of the base model; None for those who draw or bring their own.
       metacontroller: module of the metacontroller, or of what takes its place (`models.compile`);
         None for the base model alone.
       metacontroller_params: its parameters; None without one.

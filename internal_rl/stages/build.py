@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import numpy as np
@@ -13,11 +14,10 @@ from internal_rl.backend import product_dtype, resolved_precision
 from internal_rl.envs.world import DataRequest, world_entry
 from internal_rl.experts.source_checks import check_source
 from internal_rl.files import storage_faults
-from internal_rl.methods.compile import steered_by
+from internal_rl.methods.code_finding import steered_by
 from internal_rl.methods.evaluation import evaluation_key, held_out
 from internal_rl.methods.method import Method
 from internal_rl.models.base_model import BaseModel
-from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, checked
@@ -107,23 +107,44 @@ def load_base(
     """
     params, axis = places.params(settings, "pretrain", seeds, step)
     base = make_base(settings)
-    _check_weights(params, axis, base, f"pretrain{f' at step {step}' if step else ''}")
+    _check_weights(params, axis, _shapes(base), f"pretrain{f' at step {step}' if step else ''}")
     model = SteeredModel(base, 0, params)
     return model, model.replace(base_params=axis)
 
 
-def _check_weights(params: dict, axis: int | None, module: nn.Module, stage: str) -> None:
-    """Raises StorageError unless the parameters of a stage are those of a module."""
+def _shapes(module: nn.Module) -> chex.ArrayTree:
+    """The parameters of a module with shapes in place of arrays."""
+    return jax.eval_shape(module.initial_params, jax.random.key(0))
+
+
+def _check_weights(params: dict, axis: int | None, expected: chex.ArrayTree, stage: str) -> None:
+    """Raises StorageError unless the parameters of a stage are those of its model."""
     if axis is not None:
         params = jax.tree.map(lambda leaf: leaf[0], params)
-    expected = jax.eval_shape(module.initial_params, jax.random.key(0))
     check_weights(params, expected, f"params.msgpack of {stage}")
+
+
+def load_start(settings: Settings, places: Places, stage: str) -> tuple[SteeredModel, SteeredModel]:
+    """The base model on which a stage finds codes, for its seeds.
+
+    Returns:
+      As `load_base`; without parameters where the stage draws its own.
+
+    Raises:
+      UserError: as `Places.load`.
+    """
+    if settings.sections[stage].reads_base:
+        return load_base(settings, places, settings.seeds_of(stage))
+    model = SteeredModel(make_base(settings), 0, None)
+    return model, model
 
 
 def load_steered(
     settings: Settings, places: Places, seeds: tuple[int, ...]
 ) -> tuple[SteeredModel, SteeredModel]:
-    """What internal RL steers, for some of its seeds: `internal_rl.codes` on its base model.
+    """What internal RL steers, for some of its seeds: the stage `internal_rl.codes`.
+
+    Its base model is the pretrained one, or the one that was trained with the codes.
 
     Returns:
       As `load_base`.
@@ -131,33 +152,22 @@ def load_steered(
     Raises:
       UserError: as `Places.load`.
     """
-    if settings.internal_rl.codes == "compile":
-        return _load_compile(settings, places, seeds)
-    params, axis = places.params(settings, "metacontroller", seeds)
-    model, axes = load_base(settings, places, settings.seeds_read("metacontroller", seeds))
-    section = settings.metacontroller
-    module = Metacontroller(model.base.width, section.metacontroller_config)
-    _check_weights(params, axis, module, "metacontroller")
-    parts = {"layer": section.layer, "metacontroller": module}
-    return (
-        model.replace(metacontroller_params=params, **parts),
-        axes.replace(metacontroller_params=axis, **parts),
-    )
-
-
-def _load_compile(
-    settings: Settings, places: Places, seeds: tuple[int, ...]
-) -> tuple[SteeredModel, SteeredModel]:
-    """CompILE with the base model that was trained with it, else the pretrained one."""
-    params, axis = places.params(settings, "compile", seeds)
-    if "base" in params:
-        model = SteeredModel(make_base(settings), 0, params["base"])
-        axes = model.replace(base_params=axis)
+    stage = settings.internal_rl.codes
+    section = settings.sections[stage]
+    params, axis = places.params(settings, stage, seeds)
+    base = make_base(settings)
+    expected = _shapes(section.make_module(base))
+    if section.trains_base:
+        expected = {section.stage: expected, "base": _shapes(base)}
+    _check_weights(params, axis, expected, stage)
+    if section.trains_base:
+        model = SteeredModel(base, 0, None)
+        base_axis = axis
     else:
-        model, axes = load_base(settings, places, settings.seeds_read("compile", seeds))
-    steered = steered_by(settings.compile, model, params)
-    _check_weights(steered.metacontroller_params, axis, steered.metacontroller, "compile")
-    return steered, steered.replace(base_params=axes.base_params, metacontroller_params=axis)
+        model, axes = load_base(settings, places, settings.seeds_read(stage, seeds))
+        base_axis = axes.base_params
+    steered = steered_by(section, model, params)
+    return steered, steered.replace(base_params=base_axis, metacontroller_params=axis)
 
 
 def reference_lines(settings: Settings, source: DataSource) -> dict[str, float]:

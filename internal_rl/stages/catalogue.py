@@ -43,7 +43,7 @@ def _always(settings: "Settings") -> bool:
 
 
 def _code_variants(settings: "Settings") -> list["Settings"]:
-    """The metacontroller as it is, its two controls, and CompILE."""
+    """The metacontroller as it is, in its other variants, and CompILE."""
     found = [
         _with_codes(settings, "metacontroller").updated("metacontroller", variant=name)
         for name in discovery.VARIANTS
@@ -72,8 +72,15 @@ def _policy_folder(settings: "Settings", name: str) -> str:
     return _variant_folder(settings, name)
 
 
+def _code_inputs(settings: "Settings") -> tuple[str, ...]:
+    """Pretraining decides nothing where the base model is drawn anew."""
+    base = _BASE if settings.metacontroller.reads_base else (*_DATA, "base")
+    return (*base, "metacontroller")
+
+
 def _policy_inputs(settings: "Settings") -> tuple[str, ...]:
-    return (*_BASE, settings.internal_rl.codes, "internal_rl")
+    codes = settings.internal_rl.codes
+    return (*stage_spec(settings, codes).inputs(settings), "internal_rl")
 
 
 def _probed_ages(settings: "Settings") -> list["Settings"]:
@@ -175,7 +182,7 @@ STAGES: dict[str, StageSpec] = {
             "metacontroller",
             discovery.Config,
             make=f"{_HERE}.trained:make_metacontroller",
-            depends_on=(*_BASE, "metacontroller"),
+            depends_on=_code_inputs,
             folder=_variant_folder,
             variants=_code_variants,
             takes_part=_makes_codes("metacontroller"),

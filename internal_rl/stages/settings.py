@@ -146,7 +146,7 @@ class Settings:
                 values[name] = dict(self.environment)
                 historical[name] = _historical(world_entry(self.environment["name"]).config)
             elif name in self.sections:
-                values[name] = self.sections[name].as_dict()
+                values[name] = self.sections[name].decisive()
                 values[name].pop("num_seeds", None)
                 historical[name] = type(self.sections[name]).historical()
         # JSON knows no tuples.

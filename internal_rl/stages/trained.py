@@ -2,6 +2,7 @@
 
 from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import ConfigError
+from internal_rl.methods.code_finding import CodeFinder
 from internal_rl.methods.compile import SegmentDiscovery
 from internal_rl.methods.discovery import CodeDiscovery
 from internal_rl.methods.internal_rl import InternalRL
@@ -12,6 +13,7 @@ from internal_rl.methods.steering import Steering
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.stages.build import (
     load_base,
+    load_start,
     load_steered,
     make_base,
     make_curriculum,
@@ -75,13 +77,13 @@ def make_compile(settings: Settings, places: Places) -> Stage:
 
 def _finds_codes(
     name: str,
-    method_class: type[CodeDiscovery] | type[SegmentDiscovery],
+    method_class: type[CodeFinder],
     settings: Settings,
     places: Places,
 ) -> Stage:
     """A stage whose method finds codes in clean trajectories."""
     source = make_source(settings, places, "clean", include_terminal=True)
-    model, axes = load_base(settings, places, settings.seeds_of(name))
+    model, axes = load_start(settings, places, name)
     section, tolerance = settings.sections[name], switch_tolerance(settings.world)
     method = checked(method_class, name, section, model, source, tolerance)
     return stage_of(

@@ -1,6 +1,6 @@
 """`python -m tests.methods.shared_work FILE SEEDS METHOD...`: three updates of each, at smoke size.
 
-`pretrain_alone` has no curriculum.
+`pretrain_alone` has no curriculum, `cotrained` is the metacontroller with its base model.
 
 Writes metrics and parameters to FILE (npz), and prints the collectives of each update.
 """
@@ -23,6 +23,8 @@ def run(name: str, num_seeds: int) -> tuple[dict[str, np.ndarray], list[str]]:
     config = gridworld.get_config("smoke")
     if name == "pretrain_alone":
         name, config.pretrain.curriculum_steps = "pretrain", 0
+    if name == "cotrained":
+        name, config.metacontroller.variant = "metacontroller", name
     # Four devices cannot share these evenly.
     config.internal_rl.episodes_per_update = config.raw_rl.episodes_per_update = 16
     settings = Settings.read(config).updated(name, num_seeds=num_seeds)

@@ -117,7 +117,8 @@ def test_labels_are_only_annotation(model):
 def test_a_variant_sets_fields_of_the_metacontroller_and_leaves_the_others(monkeypatch):
     configs = {name: Config(variant=name, gate="gumbel") for name in discovery.VARIANTS}
     gates = {name: config.metacontroller_config.gate for name, config in configs.items()}
-    assert gates == {"discovered": "gumbel", "forced": "one", "unaligned": "random"}
+    assert gates.pop("discovered") == gates.pop("cotrained") == "gumbel"
+    assert gates == {"forced": "one", "unaligned": "random"}
     config = Config(variant="forced", code_size=5, embedding="step").metacontroller_config
     assert config == MetacontrollerConfig(code_size=5, embedding="step", gate="one")
     with pytest.raises(SettingError, match="variant: 'free' given, allowed is discovered, forced"):
@@ -132,7 +133,7 @@ def test_a_variant_sets_fields_of_the_metacontroller_and_leaves_the_others(monke
 def test_gates_of_the_controls(model, variant):
     config = Config(**SHORT, variant=variant, switch_rate=0.3)
     method = CodeDiscovery(config, model, ToySource())
-    assert method.metacontroller.config.gate == {"forced": "one", "unaligned": "random"}[variant]
+    assert method.module.config.gate == {"forced": "one", "unaligned": "random"}[variant]
     state, lines = train(method, 2)
     assert np.isfinite(lines[-1]["loss"])
     evaluation = jax.jit(method.evaluate)(state, method.frozen)

@@ -11,8 +11,8 @@ from tests.devices import several_devices
 from tests.methods import shared_work
 from tests.training.test_loop import ROOT
 
-METHODS = ("pretrain", "probe", "steer", "metacontroller", "compile", "internal_rl", "raw_rl")
-DRAW_CODES = ("metacontroller", "compile")
+DRAW_CODES = ("metacontroller", "cotrained", "compile")
+METHODS = ("pretrain", "probe", "steer", *DRAW_CODES, "internal_rl", "raw_rl")
 
 
 def by_four_devices(file, num_seeds, *names):

@@ -37,7 +37,7 @@ def test_all_stages_run_and_an_altered_shard_is_refused(tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
     stages = ["expert", "collect", "pretrain", "probe", "steer", "raw_rl"]
     stages += ["compile", "internal_rl_compile"]
-    for variant in ("", "_forced", "_unaligned"):
+    for variant in ("", "_forced", "_unaligned", "_cotrained"):
         stages += [f"metacontroller{variant}", f"internal_rl{variant}"]
     for stage in stages:
         assert (tmp_path / stage / "seed_0" / "DONE").exists(), stage

@@ -147,6 +147,7 @@ def test_a_whole_run_goes_through_all_stages_and_variants_in_order(monkeypatch):
         *("metacontroller", "internal_rl"),
         *("metacontroller_forced", "internal_rl_forced"),
         *("metacontroller_unaligned", "internal_rl_unaligned"),
+        *("metacontroller_cotrained", "internal_rl_cotrained"),
         *("compile", "internal_rl_compile"),
         "raw_rl",
     ]

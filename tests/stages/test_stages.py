@@ -12,6 +12,7 @@ from configs import gridworld
 from internal_rl import run_stages
 from internal_rl.analysis.injection import INJECTION_MOMENTS
 from internal_rl.analysis.study import SKIPPED
+from internal_rl.methods.discovery import VARIANTS
 from tests.training.test_loop import ROOT
 
 
@@ -86,7 +87,8 @@ def test_the_metacontroller_is_measured(workdir):
 def test_a_whole_run_makes_the_variants_too(tmp_path):
     result = run_script("reproduce", tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
-    variants = [f"{stage}_{v}" for stage in TRAINED[3:5] for v in ("forced", "unaligned")]
+    others = [name for name in VARIANTS if name != "discovered"]
+    variants = [f"{stage}_{name}" for stage in TRAINED[3:5] for name in others]
     check_trained(tmp_path, [*TRAINED, *variants, "compile", "internal_rl_compile"])
     assert (tmp_path / "report" / "table.md").exists()
 
