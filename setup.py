@@ -33,6 +33,7 @@ EXTRAS["test"] = [
         for extra in ("ant", "docs", "gcs", "gym", "tables", "wandb")
         for package in EXTRAS[extra]
     ),
+    "hypothesis>=6.100",
     "import-linter>=2.1",
     "networkx>=3.2",
     "pytest>=8.0",

@@ -310,8 +310,8 @@ STUDY = Study(
     order=30,
     title="Codes that the encoder found, injected into other episodes",
     captions={
-        "encoder_code_injection": "How often the next place visited is the one aimed at: with a code "
-        "that the encoder found on expert data, with a random code, and without a code, by the "
-        "moment of injection. An easier test than that of codes out of random rollouts.",
+        "encoder_code_injection": "How often the next place visited is the one aimed at: with a "
+        "code that the encoder found on expert data, with a random code, and without a code, by "
+        "the moment of injection. An easier test than that of codes out of random rollouts.",
     },
 )

@@ -15,7 +15,7 @@ from internal_rl.errors import StorageError
 from internal_rl.files import read_json, storage_faults
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import load_artifacts
+from internal_rl.training.stage_results import load_artifacts
 from internal_rl.types import World
 
 
@@ -189,7 +189,7 @@ def _read_artifacts(folder: AnyPath, faults: list[str] | None) -> dict[str, np.n
     if not (folder / "artifacts.npz").exists():
         return {}
     try:
-        return load_artifacts(folder)
+        return load_artifacts(folder.parents[1], folder.parent.name, _seed_of(folder))
     except StorageError as error:
         _refuse(faults, f"{error}; what rests on its arrays is left out")
         return {}

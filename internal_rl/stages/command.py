@@ -13,8 +13,8 @@ import sys
 import internal_rl
 from internal_rl.errors import ConfigError
 from internal_rl.files import shipped_folders
+from internal_rl.interruption import end_quietly
 from internal_rl.paths import as_path, is_remote
-from internal_rl.stages.catalogue import STAGES
 
 OTHERS = {
     "quickstart": "internal RL against raw-action RL from shipped weights, in minutes",
@@ -28,6 +28,8 @@ OTHERS = {
 
 def usage() -> str:
     """What the command prints when it is called without a name."""
+    from internal_rl.stages.catalogue import STAGES
+
     width = max(map(len, OTHERS))
     lines = [f"  {name:{width}}  {text}" for name, text in OTHERS.items()]
     return "\n".join(
@@ -48,6 +50,10 @@ def main() -> None:
 
     Exit codes are those of `launch.run`: 2 for a fault that the user can mend.
     """
+    end_quietly()
+    # Here: it brings jax, which takes seconds, and Ctrl-C is to end those too.
+    from internal_rl.stages.catalogue import STAGES
+
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
         print(usage())
         sys.exit(0 if len(sys.argv) > 1 else 2)

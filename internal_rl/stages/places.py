@@ -13,7 +13,8 @@ from internal_rl.stages.catalogue import command_of
 from internal_rl.stages.config_file import CONFIG_FILES
 from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS, check_loggers
-from internal_rl.training.stage_directory import StageDirectory, check_stage, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import check_stage, load_stage
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from internal_rl import hosts
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
+from internal_rl.files import storage_faults
 from internal_rl.stages.catalogue import (
     STAGES,
     StageSpec,
@@ -58,11 +59,31 @@ def run(settings: Settings, stage: str, places: Places, deadline: float = math.i
     """
     spec = stage_spec(settings, stage)
     if spec.make is not None:
+        if _finished_here(settings, stage, places):
+            logging.info("%s: finished already", settings.folder_of(stage))
+            return
         run_stage(make_stage(settings, stage, places), places.workdir, places.loggers, deadline)
         return
     if deadline < math.inf:
         raise ConfigError(f"--minutes: given, allowed is none for {stage}, which has no updates")
     _run_on_first_host(spec, settings, places)
+
+
+def _finished_here(settings: Settings, stage: str, places: Places) -> bool:
+    """Whether nothing is left to do for a stage of updates; what it reads is not looked at then.
+
+    Raises:
+      StageConflictError: a seed was made with other settings.
+      StorageError: the work directory cannot be read.
+    """
+    config, folder = settings.stage_config(stage), settings.folder_of(stage)
+    with storage_faults(places.workdir):
+        for seed in settings.seeds_of(stage):
+            directory = StageDirectory(places.workdir, folder, seed)
+            begun = directory.check(config)
+            if not (begun and directory.complete) or begun.steps_raised:
+                return False
+    return True
 
 
 def _run_on_first_host(spec: StageSpec, settings: Settings, places: Places) -> None:

@@ -25,45 +25,66 @@ def read_metrics(directory: str | os.PathLike, faults: list[str] | None = None) 
       One dictionary a line, in the order of `step`; empty where there is no file.
 
     Raises:
-      StorageError: a line is damaged, and `faults` is None.
+      StorageError: names a line that is damaged, where `faults` is None.
     """
     path = as_path(directory) / METRICS_FILE
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    found = {number: _parse(line) for number, line in enumerate(lines, start=1) if line}
-    if damaged := [number for number, values in found.items() if values is None]:
-        message = f"{path}: line {damaged[0]} is damaged, allowed are objects of numbers with step"
-        if faults is None:
-            raise StorageError(message)
-        faults.append(f"{message}; {len(damaged)} of {len(found)} lines are left out")
-    return [values for values in found.values() if values is not None]
+    found, damaged = [], []
+    whole = path.read_bytes().split(b"\n")[:-1]
+    for number, line in enumerate(whole, 1):
+        if not line.strip():
+            continue
+        values = _values_of(line)
+        if values is not None:
+            found.append(values)
+        elif faults is None:
+            raise _damaged(path, number)
+        else:
+            damaged.append(number)
+    if damaged:
+        left_out = f"{len(damaged)} of {len(found) + len(damaged)} lines are left out"
+        faults.append(f"{path}: line {damaged[0]} is damaged; {left_out}")
+    return found
 
 
-def _parse(line: bytes) -> dict | None:
-    """The numbers of a line by name, null for those that were not finite; None if damaged."""
+def _values_of(line: bytes) -> dict | None:
+    """Values by name that a line holds; None if it is damaged."""
     try:
         values = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+    if not isinstance(values, dict) or type(values.get("step")) is not int:
         return None
-    fit = all(value is None or isinstance(value, (int, float)) for value in values.values())
-    return values if fit else None
+    numbers = (value is None or type(value) in (int, float) for value in values.values())
+    return values if all(numbers) else None
+
+
+def _damaged(path: pathlib.Path, number: int) -> StorageError:
+    return StorageError(
+        f"{path}: line {number} is damaged; remove this line, and run the same command again: the"
+        " curve lacks it then"
+    )
 
 
 def _truncate(path: pathlib.Path, last_step: int) -> None:
-    """Cuts everything behind the last whole line whose step is at most `last_step`."""
-    keep = 0
+    """Cuts everything behind the last line whose step is at most `last_step`.
+
+    Raises:
+      StorageError: a line before that one is damaged; nothing has been cut.
+    """
+    keep = place = 0
+    damaged = None
     with open(path, "rb+") as file:
-        for line in file:
-            try:
-                behind = not line.endswith(b"\n") or json.loads(line)["step"] > last_step
-            except ValueError:
-                behind = True
-            if behind:
-                break
-            keep += len(line)
+        for number, line in enumerate(file, 1):
+            place += len(line)
+            values = _values_of(line) if line.endswith(b"\n") else None
+            if values is None:
+                damaged = damaged or (number if line.strip() else None)
+            elif values["step"] <= last_step:
+                if damaged is not None:
+                    raise _damaged(path, damaged)
+                keep = place
         file.truncate(keep)
 
 

@@ -17,7 +17,8 @@ from internal_rl.analysis.results import read_run, read_sweep, stacked_curves, s
 from internal_rl.analysis.study import Animation, Study, register_study
 from internal_rl.analysis.table import Row, Table, format_markdown
 from internal_rl.errors import ConfigError, StorageError
-from internal_rl.training.stage_directory import StageDirectory, load_artifacts
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import load_artifacts
 from tests.analysis.made_up_run import rl_config, rl_lines, write_run, write_stage
 from tests.stores import store
 
@@ -234,12 +235,11 @@ def damage(workdir):
     (workdir / "raw_rl" / "seed_0" / "metrics.jsonl").write_bytes(b"")
     (workdir / "raw_rl" / "seed_0" / "versions.json").write_text("{")
     controller = StageDirectory(workdir, "metacontroller", 0)
-    arrays = load_artifacts(controller.path)
+    arrays = load_artifacts(workdir, "metacontroller", 0)
     controller.save_artifacts(arrays | {"example_beta": np.zeros(3)})
     return (
-        "pretrain/seed_0/metrics.jsonl: line 4 is damaged, allowed are objects of numbers with"
-        " step; 2 of 5 lines are left out",
-        "probe/seed_0/artifacts.npz: damaged, no archive of arrays",
+        "pretrain/seed_0/metrics.jsonl: line 4 is damaged; 2 of 5 lines are left out",
+        "probe/seed_0/artifacts.npz: damaged",
         "probe/seed_1_old: left out, allowed are folders seed_0, seed_1",
         "steer/seed_0/config.json: has another structure, allowed is an object with sections",
         "raw_rl/seed_0/metrics.jsonl: holds no line, though the stage is finished",

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.faults import STAGES, command, differences
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import load_artifacts, load_stage
+from internal_rl.training.stage_results import load_artifacts, load_stage
 from tests.devices import several_devices
 from tests.training.test_hosts import free_port
 from tests.training.test_loop import ROOT
@@ -89,7 +89,7 @@ def test_two_processes_make_of_a_stage_what_one_makes(world, stage, runs):
     params = [load_stage(workdir, stage, 0)[0] for workdir in (one, two)]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(y, x, **CLOSE), *params)
     if (folders[0] / "artifacts.npz").exists():
-        arrays = [load_artifacts(folder) for folder in folders]
+        arrays = [load_artifacts(workdir, stage, 0) for workdir in (one, two)]
         assert set(arrays[0]) == set(arrays[1])
 
 

@@ -26,7 +26,8 @@ from internal_rl.errors import (
 from internal_rl.training import checkpoints, loop
 from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import MetricsWriter, read_metrics
-from internal_rl.training.stage_directory import StageDirectory, load_artifacts, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import load_artifacts, load_stage
 from tests.training.toy import make_stage
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -273,7 +274,7 @@ def test_evaluations_references_snapshots_and_artifacts_are_written(tmp_path, un
     assert all(line["reference/noise"] == 0.25 for line in lines)
     early, late = (load_stage(tmp_path, "toy", 1, step=step)[0] for step in (12, None))
     assert np.abs(early["layer"]["weight"] - late["layer"]["weight"]).max() > 0.01
-    target = load_artifacts(tmp_path / "toy" / "seed_1")["target"]
+    target = load_artifacts(tmp_path, "toy", 1)["target"]
     np.testing.assert_allclose(target, np.arange(8) + 10.5)
 
 

@@ -13,7 +13,8 @@ from internal_rl.training.checkpoints import Checkpoints
 from internal_rl.training.curves import curves
 from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import StageDirectory, load_artifacts, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import load_artifacts, load_stage
 from tests.stores import store
 from tests.training.test_loop import (
     assert_same_params,
@@ -65,9 +66,7 @@ def test_a_run_on_a_store_leaves_what_a_run_on_this_machine_leaves(place, local)
     for seed in SEEDS:
         assert_same_params(workdir, local, seed)
         assert lines_of(workdir, seed) == metrics_without_seconds(local, seed)
-        ours, theirs = (
-            load_artifacts(StageDirectory(place, "toy", seed).path) for place in (workdir, local)
-        )
+        ours, theirs = (load_artifacts(place, "toy", seed) for place in (workdir, local))
         assert ours["bias"] == theirs["bias"]
         np.testing.assert_array_equal(
             load_stage(workdir, "toy", seed, step=8)[0]["layer"]["weight"],
