@@ -172,4 +172,10 @@ STUDY = Study(
     rows=rows,
     figures=figures,
     order=10,
+    title="The base model",
+    captions={
+        "pretraining": "Cross-entropy of the next action against the number of expert "
+        "trajectories seen, on a linear and on a logarithmic axis, for training data and "
+        "held-out data, beside the references that are known.",
+    },
 )

@@ -192,4 +192,15 @@ def draw_variance(curves: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-STUDY = Study(name="credit", stages=("internal_rl",), measure=measure, figures=figures)
+STUDY = Study(
+    name="credit",
+    stages=("internal_rl",),
+    measure=measure,
+    figures=figures,
+    title="Variance of the policy gradient",
+    captions={
+        "gradient_variance": "Total variance of the gradient estimate of one episode against "
+        "its raw steps, with codes and with raw actions as the random choices: as it is, and "
+        "as a multiple of that of one step.",
+    },
+)

@@ -102,4 +102,10 @@ STUDY = Study(
     measure=measure,
     figures=figures,
     animations=animations,
+    title="An episode of internal RL",
+    captions={
+        "internal_rl_path": "Path of the episode that went furthest, from above, in the colour "
+        "of the active code. Disc: start, square: end, ring: a new code.",
+        "episode": "The same episode step by step, with its gate and its active code beside it.",
+    },
 )

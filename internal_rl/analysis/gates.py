@@ -81,4 +81,15 @@ def _draw_subgoals(figure: Figure, axes: np.ndarray, subgoal: np.ndarray, mask: 
     )
 
 
-STUDY = Study(name="gates", stages=("metacontroller",), measure=measure, figures=figures)
+STUDY = Study(
+    name="gates",
+    stages=("metacontroller",),
+    measure=measure,
+    figures=figures,
+    title="Gates along trajectories",
+    captions={
+        "gates": "The gate at each step of example trajectories as a black line with a dot; the "
+        "dotted line is the threshold, colours in the background are the true subgoals where "
+        "they are known.",
+    },
+)

@@ -206,4 +206,12 @@ STUDY = Study(
     measure=measure,
     rows=rows,
     figures=figures,
+    title="Linear probes for the subgoal",
+    captions={
+        "probe_beliefs": "For the embedding and every layer, how probable each subgoal is to "
+        "the probe at each step of one trajectory; the white line is the true subgoal.",
+        "probe_accuracy": "Share of steps at which the probe names the subgoal: by layer for "
+        "each age of the base model, and by step in the trajectory for each layer; the dotted "
+        "line is chance.",
+    },
 )

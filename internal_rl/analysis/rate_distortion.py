@@ -222,4 +222,5 @@ STUDY = Study(
     rows=rows,
     text=text,
     order=40,
+    title="What codes cost",
 )

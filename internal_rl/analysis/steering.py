@@ -155,4 +155,9 @@ STUDY = Study(
     measure=measure,
     rows=rows,
     figures=figures,
+    title="Supervised controllers",
+    captions={
+        "steering": "Success of switched supervised controllers on the post-training task, by "
+        "controlled layer.",
+    },
 )

@@ -176,6 +176,9 @@ class Study:
       animations: animations by file name, from the run.
       text: Markdown behind the table, from the run; empty where there is no data.
       order: place in table and log among the studies of a stage; equal ones go by name.
+      title: heading of its part of the report; empty for its name.
+      asks: what a run has to hold for its figures beside its stages; empty for nothing.
+      captions: what figures and animations show, by file name; also read out in their place.
     """
 
     name: str
@@ -187,6 +190,9 @@ class Study:
     animations: Callable[[RunResults], Mapping[str, Animation | None]] | None = None
     text: Callable[[RunResults], str] | None = None
     order: int = 100
+    title: str = ""
+    asks: str = ""
+    captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def looks_at(self, stage: str) -> bool:
         """Whether it looks at a stage, or at that of which `stage` is a variant or an age."""

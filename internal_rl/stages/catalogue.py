@@ -84,8 +84,8 @@ def _policy_inputs(settings: "Settings") -> tuple[str, ...]:
 
 
 def _probed_ages(settings: "Settings") -> list["Settings"]:
-    """The base model at every age that is kept, and at its end (age 0)."""
-    ages = (*settings.pretrain.snapshot_steps, 0)
+    """The base model at every age that it comes to and that is kept, and at its end (age 0)."""
+    ages = (*settings.pretrain.ages, 0)
     return [settings.updated("probe", base_step=age) for age in ages]
 
 

@@ -11,17 +11,17 @@ import numpy as np
 from internal_rl.errors import ConfigError
 from internal_rl.paths import as_path, check_store
 from internal_rl.stages.catalogue import command_of
+from internal_rl.stages.config_file import CONFIG_FILES
 from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS, check_loggers
-from internal_rl.training.stage_directory import StageDirectory, check_stage, load_stage
-
-_CONFIG_FILES = {"gridworld-pinpad": "configs/gridworld.py", "ant-pinpad": "configs/ant.py"}
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import check_stage, load_stage
 
 
 def config_arguments(settings: Settings) -> tuple[str, ...]:
     """Arguments that choose the config file and the preset of some settings."""
     name = settings.environment["name"]
-    return (f"--config={_CONFIG_FILES.get(name, 'CONFIG.py')}:{settings.preset}",)
+    return (f"--config={CONFIG_FILES.get(name, 'CONFIG.py')}:{settings.preset}",)
 
 
 def stage_command(

@@ -190,7 +190,7 @@ def bases_of(item: PlannedRun) -> tuple[int, ...]:
     seeds = settings.seeds_of(stages[-1])
     for stage, reader in reversed(list(itertools.pairwise(stages))):
         if stage == "pretrain" and not getattr(settings.sections[reader], "reads_base", True):
-            # Every seed has drawn its own.
-            return seeds
+            # Every seed has drawn its own; numbers as in `analysis.results`.
+            return tuple(-1 - seed for seed in seeds)
         seeds = settings.seeds_read(stage, seeds)
     return seeds

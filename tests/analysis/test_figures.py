@@ -1,5 +1,7 @@
 """Every figure is drawn from plain arrays and written as a PNG that is not empty."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,8 +10,8 @@ from internal_rl.analysis import (
     base_model,
     credit,
     drawing,
+    encoder_injection,
     gates,
-    injection,
     learning,
     paths,
     probe,
@@ -62,7 +64,9 @@ def draw(name):
         }
         return learning.rl_curves(curves)
     if name == "injected_codes":
-        return injection.injected_codes({"at the start": {"injected": 0.8, "uncontrolled": 0.2}})
+        return encoder_injection.injected_codes(
+            {"at the start": {"injected": 0.8, "uncontrolled": 0.2}}
+        )
     variance = np.append(np.arange(1.0, 9.0), np.nan)
     return credit.draw_variance({"code actions": np.ones(9), "raw actions": variance})
 
@@ -82,12 +86,11 @@ def draw(name):
         "gradient_variance",
     ],
 )
-def test_figure_is_written_with_labelled_axes(name, tmp_path):
+def test_figure_is_written_with_labelled_axes(name):
     figure = draw(name)
     labels = [axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes]
     assert any(labels)
-    drawing.save_figure(figure, tmp_path / "figure.png")
-    pixels = np.asarray(Image.open(tmp_path / "figure.png").convert("L"))
+    pixels = np.asarray(Image.open(io.BytesIO(drawing.as_png(figure))).convert("L"))
     assert pixels.min() < 100 < pixels.max()
     assert min(pixels.shape) > 200
 

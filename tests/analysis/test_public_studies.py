@@ -66,7 +66,7 @@ def test_perfect_codes_are_decoded(agent, found):
 
 
 def test_perfect_codes_lead_to_their_place(agent, found):
-    figure = studies.injection(agent, found, num_episodes=64)
+    figure = studies.encoder_injection(agent, found, num_episodes=64)
     injected = [bar.get_height() for bar in figure.axes[0].containers[0]]
     uncontrolled = [bar.get_height() for bar in figure.axes[0].containers[2]]
     assert injected[0] > 0.7 > 0.5 > uncontrolled[0]
@@ -85,7 +85,7 @@ def test_a_world_that_tells_too_little_is_refused_in_one_line(world, found):
     with pytest.raises(ValueError, match="study paths: this world does not tell scene; allowed"):
         studies.paths(agent, found)
     with pytest.raises(ValueError, match="study injection: .* layouts, .*"):
-        studies.injection(agent, found)
+        studies.injection(agent)
 
 
 def test_the_base_model_is_sampled(agent):

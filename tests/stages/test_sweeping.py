@@ -14,7 +14,7 @@ from internal_rl.analysis.sweeps import report, sweep
 from internal_rl.analysis.sweeps.sweep import Run, Sweep, sweep_named
 from internal_rl.analysis.sweeps.table import SweepTable
 from internal_rl.envs import world as worlds
-from internal_rl.errors import ConfigError, StageMissingError, UserError
+from internal_rl.errors import ConfigError, StageMissingError, StorageError, UserError
 from internal_rl.interruption import Interrupted
 from internal_rl.stages import catalogue, running, sweep_plan, sweeping
 from internal_rl.stages.places import Places
@@ -227,10 +227,11 @@ def test_the_report_shows_the_studies_of_a_work_directory(tmp_path, settings, mo
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"toy.md", "toy.csv", "toy.png", "table.md"} <= written
     assert "- Toys: [toy.md](toy.md)" in (tmp_path / "report" / "table.md").read_text()
-    assert set(report.sweep_figures(tmp_path)) == {"toy"}
-    # A study that nobody knows here is left out.
+    # A study that nobody knows here is named.
     monkeypatch.delitem(sweep._SWEEPS, "toy")
-    assert report.write_sweeps(tmp_path) == []
+    assert "sweep/toy: left out" in "".join(run_report.gather(tmp_path).faults)
+    with pytest.raises(StorageError, match="holds no stage of a run, nothing to report; sweep/toy"):
+        run_report.write_report(tmp_path)
 
 
 def test_the_base_model_of_every_run_is_written_down(tmp_path):
@@ -239,7 +240,7 @@ def test_the_base_model_of_every_run_is_written_down(tmp_path):
     many = {item.run.name: item for item in planned}
     frozen = many["frozen_alpha0.1"]
     three = {"pretrain": 1, "metacontroller": 3}
-    for item, bases in ((frozen, (0, 0, 0)), (many["cotrained_alpha0.1"], (0, 1, 2))):
+    for item, bases in ((frozen, (0, 0, 0)), (many["cotrained_alpha0.1"], (-1, -2, -3))):
         item = dataclasses.replace(
             item,
             run=dataclasses.replace(item.run, seeds=three),

@@ -13,7 +13,8 @@ from internal_rl.training.checkpoints import Checkpoints
 from internal_rl.training.curves import curves
 from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import StageDirectory, load_artifacts, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import load_artifacts, load_stage
 from tests.stores import store
 from tests.training.test_loop import (
     assert_same_params,

@@ -91,4 +91,8 @@ SWEEP = Sweep(
     table=table,
     figures=figures,
     inputs=("collect",),
+    captions={
+        "layer_by_depth": "Success of supervised controllers against the layer that they act at,"
+        " counted from the middle of the base model, for each depth."
+    },
 )

@@ -292,4 +292,9 @@ SWEEP = Sweep(
     table=table,
     figures=figures,
     inputs=("pretrain",),
+    captions={
+        "rate_distortion": "KL of the codes against NLL of the actions, a point for each"
+        " metacontroller: its colour tells how often the gate switches, its shape how well switches"
+        " follow changes of the subgoal. Grey: the widest gap between neighbouring values of alpha."
+    },
 )

@@ -6,15 +6,12 @@ that are missing can be named.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import logging
-from matplotlib.figure import Figure
-
-from internal_rl.analysis.drawing import save_figure
+from internal_rl.analysis.drawing import Picture, as_png, told
 from internal_rl.analysis.results import read_run
-from internal_rl.analysis.sweeps.sweep import FinishedRun, Sweep, SweepResults, all_sweeps
+from internal_rl.analysis.sweeps.sweep import FinishedRun, Sweep, SweepResults
 from internal_rl.errors import ConfigError
 from internal_rl.files import read_json, storage_faults, write_atomically, write_json
 from internal_rl.paths import AnyPath, as_path
@@ -80,60 +77,69 @@ def read_sweep(workdir: str | os.PathLike, study: str) -> SweepResults:
     return SweepResults(finished, missing)
 
 
-def sweep_figures(workdir: str | os.PathLike) -> dict[str, Figure]:
-    """Figures of all sweeps of a work directory that are known here, by file name."""
-    found = {}
-    for sweep in _known(workdir):
-        found |= sweep.figures(read_sweep(workdir, sweep.name))
-    return found
+@dataclasses.dataclass(frozen=True)
+class ShownSweep:
+    """What a sweep shows.
 
-
-def write_sweeps(workdir: str | os.PathLike) -> list[str]:
-    """Writes tables and figures of all sweeps of a work directory into `<workdir>/report/`.
-
-    Returns:
-      A line of Markdown for each.
+    Attributes:
+      name: of the study.
+      title: for headings.
+      text: the table as Markdown, with what is missing and notes.
+      table: the table as CSV.
+      figures: its figures.
+      captions: what they show, by name.
+      files: content of further files by name.
     """
-    lines = []
-    for sweep in _known(workdir):
-        write_sweep(workdir, sweep)
-        lines.append(f"- {sweep.title}: [{sweep.name}.md]({sweep.name}.md)\n")
-    return lines
+
+    name: str
+    title: str
+    text: str
+    table: str
+    figures: tuple[Picture, ...]
+    captions: Mapping[str, str]
+    files: Mapping[str, str]
+
+    def write(self, folder: AnyPath) -> None:
+        """Writes `<study>.md`, `<study>.csv`, the figures and further files into a folder.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        write_atomically(folder / f"{self.name}.md", f"# {self.title}\n\n{self.text}")
+        write_atomically(folder / f"{self.name}.csv", self.table)
+        for name, content in self.files.items():
+            write_atomically(folder / name, content)
+        for picture in self.figures:
+            write_atomically(folder / f"{picture.name}.png", picture.content)
 
 
-def _known(workdir: str | os.PathLike) -> list[Sweep]:
-    sweeps, found = all_sweeps(), []
-    for study in studies_in(workdir):
-        if study in sweeps:
-            found.append(sweeps[study])
-        else:
-            logging.warning("sweep %s is left out: nobody has registered it here", study)
-    return found
-
-
-def write_sweep(workdir: str | os.PathLike, sweep: Sweep) -> str:
-    """Writes `<study>.md`, `<study>.csv` and the figures of one sweep into `<workdir>/report/`.
-
-    Returns:
-      The table as Markdown, with what is missing.
+def show_sweep(workdir: str | os.PathLike, sweep: Sweep) -> ShownSweep:
+    """Reads a sweep and draws what is finished.
 
     Raises:
       ConfigError: the sweep has not been begun.
-      StorageError: files cannot be read or written.
+      StorageError: files cannot be read.
     """
     results = read_sweep(workdir, sweep.name)
-    table = sweep.table(results)
-    text = f"# {sweep.title}\n\n{_count(results)}\n\n{table.markdown()}"
-    folder = as_path(workdir) / "report"
+    table, figures = sweep.table(results), sweep.figures(results)
+    return ShownSweep(
+        name=sweep.name,
+        title=sweep.title,
+        text=f"{_count(results)}\n\n{table.markdown()}",
+        table=table.csv(),
+        figures=tuple(Picture(name, as_png(x), told(x)) for name, x in figures.items()),
+        captions=sweep.captions,
+        files=sweep.files(results) if sweep.files is not None else {},
+    )
+
+
+def write_sweep(workdir: str | os.PathLike, sweep: Sweep) -> ShownSweep:
+    """Writes what a sweep shows into `<workdir>/report/`; errors as `show_sweep`."""
+    shown, folder = show_sweep(workdir, sweep), as_path(workdir) / "report"
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"{sweep.name}.md", text)
-        write_atomically(folder / f"{sweep.name}.csv", table.csv())
-        for name, content in (sweep.files(results) if sweep.files else {}).items():
-            write_atomically(folder / name, content)
-        for name, figure in sweep.figures(results).items():
-            save_figure(figure, folder / f"{name}.png")
-    return text
+        shown.write(folder)
+    return shown
 
 
 def _count(results: SweepResults) -> str:

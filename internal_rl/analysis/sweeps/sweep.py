@@ -102,6 +102,7 @@ class Sweep:
       figures: by file name; none where there is no data.
       inputs: stages that have to be finished before, in the work directory or upstream of it.
       files: further files by name, of what is finished.
+      captions: of figures, by file name.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Sweep:
     figures: Callable[[SweepResults], Mapping[str, Figure]]
     inputs: tuple[str, ...] = ()
     files: Callable[[SweepResults], Mapping[str, str]] | None = None
+    captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 Values = TypeVar("Values")

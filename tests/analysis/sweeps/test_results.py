@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from internal_rl.analysis.drawing import save_figure, told
+from internal_rl.analysis.drawing import as_png, told
 from internal_rl.analysis.sweeps import (
     ablation_age,
     controllers,
@@ -56,14 +56,14 @@ def test_the_table_of_rate_and_distortion_tells_both_gaps():
 
 
 @pytest.mark.parametrize("arms", [("frozen", "co-trained"), ("frozen",)])
-def test_rate_and_distortion_are_drawn_arm_by_arm(arms, tmp_path):
+def test_rate_and_distortion_are_drawn_arm_by_arm(arms):
     results = made_up.rate_distortion_results(arms)
     figure = rate_distortion.figures(results)["rate_distortion"]
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in panels] == [f"{arm} base model" for arm in arms]
     assert all(len(axes.collections) >= 15 for axes in panels)
     assert "15 runs" in told(figure) or "30 runs" in told(figure)
-    save_figure(figure, tmp_path / "figure.png")
+    assert as_png(figure)
 
 
 def test_success_of_controllers_is_told_at_the_best_and_at_the_middle_layer():
@@ -79,14 +79,14 @@ def test_success_of_controllers_is_told_at_the_best_and_at_the_middle_layer():
 
 
 @pytest.mark.parametrize("even", [True, False])
-def test_success_is_drawn_against_a_value_with_a_line_for_each_depth(even, tmp_path):
+def test_success_is_drawn_against_a_value_with_a_line_for_each_depth(even):
     results = made_up.controllers_results("x", (0.0, 0.01, 0.1))
     figure = controllers.figure_of_values(results, "x", "Title", even=even)
     panel = figure.axes[0]
     assert panel.get_legend_handles_labels()[1] == ["4 blocks", "6 blocks"]
     assert list(panel.get_lines()[0].get_xdata()) == ([0, 1, 2] if even else [0.0, 0.01, 0.1])
     assert "5 base models each" in told(figure)
-    save_figure(figure, tmp_path / "figure.png")
+    assert as_png(figure)
 
 
 def test_runs_with_fewer_base_models_leave_a_gap_and_nothing_else():
@@ -100,13 +100,13 @@ def test_runs_with_fewer_base_models_leave_a_gap_and_nothing_else():
     assert "2 or 5 base models each" in told(figure)
 
 
-def test_layers_are_counted_from_the_middle(tmp_path):
+def test_layers_are_counted_from_the_middle():
     results = made_up.controllers_results("", (0,), depths=(3, 4))
     table = layer_by_depth.table(results)
     assert cells(table, "from the middle") == [-1.5, -0.5, 0.5, 1.5, -2.0, -1.0, 0.0, 1.0, 2.0]
     figure = layer_by_depth.figures(results)["layer_by_depth"]
     assert figure.axes[0].get_legend_handles_labels()[1] == ["3 blocks", "4 blocks"]
-    save_figure(figure, tmp_path / "figure.png")
+    assert as_png(figure)
 
 
 def test_each_method_is_shown_at_its_best_median_and_the_mean_decides_between_equals():
@@ -136,10 +136,10 @@ def test_the_flags_of_the_best_are_written_for_each_method():
     }
 
 
-def test_trials_and_the_curves_of_the_best_are_drawn(tmp_path):
+def test_trials_and_the_curves_of_the_best_are_drawn():
     figure = selection_results.figures(made_up.selection_results())["selection"]
     assert len(figure.axes[1].get_lines()) == 3
-    save_figure(figure, tmp_path / "figure.png")
+    assert as_png(figure)
 
 
 @pytest.mark.parametrize("study", sorted(all_sweeps()))
