@@ -118,9 +118,9 @@ def known_references(results: SeedResults) -> dict[str, float]:
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """The curve of pretraining."""
-    seeds = runs[0].get("pretrain", ())
+    seeds = run.get("pretrain", ())
     steps, values = stacked_curves(seeds, "action_nll")
     if not len(steps):
         return {}

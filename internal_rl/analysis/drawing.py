@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, which stay apart for colour-blind readers; w
 than eight lines to tell apart, they are drawn from a perceptually uniform map.
 """
 
+import dataclasses
 import io
 from collections.abc import Mapping
 
@@ -35,6 +36,21 @@ _STYLE = {
     "legend.fontsize": 9,
     "savefig.dpi": 150,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure or an animation, as it is written to a file.
+
+    Attributes:
+      name: of the file, without its ending.
+      content: of the file, PNG or GIF.
+      told: on what it stands, as it says itself; empty for animations.
+    """
+
+    name: str
+    content: bytes
+    told: str = ""
 
 
 def as_png(figure: Figure) -> bytes:

@@ -1,7 +1,5 @@
 """One episode of internal RL, to be shown as an animation and as a path (method §6)."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,9 +52,9 @@ def measure(context: StudyContext) -> dict[str, np.ndarray]:
     return example_episode(context.world, context.episodes)
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """The path of the episode."""
-    seeds = with_artifact(runs[0], "internal_rl", "episode_place")
+    seeds = with_artifact(run, "internal_rl", "episode_place")
     world = world_of(seeds[0]) if seeds else None
     if world is None:
         return {}

@@ -1,7 +1,5 @@
 """The learned gate along example trajectories (method §5)."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -21,9 +19,9 @@ def measure(context: StudyContext) -> dict[str, np.ndarray]:
     return examples_of(context, beta=found.beta, subgoal=context.rows.subgoal, code=found.code)
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """Gates of the first seed."""
-    seeds = with_artifact(runs[0], "metacontroller", "example_beta")
+    seeds = with_artifact(run, "metacontroller", "example_beta")
     if not seeds:
         return {}
     artifacts = seeds[0].artifacts

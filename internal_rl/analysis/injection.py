@@ -106,9 +106,9 @@ def text(run: RunResults) -> str:
     return "".join(lines)
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """Rates of all seeds, and pairs of paths of the first one."""
-    seeds = with_artifact(runs[0], "metacontroller", f"{PREFIX}found")
+    seeds = with_artifact(run, "metacontroller", f"{PREFIX}found")
     if not seeds:
         return {}
     rates, paths = draw_rates(_pooled(seeds)), _draw_paths(seeds[0])

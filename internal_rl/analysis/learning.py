@@ -155,14 +155,14 @@ def curve_of(seeds: Sequence[SeedResults]) -> Curve:
     return Curve(episodes, success, standing(seeds), evaluated)
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """Success against episodes, of all ways to learn."""
-    stages = filter(STUDY.looks_at, runs[0])
-    curves = {label_of(stage): curve_of(runs[0][stage]) for stage in stages}
+    stages = filter(STUDY.looks_at, run)
+    curves = {label_of(stage): curve_of(run[stage]) for stage in stages}
     curves = {label: curve for label, curve in curves.items() if len(curve.episodes)}
     if not curves:
         return {}
-    return {"reinforcement_learning": rl_curves(curves, success_of_expert(runs[0]))}
+    return {"reinforcement_learning": rl_curves(curves, success_of_expert(run))}
 
 
 def rl_curves(curves: Mapping[str, Curve], expert: float = math.nan) -> Figure:

@@ -83,13 +83,13 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     return best_layer_rows(seeds, "accuracy", "probe_accuracy", "probe accuracy")
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """Beliefs along a trajectory, and accuracies by layer, age and time."""
     found = {}
-    if seeds := with_artifact(runs[0], "probe", "example_beliefs"):
+    if seeds := with_artifact(run, "probe", "example_beliefs"):
         found["probe_beliefs"] = _draw_beliefs(seeds[0].artifacts)
         tell(found["probe_beliefs"], standing(seeds[:1]))
-    if ages := _by_age(runs[0]):
+    if ages := _by_age(run):
         accuracy = {
             label: np.stack([results.artifacts["accuracy"] for results in seeds])
             for label, seeds in ages.items()

@@ -3,7 +3,8 @@
 Whatever is there is shown: the report of a partial run leaves out what it has no data for, and what
 is damaged is named while the rest is shown. Written are the figures as PNG and the animations as
 GIF of all studies, `table.md` and `table.csv` with one row per quantity, `summary.json` with the
-medians over seeds, and perhaps a page that holds all of it (`internal_rl.stages.page`).
+medians over seeds, tables and figures of the studies over several runs in `<workdir>/sweep/`, and
+perhaps a page that holds all of it (`internal_rl.stages.page`).
 """
 
 import dataclasses
@@ -16,9 +17,11 @@ import numpy as np
 from absl import logging
 from matplotlib.figure import Figure
 
-from internal_rl.analysis.drawing import as_png, told
-from internal_rl.analysis.results import RunResults, read_sweep
+from internal_rl.analysis.drawing import Picture, as_png, told
+from internal_rl.analysis.results import RunResults, read_run
 from internal_rl.analysis.study import SKIPPED, Study, all_studies
+from internal_rl.analysis.sweeps.report import ShownSweep, show_sweep, studies_in
+from internal_rl.analysis.sweeps.sweep import all_sweeps
 from internal_rl.analysis.table import Row, format_csv, format_markdown
 from internal_rl.envs.render import as_gif
 from internal_rl.errors import ConfigError, StorageError
@@ -39,21 +42,6 @@ STAGE_ORDER = (
     "internal_rl",
     "raw_rl",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A figure or an animation, as it is written to a file.
-
-    Attributes:
-      name: of the file, without its ending.
-      content: of the file, PNG or GIF.
-      told: on what it stands, as it says itself; empty for animations.
-    """
-
-    name: str
-    content: bytes
-    told: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +72,7 @@ class Report:
       run: its stages.
       rows: of the table, stage by stage.
       chapters: of all studies that look at a stage of the run or have something to show.
+      sweeps: studies over several runs that have been begun.
       left_out: `<stage>: <reason>` of every study that a stage has left out.
       faults: what is damaged or could not be shown, a line each.
     """
@@ -92,6 +81,7 @@ class Report:
     run: RunResults
     rows: tuple[Row, ...]
     chapters: tuple[Chapter, ...]
+    sweeps: tuple[ShownSweep, ...]
     left_out: tuple[str, ...]
     faults: tuple[str, ...]
 
@@ -103,7 +93,7 @@ def choose_studies(only: Collection[str] = ()) -> list[Study]:
       ConfigError: there is no study of that name.
     """
     studies = all_studies()
-    known = [study.name for study in studies]
+    known = list(dict.fromkeys([*(study.name for study in studies), *all_sweeps()]))
     for name in only:
         if name not in known:
             raise ConfigError(f"--only: '{name}' given, allowed are {', '.join(known)}")
@@ -128,20 +118,38 @@ def gather(
     """
     faults: list[str] = []
     studies = choose_studies(only)
-    runs = read_sweep(workdir, upstream, faults)
-    rows = table_rows(runs[0], studies, faults)
-    chapters = [_chapter(study, runs, faults) for study in studies]
+    run = read_run(workdir, upstream, faults)
+    rows = table_rows(run, studies, faults)
+    chapters = [_chapter(study, run, faults) for study in studies]
     return Report(
         workdir=str(workdir),
-        run=runs[0],
+        run=run,
         rows=tuple(rows),
         chapters=tuple(x for x in chapters if x.stages or x.figures or x.animations or x.text),
-        left_out=tuple(_left_out(runs[0])),
+        sweeps=tuple(_sweeps(workdir, only, faults)),
+        left_out=tuple(_left_out(run)),
         faults=tuple(faults),
     )
 
 
-def _chapter(study: Study, runs: Sequence[RunResults], faults: list[str]) -> Chapter:
+def _sweeps(
+    workdir: str | os.PathLike, only: Collection[str], faults: list[str]
+) -> list[ShownSweep]:
+    """Studies over several runs; one that nobody has registered here is named."""
+    known, found = all_sweeps(), []
+    for name in studies_in(workdir):
+        if only and name not in only:
+            continue
+        if name not in known:
+            faults.append(f"sweep/{name}: left out, allowed are studies {', '.join(known)}")
+            continue
+        what = f"study {name} over several runs"
+        shown = _guarded(faults, what, lambda name=name: show_sweep(workdir, known[name]), None)
+        found += [] if shown is None else [shown]
+    return found
+
+
+def _chapter(study: Study, run: RunResults, faults: list[str]) -> Chapter:
     def draw(function, argument, draw_one):
         name = f"study {study.name}"
         if function is None:
@@ -155,13 +163,13 @@ def _chapter(study: Study, runs: Sequence[RunResults], faults: list[str]) -> Cha
         return tuple(picture for picture in pictures if picture is not None)
 
     def text():
-        return study.text(runs[0]) if study.text is not None else ""
+        return study.text(run) if study.text is not None else ""
 
     return Chapter(
         study=study,
-        stages=tuple(stage for stage in sorted(runs[0], key=_place_of) if study.looks_at(stage)),
-        figures=draw(study.figures, runs, lambda key, x: Picture(key, as_png(x), told(x))),
-        animations=draw(study.animations, runs[0], lambda key, x: Picture(key, as_gif(*x))),
+        stages=tuple(stage for stage in sorted(run, key=_place_of) if study.looks_at(stage)),
+        figures=draw(study.figures, run, lambda key, x: Picture(key, as_png(x), told(x))),
+        animations=draw(study.animations, run, lambda key, x: Picture(key, as_gif(*x))),
         text=_guarded(faults, f"study {study.name}", text, ""),
     )
 
@@ -206,7 +214,7 @@ def write_report(
       StorageError: there is nothing to report, or files cannot be read or written.
     """
     report = gather(workdir, upstream, only)
-    if not report.run:
+    if not report.run and not report.sweeps:
         reasons = "".join(f"; {fault}" for fault in report.faults)
         raise StorageError(f"{workdir}: holds no stage of a run, nothing to report{reasons}")
     for fault in report.faults:
@@ -227,6 +235,8 @@ def write_report(
                 write_atomically(folder / f"{picture.name}.png", picture.content)
             for picture in chapter.animations:
                 write_atomically(folder / f"{picture.name}.gif", picture.content)
+        for shown in report.sweeps:
+            shown.write(folder)
         write_atomically(folder / "table.md", report_text(report))
         write_atomically(folder / "table.csv", format_csv(report.rows))
         write_json(folder / "summary.json", summary)
@@ -263,15 +273,11 @@ def _place_of(stage: str) -> tuple[int, str]:
     return next(known, len(STAGE_ORDER)), stage
 
 
-def report_figures(runs: Sequence[RunResults]) -> dict[str, Figure]:
-    """All figures that there is data for, by file name.
-
-    Args:
-      runs: the run, and runs that repeat its metacontroller with other settings.
-    """
+def report_figures(run: RunResults) -> dict[str, Figure]:
+    """All figures of studies of one run that there is data for, by file name."""
     found: dict[str, Figure | None] = {}
     for study in all_studies():
-        found |= study.figures(runs) if study.figures is not None else {}
+        found |= study.figures(run) if study.figures is not None else {}
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
@@ -280,6 +286,7 @@ def report_text(report: Report) -> str:
     lines = [*report.left_out, *report.faults]
     listed = "".join(f"- {line}\n" for line in lines)
     texts = [chapter.text for chapter in report.chapters]
+    texts += [f"- {shown.title}: [{shown.name}.md]({shown.name}.md)\n" for shown in report.sweeps]
     return "\n".join([format_markdown(report.rows), *filter(None, [*texts, listed])])
 
 

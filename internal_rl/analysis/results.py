@@ -226,18 +226,6 @@ def _with_episodes(metrics: Sequence[Mapping], stage: str, config: Mapping) -> S
     return [{**line, "episodes": line["step"] * episodes} for line in metrics]
 
 
-def read_sweep(
-    workdir: str | os.PathLike,
-    upstream: Sequence[str | os.PathLike] = (),
-    faults: list[str] | None = None,
-) -> list[RunResults]:
-    """Reads a work directory and those inside its folder `sweep`, which repeat some stages."""
-    others = sorted(path for path in as_path(workdir).glob("sweep/*") if path.is_dir())
-    above = (workdir, *upstream)
-    swept = (read_run(path, above, faults) for path in others)
-    return [read_run(workdir, upstream, faults), *swept]
-
-
 def stacked_curves(
     seeds: Sequence[SeedResults], name: str, against: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -172,8 +172,7 @@ class Study:
       needs: `envs.CAPABILITIES` of the world and `LABELS` without which nothing is measured.
       measure: arrays by name, which the stage keeps; those that are None are left out.
       rows: rows of the table, from the name of one stage (or of its variant) and its seeds.
-      figures: figures by file name, from the run and runs that repeat its metacontroller with other
-        settings; None where there is no data.
+      figures: figures by file name, from the run; None where there is no data.
       animations: animations by file name, from the run.
       text: Markdown behind the table, from the run; empty where there is no data.
       order: place in table and log among the studies of a stage; equal ones go by name.
@@ -187,7 +186,7 @@ class Study:
     needs: frozenset[str] = frozenset()
     measure: Callable[[StudyContext], Arrays] | None = None
     rows: Callable[[str, Sequence[SeedResults]], list[Row]] | None = None
-    figures: Callable[[Sequence[RunResults]], Mapping[str, Figure | None]] | None = None
+    figures: Callable[[RunResults], Mapping[str, Figure | None]] | None = None
     animations: Callable[[RunResults], Mapping[str, Animation | None]] | None = None
     text: Callable[[RunResults], str] | None = None
     order: int = 100

@@ -20,6 +20,7 @@ OTHERS = {
     "quickstart": "internal RL against raw-action RL from shipped weights, in minutes",
     "reproduce": "all stages of a config in order, and the report",
     "paper_run": "as much of the paper's size as fits into some minutes, weights in small files",
+    "sweep": "a study over several runs, such as a sweep over alpha",
     "report": "a page with figures and tables of whatever stages a work directory holds",
     "examples": "copies a world, a block and a notebook of one's own to begin with into a folder",
 }
@@ -84,6 +85,10 @@ def main() -> None:
         from internal_rl.stages import paper_run
 
         paper_run.launch_paper_run()
+    if name == "sweep":
+        from internal_rl.stages import sweeping
+
+        sweeping.launch_sweep()
     from internal_rl.stages import launch
 
     if name == "reproduce":

@@ -21,7 +21,10 @@ UNKNOWN = "not recorded"
 DIGITS_OF_COMMIT = 7
 
 # Fields that tell the variants of a stage apart; a whole run makes all of them.
-_VARIANTS = ("metacontroller.variant", "internal_rl.codes", "probe.base_step")
+_VARIANTS = (
+    *("metacontroller.variant", "internal_rl.codes"),
+    *("probe.base_step", "steer.base_step"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,12 +10,14 @@ import functools
 import hashlib
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jinja2
 
 import internal_rl
-from internal_rl.analysis.report import Chapter, Picture, Report
+from internal_rl.analysis.drawing import Picture
+from internal_rl.analysis.report import Chapter, Report
+from internal_rl.analysis.sweeps.report import ShownSweep
 from internal_rl.analysis.table import HEADS, RATES, Row, cells, rate_cells
 from internal_rl.errors import UserError
 from internal_rl.stages.markdown import as_html
@@ -106,6 +108,7 @@ def report_page(report: Report, places: Places, settings: Settings | None = None
     # What is told of a study that neither draws nor writes stands in the table.
     shown = [x for x in report.chapters if x.study.figures or x.animations or x.text]
     parts = [_part(chapter, origins) for chapter in shown]
+    parts += [_part_of_sweep(sweep) for sweep in report.sweeps]
     script = (_HERE / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _template().render(
@@ -152,14 +155,28 @@ def _missing(
     return tuple(missing_stages(settings, places))
 
 
+def _shown(picture: Picture, kind: str, captions: Mapping[str, str]) -> Shown:
+    content = base64.b64encode(picture.content).decode()
+    caption = captions.get(picture.name, picture.name.replace("_", " "))
+    return Shown(picture.name, f"data:{_MEDIA[kind]};base64,{content}", caption, picture.told)
+
+
+def _part_of_sweep(sweep: ShownSweep) -> Part:
+    """A study over several runs; each of them tells in its folder what made it."""
+    return Part(
+        name=f"sweep-{sweep.name}",
+        title=sweep.title,
+        origins=(),
+        figures=tuple(_shown(picture, "figure", sweep.captions) for picture in sweep.figures),
+        animations=(),
+        text=as_html(sweep.text),
+        lacking="" if sweep.figures else "none of its runs is finished",
+    )
+
+
 def _part(chapter: Chapter, origins: dict[str, Origin | None]) -> Part:
     study = chapter.study
-
-    def shown(picture: Picture, kind: str) -> Shown:
-        content = base64.b64encode(picture.content).decode()
-        caption = study.captions.get(picture.name, picture.name.replace("_", " "))
-        return Shown(picture.name, f"data:{_MEDIA[kind]};base64,{content}", caption, picture.told)
-
+    shown = functools.partial(_shown, captions=study.captions)
     lacking = ""
     if study.figures is not None and not chapter.figures:
         lacking = study.asks or "the stages above have not left what it is drawn from"

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from internal_rl.analysis.sweeps.report import write_list
 from internal_rl.training.metrics import MetricsWriter
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.stage_directory import StageDirectory
@@ -38,6 +39,20 @@ def rl_lines(success):
     return [
         (step, {"success": value, "seconds": 2.0}) for step, value in enumerate(success, start=1)
     ]
+
+
+def write_sweep(path, write):
+    """Two finished runs of the study of rate and distortion, and one that is missing."""
+    listed = []
+    for alpha in (0.1, 0.3, 1.0):
+        name, labels = f"frozen_alpha{alpha:g}", {"arm": "frozen", "alpha": alpha}
+        listed.append({"name": name, "labels": labels, "fields": {}})
+        listed[-1] |= {"stage": "metacontroller", "bases": {"0": 0}}
+        if alpha < 1:
+            folder = path / "sweep" / "rate_distortion" / name
+            lines = metacontroller_lines(0.05 + alpha, 0.3 - alpha / 2, 0.4)
+            write("metacontroller", 0, {"metacontroller": {"alpha": alpha}}, lines, workdir=folder)
+    write_list(path, "rate_distortion", listed)
 
 
 def write_run(path, config_of=None):
@@ -98,9 +113,7 @@ def write_run(path, config_of=None):
         write("metacontroller", seed, config, lines, codes)
     lines = metacontroller_lines(0.01, 0.5, 0.2)
     write("metacontroller_forced", 0, config, lines)
-    other = {"metacontroller": {"alpha": 1.0}}
-    lines = metacontroller_lines(0.15, 0.02, 0.4)
-    write("metacontroller", 0, other, lines, workdir=path / "sweep" / "alpha_1")
+    write_sweep(path, write)
     gradient = {
         f"gradient_{name}": np.arange(1.0, 6.0)
         for name in ("code", "raw", "code_score", "raw_score")

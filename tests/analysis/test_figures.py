@@ -15,26 +15,12 @@ from internal_rl.analysis import (
     learning,
     paths,
     probe,
-    rate_distortion,
     steering,
 )
 
 RNG = np.random.default_rng(0)
 LAYERS, STEPS, SUBGOALS = 5, 12, 6
 SUBGOAL = np.repeat([2, 0, 4], 4)
-SWEEP = [
-    {
-        "name": name,
-        "alpha": alpha,
-        "nll": 0.1 + alpha,
-        "kl": 1 - alpha,
-        "f1": 0.5,
-        "f1_low": 0.4,
-        "f1_high": 0.7,
-    }
-    for name in ("discovered", "forced")
-    for alpha in (0.1, 0.3)
-]
 
 
 def draw(name):
@@ -70,8 +56,6 @@ def draw(name):
             mask=np.arange(STEPS) < np.array([[STEPS], [7]]),
         )
         return paths.draw_paths(shown, 4)
-    if name == "rate_distortion":
-        return rate_distortion.rate_distortion(SWEEP, {"bayes": 0.5})
     if name == "rl_curves":
         episodes = np.arange(10) * 1000
         curves = {
@@ -97,7 +81,6 @@ def draw(name):
         "gates",
         "gates_without_labels",
         "paths",
-        "rate_distortion",
         "rl_curves",
         "injected_codes",
         "gradient_variance",

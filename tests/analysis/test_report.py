@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from internal_rl.analysis import drawing, report, study
 from internal_rl.analysis.learning import episodes_to
 from internal_rl.analysis.rate_distortion import loss_accounting
-from internal_rl.analysis.results import read_run, read_sweep, stacked_curves, standing
+from internal_rl.analysis.results import read_run, stacked_curves, standing
 from internal_rl.analysis.study import Animation, Study, register_study
 from internal_rl.analysis.table import Row, Table, format_markdown
 from internal_rl.errors import ConfigError, StorageError
@@ -39,10 +39,12 @@ def test_full_report_holds_all_figures_and_both_tables(workdir):
         "probe_accuracy.png",
         "steering.png",
         "gates.png",
-        "rate_distortion.png",
         "encoder_code_injection.png",
         "reinforcement_learning.png",
         "gradient_variance.png",
+        "rate_distortion.png",
+        "rate_distortion.md",
+        "rate_distortion.csv",
         "table.md",
         "table.csv",
         "summary.json",
@@ -71,7 +73,7 @@ def test_full_report_holds_all_figures_and_both_tables(workdir):
 
 
 def test_every_figure_says_on_how_many_runs_it_stands(workdir):
-    for name, figure in report.report_figures(read_sweep(workdir)).items():
+    for name, figure in report.report_figures(read_run(workdir)).items():
         told = " ".join([drawing.told(figure), *map(Text.get_text, figure.findobj(Text))])
         assert re.search(r"\d+ runs?\b.*, \d+ base model", told), name
 
@@ -124,7 +126,7 @@ def test_the_ant_is_measured_against_its_expert(tmp_path):
     write_stage(tmp_path, "expert", 0, {"expert": {"evaluation_episodes": 1000}}, [(1, expert)])
     write_stage(tmp_path, "internal_rl", 0, rl_config("internal_rl"), rl_lines([0.0, 0.4]))
     run = read_run(tmp_path)
-    figure = report.report_figures([run])["reinforcement_learning"]
+    figure = report.report_figures(run)["reinforcement_learning"]
     assert figure.axes[0].get_lines()[0].get_ydata()[-1] == pytest.approx(0.5)
     row = next(r for r in report.table_rows(run) if r.key == "expert_post_training_success")
     assert row.values == (0.8,) and row.episodes == (1000,)
@@ -191,7 +193,7 @@ def test_a_study_from_outside_adds_row_figure_animation_and_text(tmp_path, monke
             name="mine",
             stages=("raw_rl",),
             rows=lambda stage, seeds: [Row(f"{stage}_mine", "mine", (float(len(seeds)),))],
-            figures=lambda runs: {"mine": Figure()},
+            figures=lambda run: {"mine": Figure()},
             animations=lambda run: {"mine": Animation(frames, 0.1)},
             text=lambda run: "What it means.\n",
         )
@@ -258,7 +260,10 @@ def test_what_is_damaged_is_named_and_all_else_is_shown(workdir, tmp_path):
     assert len(found.faults) == len(named)
     figures = {picture.name for chapter in found.chapters for picture in chapter.figures}
     whole = {"pretraining", "probe_beliefs", "probe_accuracy", "code_injection"}
-    assert figures == whole | {"rate_distortion", "reinforcement_learning", "gradient_variance"}
+    assert figures == whole | {"reinforcement_learning", "gradient_variance"}
+    assert [picture.name for shown in found.sweeps for picture in shown.figures] == [
+        "rate_distortion"
+    ]
     report.write_report(run)
     assert all(words in (run / "report" / "table.md").read_text() for words in named)
 

@@ -21,7 +21,7 @@ from tests.analysis.made_up_run import rl_config, rl_lines, write_run, write_sta
 from tests.analysis.test_report import damage
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
-DRAWN = {"base_model", "probe", "steering", "gates", "injection", "rate_distortion", "learning"}
+DRAWN = {"base_model", "probe", "steering", "gates", "injection", "learning"}
 
 
 class Page(html.parser.HTMLParser):
@@ -91,6 +91,14 @@ def test_every_study_of_the_run_has_a_figure_with_a_text_in_its_place(page):
     ids = [x["id"] for x in page.elements if x["id"]]
     assert len(ids) == len(set(ids))
     assert {x["href"][1:] for x in page.all("a", "") if x["href"][0] == "#"} <= set(ids)
+
+
+def test_studies_over_several_runs_have_parts_of_their_own(page):
+    (picture,) = page.all("img", "study-sweep-rate_distortion")
+    assert "KL of the codes against NLL" in picture["alt"] and "2 runs" in picture["alt"]
+    told = " ".join(x["text"] for x in page.all("p", "study-sweep-rate_distortion"))
+    assert "2 of 3 runs are finished. Missing: frozen_alpha1." in told
+    assert page.all("table", "study-sweep-rate_distortion")
 
 
 def test_command_seeds_and_commit_stand_beside_every_figure(page):
