@@ -241,7 +241,7 @@ def damage(workdir):
     controller.save_artifacts(arrays | {"example_beta": np.zeros(3)})
     return (
         "pretrain/seed_0/metrics.jsonl: line 4 is damaged; 2 of 5 lines are left out",
-        "probe/seed_0/artifacts.npz: damaged",
+        "probe/seed_0/artifacts.npz: altered since it was written",
         "probe/seed_1_old: left out, allowed are folders seed_0, seed_1",
         "steer/seed_0/config.json: has another structure, allowed is an object with sections",
         "raw_rl/seed_0/metrics.jsonl: holds no line, though the stage is finished",
