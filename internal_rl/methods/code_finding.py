@@ -18,6 +18,7 @@ import optax
 from flax import struct
 
 from internal_rl.methods.batches import next_rows, num_targets
+from internal_rl.methods.code_tests import CodeTestSettings
 from internal_rl.methods.method import Metrics
 from internal_rl.methods.switching import count_switches, switching_metrics
 from internal_rl.models.base_model import BaseModel
@@ -35,7 +36,7 @@ Loss = Callable[[SteeredModel, Trajectory, chex.PRNGKey, chex.Array], tuple[chex
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CodeFindingSettings(TrainingSettings, abc.ABC):
+class CodeFindingSettings(CodeTestSettings, TrainingSettings, abc.ABC):
     """Fields that the sections `metacontroller` and `compile` share.
 
     Attributes:
@@ -43,7 +44,7 @@ class CodeFindingSettings(TrainingSettings, abc.ABC):
       batch_size: trajectories of an update, in the mean.
       num_parts: parts in which a batch passes through the model, see `pretrain`.
       evaluation_rows: rows of held-out data in an evaluation (open).
-      evaluation_episodes: episodes per arm of the code injection (open).
+      evaluation_episodes: episodes per arm of the tests of codes (open).
     """
 
     stage: ClassVar[str]

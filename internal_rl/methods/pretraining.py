@@ -41,8 +41,8 @@ class Config(TrainingSettings):
       reference_trajectories: trajectories over which exact references are averaged (open).
       baseline_steps: gradient steps of the perceptron that the base model is compared with where no
         exact reference is known (open).
-      snapshot_steps: training ages at which parameters are kept for the probes, multiples of
-        `log_every`.
+      snapshot_steps: training ages at which parameters are kept for probes and supervised
+        controllers, multiples of `log_every`.
     """
 
     num_seeds: int = setting(10, COUNT)

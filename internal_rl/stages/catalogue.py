@@ -90,7 +90,8 @@ def _probed_ages(settings: "Settings") -> list["Settings"]:
 
 
 def _age_folder(settings: "Settings", name: str) -> str:
-    return f"{name}_{settings.probe.base_step}" if settings.probe.base_step else name
+    age = settings.sections[name].base_step
+    return f"{name}_{age}" if age else name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +178,7 @@ STAGES: dict[str, StageSpec] = {
             steering.Config,
             make=f"{_HERE}.trained:make_steer",
             depends_on=(*_BASE, "steer"),
+            folder=_age_folder,
         ),
         StageSpec(
             "metacontroller",

@@ -30,11 +30,12 @@ def check_settings(settings: Settings) -> None:
 
 def _check_models(settings: Settings) -> None:
     base = settings.base
-    if settings.probe and settings.pretrain:
-        age, steps = settings.probe.base_step, settings.pretrain.steps
-        ages = settings.pretrain.ages
-        allowed = f"0 or one of pretrain.snapshot_steps up to pretrain.steps = {steps}: {ages}"
-        _require(age in (0, *ages), "probe.base_step", age, allowed)
+    for name in ("probe", "steer"):
+        if name in settings.sections and settings.pretrain:
+            age, steps = settings.sections[name].base_step, settings.pretrain.steps
+            ages = settings.pretrain.ages
+            allowed = f"0 or one of pretrain.snapshot_steps up to pretrain.steps = {steps}: {ages}"
+            _require(age in (0, *ages), f"{name}.base_step", age, allowed)
     if settings.internal_rl:
         codes = settings.internal_rl.codes
         allowed = f"{', '.join(name for name in CODE_STAGES if name in settings.sections)} here"

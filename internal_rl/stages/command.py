@@ -20,7 +20,8 @@ OTHERS = {
     "quickstart": "internal RL against raw-action RL from shipped weights, in minutes",
     "reproduce": "all stages of a config in order, and the report",
     "paper_run": "as much of the paper's size as fits into some minutes, weights in small files",
-    "report": "figures, table and summary of whatever stages a work directory holds",
+    "sweep": "a study over several runs, such as a sweep over alpha",
+    "report": "a page with figures and tables of whatever stages a work directory holds",
     "examples": "copies a world, a block and a notebook of one's own to begin with into a folder",
 }
 """Commands that are no stage, and what they do."""
@@ -84,12 +85,16 @@ def main() -> None:
         from internal_rl.stages import paper_run
 
         paper_run.launch_paper_run()
-    from internal_rl.stages import launch, running
+    if name == "sweep":
+        from internal_rl.stages import sweeping
+
+        sweeping.launch_sweep()
+    from internal_rl.stages import launch
 
     if name == "reproduce":
-        launch.run(running.run_all)
+        launch.run_reproduce()
     if name == "report":
-        launch.run(lambda settings, places: running.report(places))
+        launch.run_report()
     launch.run_stage(name)
 
 

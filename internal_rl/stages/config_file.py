@@ -16,6 +16,9 @@ from internal_rl.errors import ConfigError, UserError
 from internal_rl.files import shipped_folders
 
 DEFAULT_CONFIG = "configs/gridworld.py:small"
+CONFIG_FILES = {"gridworld-pinpad": "configs/gridworld.py", "ant-pinpad": "configs/ant.py"}
+"""Config file of each world of the package."""
+
 CONFIG_FOLDERS = shipped_folders("configs")
 
 _ALLOWED = f"allowed is a file such as {DEFAULT_CONFIG}"

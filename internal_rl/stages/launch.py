@@ -87,6 +87,26 @@ def run_stage(stage: str) -> None:
     run(main, stage=stage)
 
 
+def run_reproduce() -> None:
+    """The script of a whole run: every stage in order, and the report."""
+    only = flags.DEFINE_list(
+        "only", [], "Studies that are wanted; stages that they do not need are left out."
+    )
+    run(lambda settings, places: running.run_all(settings, places, only.value))
+
+
+def run_report() -> None:
+    """The script of the report; without `--config` the stages tell the settings of the run."""
+    only = flags.DEFINE_list("only", [], "Studies that are shown; all where none is named.")
+
+    def main(settings, places):
+        # The default config is that of another run as often as not.
+        given = any(re.match(r"--?config[.=]", argument) for argument in sys.argv[1:])
+        running.report(places, settings=settings if given else None, only=only.value)
+
+    run(main)
+
+
 def run(main: Main, default_workdir: str | None = None, stage: str = "") -> None:
     """Parses the command line, runs `main(settings, places)` and leaves the process.
 

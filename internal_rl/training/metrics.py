@@ -14,27 +14,37 @@ from internal_rl.training.loggers import Logger
 METRICS_FILE = "metrics.jsonl"
 
 
-def read_metrics(directory: str | os.PathLike) -> list[dict]:
+def read_metrics(directory: str | os.PathLike, faults: list[str] | None = None) -> list[dict]:
     """Reads the whole lines of `metrics.jsonl` of a stage directory; a torn last line is left out.
+
+    Args:
+      directory: of the stage.
+      faults: takes a message about lines that are damaged, which are left out then.
 
     Returns:
       One dictionary a line, in the order of `step`; empty where there is no file.
 
     Raises:
-      StorageError: names a line that is damaged.
+      StorageError: names a line that is damaged, where `faults` is None.
     """
     path = as_path(directory) / METRICS_FILE
     if not path.exists():
         return []
+    found, damaged = [], []
     whole = path.read_bytes().split(b"\n")[:-1]
-    found = []
     for number, line in enumerate(whole, 1):
         if not line.strip():
             continue
         values = _values_of(line)
-        if values is None:
+        if values is not None:
+            found.append(values)
+        elif faults is None:
             raise _damaged(path, number)
-        found.append(values)
+        else:
+            damaged.append(number)
+    if damaged:
+        left_out = f"{len(damaged)} of {len(found) + len(damaged)} lines are left out"
+        faults.append(f"{path}: line {damaged[0]} is damaged; {left_out}")
     return found
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import zipfile
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from internal_rl.training.checksums import read_checked
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.weights import load_weights
+
+_DAMAGED = (StorageError, ValueError, EOFError, LookupError, zipfile.BadZipFile, zlib.error)
 
 
 def check_stage(
@@ -146,7 +149,7 @@ def load_artifacts(workdir: str | os.PathLike, stage: str, seed: int) -> dict[st
         try:
             with np.load(io.BytesIO(read_checked(file))) as found:
                 return dict(found)
-        except (StorageError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             told = error if isinstance(error, StorageError) else f"{file}: damaged"
             what = f"it and DONE beside it and run the stage {stage} again, which measures anew"
             if not directory.has_checkpoint:

@@ -116,6 +116,7 @@ def test_presets_have_the_same_fields_of_the_same_types(preset):
         ("pretrain.checkpoint_every", 7, "pretrain.checkpoint_every: 7 .* multiple of log_every"),
         ("pretrain.snapshot_steps", (7,), "pretrain.snapshot_steps"),
         ("probe.base_step", 50, r"probe.base_step: 50 .* 0 or one of pretrain.snapshot_steps"),
+        ("steer.base_step", 50, r"steer.base_step: 50 .* 0 or one of pretrain.snapshot_steps"),
         ("pretrain.b2", 1.0, "pretrain.b2: 1.0 given, allowed is 0 or more and below 1"),
         ("pretrain.num_seeds", 10**9, "pretrain.num_seeds: 1000000000 given, allowed is 1 to 1000"),
         ("seed", 10**20, "config.seed: 100000000000000000000 given, allowed is 0 to"),
@@ -284,4 +285,5 @@ def test_variants_and_probed_ages_do_not_share_a_folder():
     assert forced.folder_of("raw_rl") == "raw_rl"
     assert settings.folder_of("probe") == "probe"
     assert settings.updated("probe", base_step=500).folder_of("probe") == "probe_500"
+    assert settings.updated("steer", base_step=500).folder_of("steer") == "steer_500"
     assert settings.probe.base_step == 0
