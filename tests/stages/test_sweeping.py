@@ -19,7 +19,8 @@ from internal_rl.interruption import Interrupted
 from internal_rl.stages import catalogue, running, sweep_plan, sweeping
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
-from internal_rl.training.stage_directory import StageDirectory, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import load_stage
 from tests.commands import faults_of, scripts_in
 from tests.stages import toy_run
 
