@@ -71,12 +71,17 @@ def _expert_rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
 
 def _table(rows: Sequence[Row], seeds: Sequence[SeedResults]) -> list[str]:
     several = len(seeds) > 1
-    heads = [f"seed {results.seed}" for results in seeds] + ["median"] * several
+    heads = [_head(results) for results in seeds] + ["median"] * several
     lines = [f"| quantity | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for row in rows:
         values = [*row.values, *([row.median] if several else [])]
         lines.append(f"| {row.label} | {' | '.join(map(_shown, values))} |")
     return lines
+
+
+def _head(results: SeedResults) -> str:
+    base = "" if results.base_model is None else f" (base model {results.base_model})"
+    return f"seed {results.seed}{base}"
 
 
 def _shown(value: float) -> str:

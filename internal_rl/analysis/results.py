@@ -28,6 +28,7 @@ class SeedResults:
       config: its configuration, nested dictionaries.
       metrics: lines of `metrics.jsonl`.
       artifacts: arrays by name; empty without any.
+      reads: on which seeds of earlier stages it stands, by stage; empty where it is not told.
     """
 
     stage: str
@@ -35,6 +36,12 @@ class SeedResults:
     config: Mapping
     metrics: Sequence[Mapping]
     artifacts: Mapping[str, np.ndarray]
+    reads: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def base_model(self) -> int | None:
+        """Seed of the base model on which it stands; None where there is none or it is not told."""
+        return self.reads.get("pretrain")
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of a metric, where it was written and finite."""
@@ -86,7 +93,8 @@ def read_run(workdir: str | os.PathLike) -> RunResults:
     with storage_faults(workdir):
         for file in as_path(workdir).glob("*/seed_*/config.json"):
             stage, seed = file.parent.parent.name, int(file.parent.name.removeprefix("seed_"))
-            config = read_json(file)["config"]
+            stored = read_json(file)
+            config = stored["config"]
             has_artifacts = (file.parent / "artifacts.npz").exists()
             results = SeedResults(
                 stage=stage,
@@ -94,6 +102,7 @@ def read_run(workdir: str | os.PathLike) -> RunResults:
                 config=config,
                 metrics=_with_episodes(read_metrics(file.parent), stage, config),
                 artifacts=load_artifacts(workdir, stage, seed) if has_artifacts else {},
+                reads=stored.get("reads", {}),
             )
             run.setdefault(stage, []).append(results)
     return {stage: sorted(run[stage], key=lambda results: results.seed) for stage in sorted(run)}

@@ -19,11 +19,21 @@ class Row:
       key: its name in `summary.json`.
       label: the same for readers, with its unit.
       values: one per seed; NaN where a seed has none.
+      base_models: seed of the base model on which each of them stands; empty unless all tell.
     """
 
     key: str
     label: str
     values: tuple[float, ...]
+    base_models: tuple[int, ...] = ()
+
+    @property
+    def seeds(self) -> str:
+        """How many runs there are, and on how many base models."""
+        count, bases = len(self.values), len(set(self.base_models))
+        if count == 1 or not bases:
+            return str(count)
+        return f"{count} on {bases} base model{'s' if bases > 1 else ''}"
 
     @property
     def median(self) -> float:
@@ -75,7 +85,11 @@ def make_row(
     key: str, label: str, seeds: Iterable[SeedResults], value: Callable[[SeedResults], float]
 ) -> Row:
     """A row of the value of every seed."""
-    return Row(key, label, tuple(value(results) for results in seeds) or (math.nan,))
+    seeds = list(seeds)
+    base_models = tuple(results.base_model for results in seeds)
+    if None in base_models:
+        base_models = ()
+    return Row(key, label, tuple(value(results) for results in seeds) or (math.nan,), base_models)
 
 
 def best_layer_rows(seeds: Sequence[SeedResults], artifact: str, key: str, label: str) -> list[Row]:
@@ -137,17 +151,19 @@ def format_markdown(rows: Sequence[Row]) -> str:
     lines = ["| quantity | median | lowest | highest | seeds |", "|---|---:|---:|---:|---:|"]
     for row in rows:
         values = " | ".join(map(format_number, (row.median, row.lowest, row.highest)))
-        lines.append(f"| {row.label} | {values} | {len(row.values)} |")
+        lines.append(f"| {row.label} | {values} | {row.seeds} |")
     return "\n".join(lines) + "\n"
 
 
 def format_csv(rows: Sequence[Row]) -> str:
-    """The rows as CSV, the value of every seed at the end of its row."""
+    """The rows as CSV, the value of every seed and its base model at the end of its row."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", "quantity", "median", "lowest", "highest", "values by seed"])
+    heads = ["key", "quantity", "median", "lowest", "highest"]
+    writer.writerow([*heads, "values by seed", "base model by seed"])
     for row in rows:
         values = " ".join(f"{value:.6g}" for value in row.values)
         numbers = (f"{x:.6g}" for x in (row.median, row.lowest, row.highest))
-        writer.writerow([row.key, row.label, *numbers, values])
+        base_models = " ".join(map(str, row.base_models))
+        writer.writerow([row.key, row.label, *numbers, values, base_models])
     return text.getvalue()

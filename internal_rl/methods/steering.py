@@ -27,12 +27,12 @@ from internal_rl.section import POSITIVE, at_least, setting
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.training.randomness import named_keys
-from internal_rl.training.settings import TrainingSettings
+from internal_rl.training.settings import SeedsPerInput, TrainingSettings
 from internal_rl.types import DataSource, Trajectory, num_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TrainingSettings):
+class Config(TrainingSettings, SeedsPerInput):
     """Section `steer`.
 
     Attributes:
@@ -44,7 +44,6 @@ class Config(TrainingSettings):
       evaluation_episodes: episodes on the post-training task for each layer (open).
     """
 
-    num_seeds: int = setting(10, at_least(1))
     batch_size: int = setting(512, at_least(1))
     num_parts: int = setting(8, at_least(1))
     rank: int = setting(16, at_least(0))

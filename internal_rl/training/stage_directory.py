@@ -83,13 +83,21 @@ class StageDirectory:
     Attributes:
       path: `<workdir>/<stage>/seed_<k>`.
       seed: k.
+      reads: on which seeds of earlier stages it stands, by stage; None where that is not asked.
     """
 
-    def __init__(self, workdir: str | os.PathLike, stage: str, seed: int):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        stage: str,
+        seed: int,
+        reads: Mapping[str, int] | None = None,
+    ):
         folder = as_path(workdir)
         folder = folder if is_remote(folder) else folder.absolute()
         self.path = folder / stage / f"seed_{seed}"
         self.seed = seed
+        self.reads = reads
         self._lock = None
 
     @property
@@ -109,13 +117,24 @@ class StageDirectory:
           How it was begun, or None for a directory not yet begun.
 
         Raises:
-          StageConflictError: the configurations differ in more than the length of the training.
+          StageConflictError: the configurations differ in more than the length of the training, or
+            it stands on another seed of an earlier stage.
         """
         file = self.path / "config.json"
         if not file.exists():
             return None
         stored = read_json(file)
-        return Begun(stored["seeds"], config.check(stored["config"], self.path))
+        steps_raised = config.check(stored["config"], self.path)
+        # Older directories do not tell what they stand on.
+        before = stored.get("reads", {})
+        for stage, seed in (self.reads or {}).items():
+            if before.get(stage, seed) != seed:
+                raise StageConflictError(
+                    f"{stage}: seed {seed} is to be read, but {self.path} was made with seed"
+                    f" {before[stage]}; allowed is as many seeds of {stage} as there were, or"
+                    " another --workdir"
+                )
+        return Begun(stored["seeds"], steps_raised)
 
     def begin(
         self, config: StageConfig, seeds: Sequence[int], computed: Mapping[str, str] | None = None
@@ -140,7 +159,7 @@ class StageDirectory:
             self._take_lock()
         if not (self.path / "config.json").exists():
             write_json(self.path / "versions.json", package_versions() | dict(computed or {}))
-            self._write_config(config, seeds)
+            self._write_config(config, seeds, self.reads or {})
 
     def _take_lock(self) -> None:
         self._lock = open(self.path / ".lock", "w")  # noqa: SIM115
@@ -173,14 +192,21 @@ class StageDirectory:
         """Opens a stage again that is trained further; to be called once that is sure to begin."""
         # In this order: a stage that is cut off in between is an unfinished one of its old length.
         (self.path / "DONE").unlink(missing_ok=True)
-        self._write_config(config, seeds)
+        self._write_config(config, seeds, self._stored().get("reads", {}))
 
     def shorten(self, config: StageConfig) -> None:
         """Writes down that the stage has ended with fewer updates than were asked for."""
-        self._write_config(config, read_json(self.path / "config.json")["seeds"])
+        stored = self._stored()
+        self._write_config(config, stored["seeds"], stored.get("reads", {}))
 
-    def _write_config(self, config: StageConfig, seeds: Sequence[int]) -> None:
-        content = {"seeds": list(seeds), "config": config.values}
+    def _stored(self) -> dict:
+        return read_json(self.path / "config.json")
+
+    def _write_config(
+        self, config: StageConfig, seeds: Sequence[int], reads: Mapping[str, int]
+    ) -> None:
+        told = {"reads": dict(reads)} if reads else {}
+        content = {"seeds": list(seeds), **told, "config": config.values}
         write_json(self.path / "config.json", content)
 
     def release(self) -> None:
@@ -216,6 +242,8 @@ def check_stage(
     seed: int,
     config: StageConfig | None = None,
     command: str = "",
+    *,
+    reads: Mapping[str, int] | None = None,
 ) -> StageDirectory:
     """Directory of a stage that has to be finished.
 
@@ -225,13 +253,14 @@ def check_stage(
       seed: which of its seeds.
       config: configuration that the stage must have been run with; None accepts any.
       command: the command that makes the stage, for the error message.
+      reads: on which seeds of earlier stages it must stand; None accepts any.
 
     Raises:
       StageMissingError: the stage is not finished; names the command that makes it.
-      StageConflictError: the stage was run with another configuration.
+      StageConflictError: the stage was run with another configuration, or stands on other seeds.
       StorageError: its files cannot be read.
     """
-    directory = StageDirectory(workdir, stage, seed)
+    directory = StageDirectory(workdir, stage, seed, reads)
     with storage_faults(directory.path):
         _check_same(directory, config, command)
         if not directory.finished:
@@ -259,6 +288,7 @@ def load_stage(
     seed: int,
     *,
     config: StageConfig | None = None,
+    reads: Mapping[str, int] | None = None,
     step: int | None = None,
     command: str = "",
 ) -> tuple[dict, dict]:
@@ -269,6 +299,7 @@ def load_stage(
       stage: name of the stage.
       seed: which of its seeds.
       config: configuration that the stage must have been run with; None accepts any.
+      reads: on which seeds of earlier stages it must stand; None accepts any.
       step: training age of a snapshot; None for the final parameters.
       command: the command that makes the stage, for the error message.
 
@@ -277,13 +308,13 @@ def load_stage(
 
     Raises:
       StageMissingError: the stage is not finished; names the command that makes it.
-      StageConflictError: the stage was run with another configuration.
+      StageConflictError: the stage was run with another configuration, or stands on other seeds.
       StorageError: its files cannot be read.
     """
-    directory = StageDirectory(workdir, stage, seed)
+    directory = StageDirectory(workdir, stage, seed, reads)
     with storage_faults(directory.path):
         if step is None:
-            check_stage(workdir, stage, seed, config, command)
+            check_stage(workdir, stage, seed, config, command, reads=reads)
             file = directory.path / "params.msgpack"
         else:
             _check_same(directory, config, command)
@@ -292,6 +323,25 @@ def load_stage(
                 raise _missing(workdir, f"{stage} seed {seed} at step {step}", stage, command)
         params = jax.tree.map(_whole, load_weights(file))
         return params, read_json(directory.path / "config.json")["config"]
+
+
+def seed_read(workdir: str | os.PathLike, stage: str, seed: int, earlier: str) -> int:
+    """On which seed of an earlier stage a seed stands.
+
+    Older directories do not tell: they count through the seeds of the earlier stage that lie beside
+    them.
+
+    Raises:
+      StorageError: files cannot be read.
+    """
+    directory = StageDirectory(workdir, stage, seed)
+    with storage_faults(directory.path):
+        told = read_json(directory.path / "config.json").get("reads", {})
+        if earlier in told:
+            return told[earlier]
+        paths = directory.path.parent.parent.glob(f"{earlier}/seed_*")
+        seeds = sorted(int(path.name.removeprefix("seed_")) for path in paths)
+        return seeds[(seed - seeds[0]) % len(seeds)] if seeds else seed
 
 
 def _whole(leaf: np.ndarray) -> np.ndarray:
