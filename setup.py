@@ -89,6 +89,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11.20",
         "pillow>=10.0",
+        "scipy>=1.15",
         "tensorboardX>=2.6.2",
         "tqdm>=4.66",
     ],

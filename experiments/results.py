@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from absl import flags
 
-from internal_rl.analysis.report import STAGE_ORDER, table_rows
-from internal_rl.analysis.results import SeedResults, read_run
+from internal_rl.analysis.report import table_rows
+from internal_rl.analysis.results import SeedResults, read_run, standing
 from internal_rl.analysis.table import Row, format_number
 from internal_rl.errors import ConfigError
 from internal_rl.paths import AnyPath, as_path
@@ -27,8 +27,6 @@ from internal_rl.stages.settings import PRESETS, Settings
 CONFIG_FILES = {"gridworld-pinpad": "gridworld", "ant-pinpad": "ant"}
 """Name of the config file of each world of the package."""
 
-EXPERT_TASKS = {"pretraining": "pretraining tasks", "post_training": "post-training task"}
-EXPERT_LABELS = {"success": "success of mean actions", "steps_per_colour": "steps per colour"}
 UNKNOWN = "not recorded"
 DIGITS_OF_COMMIT = 7
 
@@ -46,32 +44,20 @@ def results_text(workdir: str | os.PathLike) -> str:
     parts = []
     for stage in sorted(run, key=_place_of):
         seeds = run[stage]
-        rows = _expert_rows(stage, seeds) or table_rows({stage: seeds})
+        rows = table_rows({stage: seeds})
         origin = _origin(folder, seeds)
         parts.append("\n".join([f"**{stage}** – {origin}", "", *_table(rows, seeds)]))
     return "\n\n".join(parts) + "\n"
 
 
 def _place_of(stage: str) -> tuple[int, str]:
-    order = [name for name in STAGES if name not in STAGE_ORDER] + list(STAGE_ORDER)
-    known = (i for i, name in enumerate(order) if f"{stage}_".startswith(f"{name}_"))
-    return next(known, len(order)), stage
-
-
-def _expert_rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
-    """What the evaluations of an expert say; no study looks at that stage."""
-    if stage != "expert":
-        return []
-    return [
-        Row(f"{key}/{name}", f"{tasks}, {label}", tuple(s.last(f"{key}/{name}") for s in seeds))
-        for key, tasks in EXPERT_TASKS.items()
-        for name, label in EXPERT_LABELS.items()
-    ]
+    known = (i for i, name in enumerate(STAGES) if f"{stage}_".startswith(f"{name}_"))
+    return next(known, len(STAGES)), stage
 
 
 def _table(rows: Sequence[Row], seeds: Sequence[SeedResults]) -> list[str]:
     several = len(seeds) > 1
-    heads = [_head(results) for results in seeds] + ["median"] * several
+    heads = [_head(results, several) for results in seeds] + ["median"] * several
     lines = [f"| quantity | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for row in rows:
         values = [*row.values, *([row.median] if several else [])]
@@ -79,13 +65,14 @@ def _table(rows: Sequence[Row], seeds: Sequence[SeedResults]) -> list[str]:
     return lines
 
 
-def _head(results: SeedResults) -> str:
-    base = "" if results.base_model is None else f" (base model {results.base_model})"
-    return f"seed {results.seed}{base}"
+def _head(results: SeedResults, several: bool) -> str:
+    """A run by its seed, and where there are several by its base model."""
+    known = several and results.base is not None and results.stage != "pretrain"
+    return f"seed {results.seed}" + (f" (base model {results.base})" if known else "")
 
 
 def _shown(value: float) -> str:
-    whole = value >= 1_000 and value == round(value)
+    whole = math.isfinite(value) and value >= 1_000 and value == round(value)
     return f"{value:,.0f}" if whole else format_number(value)
 
 
@@ -107,6 +94,8 @@ def _origin(workdir: AnyPath, seeds: Sequence[SeedResults]) -> str:
     ]
     if not math.isnan(seconds):
         told.append(f"{seconds / 60:.1f} minutes")
+    if len(seeds) > 1:
+        told.append(standing(seeds))
     return ", ".join(told)
 
 

@@ -11,7 +11,7 @@ from flax import struct
 
 from internal_rl import envs, pretrained
 from internal_rl.acting.controls import InjectedCode
-from internal_rl.acting.episodes import Control, Episodes, NoControl, play
+from internal_rl.acting.episodes import SHOWN, Control, Episodes, NoControl, play
 from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import StageMissingError
 from internal_rl.methods import compile, discovery
@@ -41,6 +41,7 @@ class Found:
       subgoal: `(B, T)` int32 subgoal that the task asked for; None where the world does not tell.
       visit: `(B, T)` int32 place entered by the step; None where the world does not tell.
       observation: `(B, T, d)`.
+      last_observation: `(B, d)` after the last step; None where it was not kept.
     """
 
     code: chex.Array
@@ -51,6 +52,7 @@ class Found:
     subgoal: chex.Array | None
     visit: chex.Array | None
     observation: chex.Array
+    last_observation: chex.Array | None = None
 
 
 @struct.dataclass
@@ -86,7 +88,8 @@ class Agent:
           at_step: see `inject`.
           control: any other control of `internal_rl.acting`; not together with `inject`.
           task: of all episodes; None for the post-training task.
-          **options: those of `acting.episodes.act`, such as `deterministic` and `free_running`.
+          **options: those of `acting.episodes.act`, such as `deterministic` and `free_running`;
+            kept is what `acting.episodes.SHOWN` names, unless `keep` says otherwise.
 
         Raises:
           ValueError: both a code and a control are given, or the code has another size.
@@ -95,6 +98,7 @@ class Agent:
             raise ValueError("inject and control are both given, allowed is one of them")
         if inject is not None:
             control = self._injection(jnp.asarray(inject), at_step)
+        options = {"keep": SHOWN} | options
         run = _compiled_play(self.world, num_episodes, tuple(sorted(options.items())))
         task = self.world.post_training_task if task is None else task
         return run(self.model, control or NoControl(), key, task)
@@ -139,6 +143,7 @@ class Agent:
             subgoal=episodes.subgoal,
             visit=episodes.visit,
             observation=episodes.observation,
+            last_observation=episodes.last_observation,
         )
 
     @property

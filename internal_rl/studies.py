@@ -6,8 +6,9 @@
 
 An agent is an object with a `world` and a steered `model`. What was found are arrays whose rows are
 episodes, as `Agent.discover` returns them: `code` `(B, T, n_z)`, `mean` and `kl` of the posterior,
-`beta` and `active` `(B, T)`, `observation` `(B, T, d)`, and `subgoal` `(B, T)`, which is None where
-it is not known. A function that needs what the world or the data do not tell raises ValueError.
+`beta` and `active` `(B, T)`, `observation` `(B, T, d)`, `subgoal` `(B, T)`, which is None where it
+is not known, and `last_observation` `(B, d)`, without which paths end one step early. A function
+that needs what the world or the data do not tell raises ValueError.
 
 Figures are matplotlib's. Tables show themselves in a notebook; `as_dict` gives their numbers.
 """
@@ -152,13 +153,19 @@ def paths(agent: Any, found: Any, *, count: int = 5) -> Figure:
     """
     _require(agent, "paths", {"scene"})
     scene = agent.world.scene(found.observation[:count])
+    place, active = np.asarray(scene.place), np.asarray(found.active[:count])
+    last_place = _paths.at_last_step(place, active)
+    last_observation = getattr(found, "last_observation", None)
+    if last_observation is not None:
+        last_place = np.asarray(agent.world.scene(last_observation[:count]).place)
     shown = _paths.Paths(
-        place=np.asarray(scene.place),
+        place=place,
+        last_place=last_place,
         colours=np.asarray(scene.colours)[:, 0],
         walls=np.asarray(scene.walls)[:, 0],
         code=np.asarray(found.code[:count]),
         switch=np.asarray(found.beta[:count]) >= SWITCH_THRESHOLD,
-        mask=np.asarray(found.active[:count]),
+        mask=active,
     )
     return _paths.draw_paths(shown, agent.world.grid_size)
 

@@ -22,6 +22,12 @@ NOWHERE = -1
 FIELDS = ("observation", "action", "action_log_prob", "reward", "visit", "progress", "subgoal")
 """What can be kept of every step, beside what the control records."""
 
+LAST = "last_observation"
+"""What can be kept of every episode's end."""
+
+SHOWN = (*(name for name in FIELDS if name != "action_log_prob"), LAST)
+"""What tells an episode from its start to what the last step led to."""
+
 
 @struct.dataclass
 class Visits:
@@ -119,6 +125,7 @@ class Episodes:
       visit: `(B, T)` int32 place that the step entered, `NOWHERE` for none.
       progress: `(B, T)` int32 how much of the task was done after the step.
       subgoal: `(B, T)` int32 subgoal that the task asked for before the step.
+      last_observation: `(B, d)` after the last step.
       record: what the control recorded, by name, `(B, T, ...)`.
     """
 
@@ -130,6 +137,7 @@ class Episodes:
     visit: chex.Array | None = None
     progress: chex.Array | None = None
     subgoal: chex.Array | None = None
+    last_observation: chex.Array | None = None
     record: dict[str, chex.Array] = struct.field(default_factory=dict)
 
     @property
@@ -202,7 +210,7 @@ def act(
       key: randomness of actions and control; the same key and start play the same episodes.
       deterministic: `()` bool, take the most probable action.
       free_running: no task ends an episode, see `step_without_task` in `envs.capabilities`.
-      keep: which of `FIELDS` to keep of every step.
+      keep: which of `FIELDS` to keep of every step, and `LAST` to keep what it led to at the end.
       num_slots: episodes that run side by side, which bounds the memory; 0 leaves the choice to
         `slots.choose_num_slots`.
       first_episode: number of the first episode, where these are some of more: random numbers are
@@ -255,7 +263,7 @@ def act(
         if "action_log_prob" in keep:
             spec = model.base.action_spec
             known["action_log_prob"] = action_log_prob(spec, output.action, action)
-        kept = {name: known[name] for name in keep if known[name] is not None}
+        kept = {name: known[name] for name in keep if name != LAST and known[name] is not None}
         state = (worlds, after, visits)
         return state, (base_memory, control_memory), after.done, {**kept, "record": record}
 
@@ -265,6 +273,7 @@ def act(
         (model.initial_state(num_slots), control.init(model, num_slots)),
         num_slots,
         world.time_limit,
+        at_end=(lambda state: {LAST: state[1].observation}) if LAST in keep else None,
     )
     return Episodes(active=jnp.arange(world.time_limit) < length[:, None], **records)
 

@@ -18,8 +18,9 @@ from internal_rl.analysis.drawing import (
     draw_references,
     legend,
     panels,
+    tell,
 )
-from internal_rl.analysis.results import RunResults, SeedResults, stacked_curves
+from internal_rl.analysis.results import RunResults, SeedResults, stacked_curves, standing
 from internal_rl.analysis.study import Study, StudyContext, as_arrays, choose_slots
 from internal_rl.analysis.table import Row, make_row
 from internal_rl.colours import OKABE_ITO
@@ -103,7 +104,12 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
         found.append(make_row(f"reference_{name}", label, seeds, lambda s, key=key: s.last(key)))
     name = "sampled_success"
     label = "base model sampled on the post-training task, success"
-    return [*found, make_row(f"base_{name}", label, seeds, lambda s: s.scalar(name))]
+
+    def episodes(s):
+        return int(s.artifacts.get("sampled_episodes", 0))
+
+    sampled = make_row(f"base_{name}", label, seeds, lambda s: s.scalar(name), episodes)
+    return [*found, sampled]
 
 
 def known_references(results: SeedResults) -> dict[str, float]:
@@ -126,6 +132,7 @@ def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
         known_references(seeds[0]),
         (held_steps * batch_size, held_out) if len(held_steps) else None,
     )
+    tell(figure, f"Median and quartiles over {standing(seeds)}; references of the first seed")
     return {"pretraining": figure}
 
 

@@ -25,8 +25,8 @@ from matplotlib.ticker import MaxNLocator
 from internal_rl.acting.code_policy import CodePolicyControl
 from internal_rl.acting.decisions import decision_steps, num_decisions
 from internal_rl.acting.episodes import Episodes
-from internal_rl.analysis.drawing import legend, palette, panels
-from internal_rl.analysis.results import RunResults, with_artifact
+from internal_rl.analysis.drawing import legend, palette, panels, tell
+from internal_rl.analysis.results import RunResults, standing, with_artifact
 from internal_rl.analysis.study import Study, StudyContext, as_arrays
 from internal_rl.backend import without_kernels
 from internal_rl.methods.reinforcement.objective import trajectory_advantage
@@ -164,7 +164,9 @@ def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
         f"code actions{note}": artifacts[f"gradient_code{suffix}"],
         f"raw actions{note}": artifacts[f"gradient_raw{suffix}"],
     }
-    return {"gradient_variance": draw_variance(curves)}
+    figure = draw_variance(curves)
+    tell(figure, standing(seeds[:1]))
+    return {"gradient_variance": figure}
 
 
 def draw_variance(curves: Mapping[str, np.ndarray]) -> Figure:

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from internal_rl.analysis.statistics import quartiles
 from internal_rl.colours import OKABE_ITO
 from internal_rl.paths import as_path
 
@@ -73,6 +74,21 @@ def panels(
     return figure, axes
 
 
+def tell(figure: Figure, text: str) -> None:
+    """Writes below a figure what it stands on: runs, base models, denominators."""
+    if not figure.legends:
+        figure.supxlabel(text, fontsize=8, color="0.3")
+        return
+    # Matplotlib would put a line of text and a legend of the figure on the same place.
+    figure.legends[-1].set_title(text, prop={"size": 8})
+
+
+def told(figure: Figure) -> str:
+    """What `tell` has written; empty without."""
+    titles = [legend.get_title().get_text() for legend in figure.legends]
+    return figure.get_supxlabel() or "".join(titles)
+
+
 def legend(axes: Axes, **keywords) -> None:
     """A legend, where something has a label."""
     if axes.get_legend_handles_labels()[0]:
@@ -81,7 +97,7 @@ def legend(axes: Axes, **keywords) -> None:
 
 def draw_band(axes: Axes, x, values, *, label: str, colour, dashes="-") -> None:
     """Median over the first axis of `(runs, N)` and the band between the quartiles."""
-    low, middle, high = np.nanquantile(np.atleast_2d(values), [0.25, 0.5, 0.75], axis=0)
+    low, middle, high = quartiles(np.atleast_2d(values))
     axes.plot(x, middle, color=colour, label=label, linestyle=dashes)
     if np.atleast_2d(values).shape[0] > 1:
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -9,8 +9,9 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from internal_rl.acting.episodes import Episodes
+from internal_rl.analysis.drawing import tell
 from internal_rl.analysis.paths import Paths, draw_paths
-from internal_rl.analysis.results import RunResults, with_artifact, world_of
+from internal_rl.analysis.results import RunResults, standing, with_artifact, world_of
 from internal_rl.analysis.study import Animation, Study, StudyContext
 from internal_rl.envs.world import capabilities
 from internal_rl.errors import UserError
@@ -22,12 +23,13 @@ def example_episode(world: World, episodes: Episodes) -> dict[str, np.ndarray]:
 
     Args:
       world: the world.
-      episodes: of a code policy, to choose from.
+      episodes: of a code policy, to choose from, with all of `SHOWN`.
 
     Returns:
-      `episode_observation` `(T, d)`, `episode_beta` `(T,)`, `episode_ask` `(T,)` bool,
-      `episode_code` `(T, n_z)`; where the world tells, `episode_progress` `(T,)` int32 and the
-      fields of its `Scene` as `episode_<field>`, `(T, ...)`; cut to the steps of the episode.
+      `episode_observation` `(T + 1, d)`, with what the last step led to, `episode_beta` `(T,)`,
+      `episode_ask` `(T,)` bool, `episode_code` `(T, n_z)`; where the world tells,
+      `episode_progress` `(T,)` int32 and the fields of its `Scene` as `episode_<field>`,
+      `(T + 1, ...)`; cut to the steps of the episode.
     """
     merit = episodes.returns if episodes.progress is None else episodes.furthest
     arrays = {name: episodes.record[name] for name in ("beta", "ask", "code")}
@@ -37,10 +39,11 @@ def example_episode(world: World, episodes: Episodes) -> dict[str, np.ndarray]:
     def best(merit, arrays):
         return jax.tree.map(lambda values: values[jnp.argmax(merit)], arrays)
 
-    episode, length = best(merit, (arrays, episodes.length))
+    episode, length, last = best(merit, (arrays, episodes.length, episodes.last_observation))
     episode = {
         name: np.asarray(values)[:length] for name, values in episode.items() if values is not None
     }
+    episode["observation"] = np.concatenate([episode["observation"], np.asarray(last)[None]])
     if hasattr(world, "scene"):
         episode |= vars(world.scene(episode["observation"]))
     return {f"episode_{name}": np.asarray(value) for name, value in episode.items()}
@@ -61,15 +64,19 @@ def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
         name: seeds[0].artifacts[f"episode_{name}"]
         for name in ("place", "colours", "walls", "code", "ask")
     }
+    num_steps = len(found["ask"])
     shown = Paths(
-        place=found["place"][None],
+        place=found["place"][None, :num_steps],
+        last_place=found["place"][-1:],
         colours=found["colours"][:1],
         walls=found["walls"][:1],
         code=found["code"][None],
         switch=found["ask"][None],
-        mask=np.ones((1, len(found["place"])), bool),
+        mask=np.ones((1, num_steps), bool),
     )
-    return {"internal_rl_path": draw_paths(shown, world.grid_size)}
+    figure = draw_paths(shown, world.grid_size)
+    tell(figure, standing(seeds[:1]))
+    return {"internal_rl_path": figure}
 
 
 def animations(run: RunResults) -> dict[str, Animation | None]:
@@ -79,9 +86,12 @@ def animations(run: RunResults) -> dict[str, Animation | None]:
     if world is None or "pictures" not in capabilities(world):
         return {}
     artifacts = seeds[0].artifacts
-    names = ("episode_observation", "episode_beta", "episode_code")
+    observations = artifacts["episode_observation"]
+    # Behind the last step its gate and code are still shown.
+    steps = np.minimum(np.arange(len(observations)), len(artifacts["episode_beta"]) - 1)
+    log = (artifacts[name][steps] for name in ("episode_beta", "episode_code"))
     try:
-        frames = world.frames(*(artifacts[name] for name in names))
+        frames = world.frames(observations, *log)
     except UserError as error:
         logging.warning("no episode.gif: %s", error)
         return {}

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from internal_rl.analysis.drawing import palette, panels
+from internal_rl.analysis.drawing import palette, panels, tell
 from internal_rl.analysis.examples import examples_of
-from internal_rl.analysis.results import RunResults, with_artifact
+from internal_rl.analysis.results import RunResults, standing, with_artifact
 from internal_rl.analysis.study import Study, StudyContext
 from internal_rl.methods.switching import SWITCH_THRESHOLD
 
@@ -28,7 +28,9 @@ def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
         return {}
     artifacts = seeds[0].artifacts
     beta, mask = artifacts["example_beta"], artifacts["example_mask"]
-    return {"gates": gates(beta, artifacts.get("example_subgoal"), mask)}
+    figure = gates(beta, artifacts.get("example_subgoal"), mask)
+    tell(figure, standing(seeds[:1]))
+    return {"gates": figure}
 
 
 def gates(

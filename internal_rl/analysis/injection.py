@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import NOWHERE, Episodes, act, start_worlds
 from internal_rl.analysis.code_bank import CodeBank, bank_of, choose_codes
-from internal_rl.analysis.drawing import legend, palette, panels
-from internal_rl.analysis.results import RunResults, SeedResults, with_artifact
+from internal_rl.analysis.drawing import legend, palette, panels, tell
+from internal_rl.analysis.results import RunResults, SeedResults, standing, with_artifact
 from internal_rl.analysis.study import LABELS, Study, StudyContext, as_arrays, choose_slots
 from internal_rl.analysis.table import Row, variant_rows
 from internal_rl.analysis.transitions import visited_places
@@ -253,7 +253,12 @@ def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
         if seeds:
             values = [np.median([results.scalar(name) for results in seeds]) for name in names]
             reach[_moment(visits)] = dict(zip(ARMS, values, strict=True))
-    return {"code_injection": injected_codes(reach)} if reach else {}
+            counted = seeds
+    if not reach:
+        return {}
+    figure = injected_codes(reach)
+    tell(figure, f"Median over {standing(counted)}")
+    return {"code_injection": figure}
 
 
 def _moment(visits: int) -> str:

@@ -1,5 +1,6 @@
 """Success of reinforcement learning: curves, and what the final policy reaches (method §6)."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -9,13 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from internal_rl.analysis.drawing import draw_band, legend, palette, panels
-from internal_rl.analysis.results import RunResults, SeedResults, stacked_curves
+from internal_rl.analysis.drawing import draw_band, palette, panels, tell
+from internal_rl.analysis.expert import success_of_expert
+from internal_rl.analysis.results import RunResults, SeedResults, stacked_curves, standing
 from internal_rl.analysis.study import Study, StudyContext
-from internal_rl.analysis.table import Row, make_row
+from internal_rl.analysis.table import Row, format_number, make_row
 
-SUCCESS_TO_REACH = 0.3
-"""Speed is told as the number of episodes until this success."""
+SUCCESS_TO_REACH = (0.3, 0.5, 0.8)
+"""Speed is told as the number of episodes until these."""
 
 _LABELS = {
     "internal_rl": "internal RL",
@@ -43,77 +45,172 @@ def measure(context: StudyContext) -> dict[str, chex.Array]:
     return metrics | {"deterministic_success": deterministic}
 
 
-def final_success(results: SeedResults) -> float:
-    """Success of an RL stage: its own evaluation at the end, or that of its last updates."""
-    evaluated = results.scalar("success")
-    return results.last("success") if math.isnan(evaluated) else evaluated
-
-
 def episodes_to(results: SeedResults, success: float) -> float:
-    """Episodes until the mean success of an update's batch reaches a value, NaN if never."""
-    reached = [s for s, value in zip(*results.curve("success"), strict=True) if value >= success]
+    """Episodes until the mean success of the batches of a line of metrics reaches a value.
+
+    Infinite if it never did, NaN if nothing was written.
+    """
     episodes = dict(zip(*results.curve("episodes"), strict=True))
-    return float(episodes.get(reached[0], math.nan)) if reached else math.nan
+    lines = list(zip(*results.curve("success"), strict=True))
+    reached = [step for step, value in lines if value >= success]
+    if not reached:
+        return math.inf if lines else math.nan
+    return float(episodes.get(reached[0], math.nan))
+
+
+def first_success(results: SeedResults) -> float:
+    """Mean success of the batches of the first line of metrics, NaN without one."""
+    values = results.curve("success")[1]
+    return float(values[0]) if len(values) else math.nan
+
+
+def first_episodes(results: SeedResults) -> int:
+    """Episodes that `first_success` is the mean of."""
+    values = results.curve("episodes")[1]
+    return int(values[0]) if len(values) else 0
 
 
 def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
-    """Success, the number of episodes, and the speed."""
+    """Success of an evaluation and of the first batches, the number of episodes, and the speed."""
     label = label_of(stage)
-    deterministic = "deterministic_success"
-    return [
-        make_row(f"{stage}_success", f"{label}, success on the task", seeds, final_success),
-        make_row(
-            f"{stage}_{deterministic}",
-            f"{label}, success without sampling",
+
+    def evaluated(key, text):
+        return make_row(
+            f"{stage}_{key}",
+            f"{label}, {text}",
             seeds,
-            lambda s: s.scalar(deterministic),
-        ),
-        make_row(f"{stage}_episodes", f"{label}, episodes", seeds, lambda s: s.last("episodes")),
+            lambda s: s.scalar(key),
+            lambda s: s.evaluation_episodes,
+        )
+
+    at_first = f"{label}, success at first (mean of the first batches)"
+    total = make_row(f"{stage}_episodes", f"{label}, episodes", seeds, lambda s: s.last("episodes"))
+    speed = [
         make_row(
-            f"{stage}_episodes_to_{SUCCESS_TO_REACH:g}",
-            f"{label}, episodes to success {SUCCESS_TO_REACH:g}",
+            f"{stage}_episodes_to_{success:g}",
+            f"{label}, episodes to success {success:g}",
             seeds,
-            lambda s: episodes_to(s, SUCCESS_TO_REACH),
-        ),
+            lambda s, success=success: episodes_to(s, success),
+        )
+        for success in SUCCESS_TO_REACH
     ]
+    return [
+        evaluated("success", "success on the task"),
+        evaluated("deterministic_success", "success without sampling"),
+        make_row(f"{stage}_success_at_first", at_first, seeds, first_success, first_episodes),
+        total,
+        *speed,
+    ]
+
+
+def text(run: RunResults) -> str:
+    """Who begins with the highest success, as a line of Markdown; empty without two ways."""
+    found = []
+    for stage in filter(STUDY.looks_at, run):
+        row = make_row(stage, label_of(stage), run[stage], first_success)
+        if not math.isnan(row.median):
+            found.append(row)
+    if len(found) < 2:
+        return ""
+    found.sort(key=lambda row: -row.median)
+    told = ", ".join(f"{row.label} {format_number(row.median)}" for row in found)
+    if found[0].median == 0:
+        return f"Highest success at first: none, all medians over runs are 0 ({told}).\n"
+    return f"Highest success at first: {found[0].label} (medians over runs: {told}).\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One way to learn.
+
+    Attributes:
+      episodes: `(N,)` episodes that a run has learnt from.
+      success: `(runs, N)` share of these batches.
+      standing: on how many runs and base models it stands, in words; empty to count the runs.
+      evaluated: success of an evaluation at the end, median over runs; NaN if there was none.
+    """
+
+    episodes: np.ndarray
+    success: np.ndarray
+    standing: str = ""
+    evaluated: float = math.nan
+
+    @property
+    def label(self) -> str:
+        """What the legend says behind its name."""
+        standing = self.standing or f"{len(self.success)} runs"
+        success = format_number(self.evaluated)
+        return f", {standing}: " + ("not evaluated" if success == "–" else f"evaluated {success}")
+
+    @property
+    def num_episodes(self) -> float:
+        """Episodes of all runs together."""
+        return len(self.success) * float(np.max(self.episodes, initial=1.0))
+
+
+def curve_of(seeds: Sequence[SeedResults]) -> Curve:
+    """The curve of a stage, cut to its shortest seed."""
+    evaluated = make_row("", "", seeds, lambda s: s.scalar("success")).median
+    episodes, success = stacked_curves(seeds, "success", against="episodes")
+    return Curve(episodes, success, standing(seeds), evaluated)
 
 
 def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
     """Success against episodes, of all ways to learn."""
-    curves = {}
-    for stage in filter(STUDY.looks_at, runs[0]):
-        episodes, success = stacked_curves(runs[0][stage], "success", against="episodes")
-        if len(episodes):
-            curves[label_of(stage)] = (episodes, success)
-    return {"reinforcement_learning": rl_curves(curves)} if curves else {}
+    stages = filter(STUDY.looks_at, runs[0])
+    curves = {label_of(stage): curve_of(runs[0][stage]) for stage in stages}
+    curves = {label: curve for label, curve in curves.items() if len(curve.episodes)}
+    if not curves:
+        return {}
+    return {"reinforcement_learning": rl_curves(curves, success_of_expert(runs[0]))}
 
 
-def rl_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], floor: float = 1e-4) -> Figure:
+def rl_curves(curves: Mapping[str, Curve], expert: float = math.nan) -> Figure:
     """Success against episodes, linear and logarithmic, median and quartiles over runs.
 
+    The logarithmic axis ends at one success in all episodes of the way that ran the most of them:
+    nothing smaller can have been seen. Less, zero included, is drawn there.
+
     Args:
-      curves: episodes `(N,)` and success `(runs, N)` by label.
-      floor: lower end of the logarithmic axis; smaller values, zero included, are drawn there.
+      curves: by label.
+      expert: success of the expert, by which all curves are divided; NaN or 0 divides by nothing.
     """
-    figure, axes = panels(1, 2, (9.5, 3.8))
-    for i, ((label, (episodes, success)), colour) in enumerate(
+    divided = expert > 0
+    scale = expert if divided else 1.0
+    most = max(curve.num_episodes for curve in curves.values())
+    floor = 1.0 / most / scale
+    figure, axes = panels(1, 2, (10.5, 4.6))
+    for i, ((label, curve), colour) in enumerate(
         zip(curves.items(), palette(len(curves)), strict=True)
     ):
-        success = np.atleast_2d(success)
-        runs = "1 run" if len(success) == 1 else f"{len(success)} runs"
-        label = f"{label} ({runs}): {np.nanmedian(success[:, -1]):.2g}"
+        success = np.atleast_2d(curve.success) / scale
         # Curves that lie on each other, at zero for instance, show through each other's gaps.
-        gap = 2.5 * (len(curves) - 2)
-        dashes = (2.5 * (i - 1), (2.5, gap)) if i > 0 and gap > 0 else "-"
+        dashes = (2.5 * (i - 1), (2.5, 2.5 * (len(curves) - 1))) if i > 0 else "-"
+        style = {"label": f"{label}{curve.label}", "colour": colour, "dashes": dashes}
         for panel, values in zip(axes[0], (success, np.maximum(success, floor)), strict=True):
-            draw_band(panel, episodes, values, label=label, colour=colour, dashes=dashes)
-    axes[0, 0].set(ylim=(-0.02, 1.02), ylabel="success on the post-training task")
-    axes[0, 1].set(yscale="log", ylim=(floor * 0.8, 1.3), ylabel=f"success, at least {floor:g}")
+            draw_band(panel, curve.episodes, values, **style)
+    of = "success on the post-training task"
+    if divided:
+        of = "success over that of the expert"
+    top = max(1.0, 1.0 / scale)
+    axes[0, 0].set(ylim=(-0.02 * top, 1.02 * top), ylabel=of)
+    axes[0, 1].set(yscale="log", ylim=(floor * 0.7, 1.5 * top), ylabel=f"{of} (log)")
+    axes[0, 1].axhline(floor, color="0.35", linestyle=":", linewidth=1.0)
     for panel in axes[0]:
         panel.set_xlabel("episodes")
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-    legend(axes[0, 0])
+    handles = axes[0, 0].get_legend_handles_labels()
+    columns = 1 + (len(curves) > 2)
+    figure.legend(*handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     figure.suptitle("Reinforcement learning: median and quartiles over runs", fontsize=11)
+    ends = f"Right: the dotted line is one success in {EngFormatter(sep='')(most)} episodes"
+    notes = [f"{ends}, the most that any of them ran; zeros lie on it."]
+    if divided:
+        notes.append(
+            f"Divided by the expert's success on the post-training task, {format_number(expert)}"
+            " (mean actions); the legend's is not divided."
+        )
+    tell(figure, "\n".join(notes))
     return figure
 
 
@@ -123,5 +220,6 @@ STUDY = Study(
     measure=measure,
     rows=rows,
     figures=figures,
+    text=text,
     order=10,
 )

@@ -9,9 +9,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from internal_rl.analysis.drawing import palette, panels
+from internal_rl.analysis.drawing import palette, panels, tell
 from internal_rl.analysis.examples import examples_of
-from internal_rl.analysis.results import RunResults, with_artifact, world_of
+from internal_rl.analysis.results import RunResults, standing, with_artifact, world_of
 from internal_rl.analysis.study import Study, StudyContext
 from internal_rl.methods.switching import SWITCH_THRESHOLD
 
@@ -20,8 +20,11 @@ from internal_rl.methods.switching import SWITCH_THRESHOLD
 class Paths:
     """`E` episodes of up to `T` steps, seen from above.
 
+    Where the last step led to is not known of everything that was kept: it is its own end then.
+
     Attributes:
-      place: `(E, T, 2)` where the agent is, in cells, see `types.Scene`.
+      place: `(E, T, 2)` where the agent is before each step, in cells, see `types.Scene`.
+      last_place: `(E, 2)` where it is after the last one.
       colours: `(E, O, 2)` places that can be visited.
       walls: `(E, W, 2)` walls.
       code: `(E, T, n_z)` active code.
@@ -30,6 +33,7 @@ class Paths:
     """
 
     place: np.ndarray
+    last_place: np.ndarray
     colours: np.ndarray
     walls: np.ndarray
     code: np.ndarray
@@ -38,8 +42,11 @@ class Paths:
 
 
 def measure(context: StudyContext) -> dict[str, np.ndarray]:
-    """Fields of the world's `Scene` as `example_<field>`, `(E, T, ...)`."""
-    examples = examples_of(context, **vars(context.world.scene(context.rows.observation)))
+    """Fields of the world's `Scene` as `example_<field>`, `(E, T, ...)`, and as
+    `example_next_place` where each step leads."""
+    rows, scene = context.rows, context.world.scene
+    arrays = vars(scene(rows.observation)) | {"next_place": scene(rows.next_observation).place}
+    examples = examples_of(context, **arrays)
     # The mask is that of the gates.
     del examples["example_mask"]
     return examples
@@ -55,15 +62,29 @@ def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
         name: seeds[0].artifacts[f"example_{name}"]
         for name in ("place", "colours", "walls", "code", "beta", "mask")
     }
+    led_to = seeds[0].artifacts.get("example_next_place", found["place"])
     shown = Paths(
         place=found["place"],
+        last_place=at_last_step(led_to, found["mask"]),
         colours=found["colours"][:, 0],
         walls=found["walls"][:, 0],
         code=found["code"],
         switch=found["beta"] >= SWITCH_THRESHOLD,
         mask=found["mask"],
     )
-    return {"paths": draw_paths(shown, world.grid_size)}
+    figure = draw_paths(shown, world.grid_size)
+    tell(figure, standing(seeds[:1]))
+    return {"paths": figure}
+
+
+def at_last_step(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`(E, ...)` of `(E, T, ...)`: the values at the last step of each episode.
+
+    Args:
+      values: of every step.
+      mask: `(E, T)` bool, steps that belong to the episode; its leading steps.
+    """
+    return values[np.arange(len(values)), mask.sum(axis=1) - 1]
 
 
 def code_colours(codes: np.ndarray) -> np.ndarray:
@@ -100,7 +121,7 @@ def _draw_cells(axes: Axes, colours: np.ndarray, walls: np.ndarray, grid_size: i
 
 
 def draw_paths(shown: Paths, grid_size: int) -> Figure:
-    """Episodes from above; the first step is a disc, a new code a ring.
+    """Episodes from above; the start is a disc, the end a square, a new code a ring.
 
     Args:
       shown: what happened.
@@ -112,10 +133,11 @@ def draw_paths(shown: Paths, grid_size: int) -> Figure:
     shades[mask] = code_colours(shown.code[mask])
     for i, panel in enumerate(axes[0]):
         _draw_cells(panel, shown.colours[i], shown.walls[i], grid_size)
-        steps = shown.place[i][mask[i]]
+        steps = np.concatenate([shown.place[i][mask[i]], shown.last_place[i : i + 1]])
         lines = np.stack([steps[:-1], steps[1:]], axis=1)
-        panel.add_collection(LineCollection(lines, colors=shades[i][mask[i]][:-1], linewidths=2.2))
+        panel.add_collection(LineCollection(lines, colors=shades[i][mask[i]], linewidths=2.2))
         panel.plot(*steps[0], "o", color="black", markersize=6)
+        panel.plot(*steps[-1], "s", color="black", markersize=5)
         taken = np.flatnonzero(shown.switch[i] & mask[i])[1:]
         ring = shades[i, taken] if len(taken) else "none"
         panel.scatter(
@@ -126,7 +148,10 @@ def draw_paths(shown: Paths, grid_size: int) -> Figure:
             linewidths=1.8,
             zorder=3,
         )
-    figure.suptitle("Paths in the colour of the active code (ring: new code)", fontsize=11)
+    figure.suptitle(
+        "Paths in the colour of the active code\n(disc: start, square: end, ring: new code)",
+        fontsize=10,
+    )
     return figure
 
 

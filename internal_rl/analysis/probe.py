@@ -16,8 +16,8 @@ from flax import struct
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from internal_rl.analysis.drawing import draw_band, legend, panels
-from internal_rl.analysis.results import RunResults, SeedResults, with_artifact
+from internal_rl.analysis.drawing import draw_band, legend, panels, tell
+from internal_rl.analysis.results import RunResults, SeedResults, standing, with_artifact
 from internal_rl.analysis.study import LABELS, Study, StudyContext, as_arrays
 from internal_rl.analysis.table import Row, best_layer_rows
 from internal_rl.methods import probing
@@ -88,6 +88,7 @@ def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
     found = {}
     if seeds := with_artifact(runs[0], "probe", "example_beliefs"):
         found["probe_beliefs"] = _draw_beliefs(seeds[0].artifacts)
+        tell(found["probe_beliefs"], standing(seeds[:1]))
     if ages := _by_age(runs[0]):
         accuracy = {
             label: np.stack([results.artifacts["accuracy"] for results in seeds])
@@ -95,6 +96,12 @@ def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
         }
         oldest = list(ages.values())[-1][0]
         found["probe_accuracy"] = _draw_accuracy(accuracy, oldest.artifacts)
+        by_layer = "; ".join(f"{label}: {standing(seeds)}" for label, seeds in ages.items())
+        by_time = standing([oldest])
+        tell(
+            found["probe_accuracy"],
+            f"Left: median and quartiles, {by_layer}. Right: {by_time}",
+        )
     return found
 
 

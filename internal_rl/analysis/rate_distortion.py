@@ -16,8 +16,9 @@ from flax import struct
 from matplotlib.figure import Figure
 
 from internal_rl.analysis.codes import goal_places
-from internal_rl.analysis.drawing import draw_references, legend, palette, panels
-from internal_rl.analysis.results import RunResults, SeedResults
+from internal_rl.analysis.drawing import draw_references, legend, palette, panels, tell
+from internal_rl.analysis.results import RunResults, SeedResults, standing
+from internal_rl.analysis.statistics import quartiles
 from internal_rl.analysis.study import LABELS, Study, StudyContext, as_arrays
 from internal_rl.analysis.table import (
     Row,
@@ -118,7 +119,7 @@ def summarise_sweep(solutions: Sequence[Solution]) -> list[dict[str, float | str
         row = {"name": group[0].name, "alpha": group[0].alpha, "seeds": len(group)}
         for field in ("nll", "kl", "f1"):
             values = np.array([getattr(solution, field) for solution in group])
-            low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+            low, middle, high = quartiles(values)
             row |= {field: middle, f"{field}_low": low, f"{field}_high": high}
         rows.append(row)
     return rows
@@ -240,7 +241,10 @@ def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
     summary = summarise_sweep([solution for run in runs for solution in solutions_of(run)])
     if len({row["alpha"] for row in summary}) < 2:
         return {}
-    return {"rate_distortion": rate_distortion(summary, _references(runs[0]))}
+    figure = rate_distortion(summary, _references(runs[0]))
+    seeds = [s for run in runs for stage in run if STUDY.looks_at(stage) for s in run[stage]]
+    tell(figure, f"Medians and quartiles over runs; in all {standing(seeds)}")
+    return {"rate_distortion": figure}
 
 
 def rate_distortion(rows: Sequence[Mapping], references: Mapping[str, float]) -> Figure:

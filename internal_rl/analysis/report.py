@@ -27,6 +27,7 @@ EXPECTED = ("internal_rl_success", "raw_rl_success", "switching_f1")
 
 # In which order the stages of a run are reported; others come behind them.
 STAGE_ORDER = (
+    "expert",
     "pretrain",
     "probe",
     "steer",
@@ -37,25 +38,32 @@ STAGE_ORDER = (
 )
 
 
-def write_report(workdir: str | os.PathLike, wall_seconds: float = math.nan) -> dict:
+def write_report(
+    workdir: str | os.PathLike,
+    wall_seconds: float = math.nan,
+    upstream: Sequence[str | os.PathLike] = (),
+) -> dict:
     """Writes the report.
 
     Args:
       workdir: work directory of the run.
       wall_seconds: duration of the whole run; if unknown, the sum over its stages.
+      upstream: other work directories in which its base models may lie.
 
     Returns:
-      What `summary.json` holds: medians over seeds by key, None where there is no data.
+      What `summary.json` holds: medians over seeds by key, None where there is no data, or where
+      the median run never came there.
 
     Raises:
       StorageError: there is nothing to report, or files cannot be read or written.
     """
-    runs = read_sweep(workdir)
+    runs = read_sweep(workdir, upstream)
     run = runs[0]
     if not run:
         raise StorageError(f"{workdir}: holds no stage of a run, nothing to report")
     rows = table_rows(run)
-    summary = dict.fromkeys(EXPECTED) | {row.key: row.median for row in rows}
+    summary = dict.fromkeys(EXPECTED)
+    summary |= {row.key: row.median if math.isfinite(row.median) else None for row in rows}
     if math.isnan(wall_seconds):
         wall_seconds = float(np.nansum([seeds[0].last("seconds") for seeds in run.values()]))
     summary["wall_seconds"] = wall_seconds

@@ -28,7 +28,7 @@ class SeedResults:
       config: its configuration, nested dictionaries.
       metrics: lines of `metrics.jsonl`.
       artifacts: arrays by name; empty without any.
-      reads: on which seeds of earlier stages it stands, by stage; empty where it is not told.
+      base: seed of the base model that it stands on; None where none is known.
     """
 
     stage: str
@@ -36,12 +36,18 @@ class SeedResults:
     config: Mapping
     metrics: Sequence[Mapping]
     artifacts: Mapping[str, np.ndarray]
-    reads: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    base: int | None = None
 
     @property
-    def base_model(self) -> int | None:
-        """Seed of the base model on which it stands; None where there is none or it is not told."""
-        return self.reads.get("pretrain")
+    def section(self) -> Mapping:
+        """The section of the config that belongs to the stage, or to that of a variant."""
+        names = (name for name in self.config if f"{self.stage}_".startswith(f"{name}_"))
+        return self.config.get(max(names, key=len, default=""), {})
+
+    @property
+    def evaluation_episodes(self) -> int:
+        """Episodes of its evaluations; 0 where that is not told."""
+        return self.section.get("evaluation_episodes", 0)
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of a metric, where it was written and finite."""
@@ -60,6 +66,9 @@ class SeedResults:
         return self.last(f"evaluation/{name}")
 
 
+WITHOUT_BASE = ("expert", "collect")
+"""Stages that come before the base model."""
+
 RunResults = Mapping[str, Sequence[SeedResults]]
 """Stages of a work directory by name, their seeds in order."""
 
@@ -67,6 +76,19 @@ RunResults = Mapping[str, Sequence[SeedResults]]
 def with_artifact(run: RunResults, stage: str, name: str) -> list[SeedResults]:
     """Seeds of a stage that have an artifact."""
     return [results for results in run.get(stage, ()) if name in results.artifacts]
+
+
+def standing(seeds: Sequence[SeedResults]) -> str:
+    """On how many runs and base models a figure stands, in words; a single run by its seed."""
+    runs = f"{len(seeds)} runs" if len(seeds) != 1 else f"1 run (seed {seeds[0].seed})"
+    count = num_base_models(seeds)
+    return f"{runs}, {count} base model{'s' if count > 1 else ''}" if count else runs
+
+
+def num_base_models(seeds: Sequence[SeedResults]) -> int:
+    """How many base models runs stand on; 0 where that is not known of all of them."""
+    bases = {results.base for results in seeds}
+    return 0 if None in bases else len(bases)
 
 
 def world_of(results: SeedResults) -> World | None:
@@ -83,14 +105,19 @@ def _make_world(environment: str) -> World | None:
         return None
 
 
-def read_run(workdir: str | os.PathLike) -> RunResults:
+def read_run(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> RunResults:
     """Reads all stages of a work directory, finished or not, by name and in order of seeds.
+
+    Args:
+      workdir: of the run.
+      upstream: other work directories in which its base models may lie.
 
     Raises:
       StorageError: files cannot be read.
     """
     run: dict[str, list[SeedResults]] = {}
     with storage_faults(workdir):
+        bases = _base_seeds((workdir, *upstream))
         for file in as_path(workdir).glob("*/seed_*/config.json"):
             stage, seed = file.parent.parent.name, int(file.parent.name.removeprefix("seed_"))
             stored = read_json(file)
@@ -102,10 +129,36 @@ def read_run(workdir: str | os.PathLike) -> RunResults:
                 config=config,
                 metrics=_with_episodes(read_metrics(file.parent), stage, config),
                 artifacts=load_artifacts(workdir, stage, seed) if has_artifacts else {},
-                reads=stored.get("reads", {}),
+                base=_base_of(stage, seed, stored, bases),
             )
             run.setdefault(stage, []).append(results)
     return {stage: sorted(run[stage], key=lambda results: results.seed) for stage in sorted(run)}
+
+
+def _base_seeds(workdirs: Sequence[str | os.PathLike]) -> list[int]:
+    """Seeds of the base models, in order, of the first work directory that has any."""
+    for workdir in workdirs:
+        folders = as_path(workdir).glob("pretrain/seed_*/config.json")
+        seeds = [int(file.parent.name.removeprefix("seed_")) for file in folders]
+        if seeds:
+            return sorted(seeds)
+    return []
+
+
+def _base_of(stage: str, seed: int, stored: Mapping, bases: Sequence[int]) -> int | None:
+    """The base model of a seed, as its `config.json` tells.
+
+    Where that is silent they are dealt out in turn, as in `Settings.seeds_read`; co-training from
+    random parameters stands on none.
+    """
+    if stage == "pretrain":
+        return seed
+    if told := stored.get("reads", {}):
+        return told.get("pretrain")
+    drawn = stored["config"].get("metacontroller", {}).get("base_from") == "random"
+    if drawn or stage in WITHOUT_BASE or not bases:
+        return None
+    return bases[(seed - bases[0]) % len(bases)]
 
 
 def _with_episodes(metrics: Sequence[Mapping], stage: str, config: Mapping) -> Sequence[Mapping]:
@@ -117,10 +170,13 @@ def _with_episodes(metrics: Sequence[Mapping], stage: str, config: Mapping) -> S
     return [{**line, "episodes": line["step"] * episodes} for line in metrics]
 
 
-def read_sweep(workdir: str | os.PathLike) -> list[RunResults]:
+def read_sweep(
+    workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()
+) -> list[RunResults]:
     """Reads a work directory and those inside its folder `sweep`, which repeat some stages."""
     others = sorted(path for path in as_path(workdir).glob("sweep/*") if path.is_dir())
-    return [read_run(workdir), *(read_run(path) for path in others)]
+    above = (workdir, *upstream)
+    return [read_run(workdir, upstream), *(read_run(path, above) for path in others)]
 
 
 def stacked_curves(

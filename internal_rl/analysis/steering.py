@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from internal_rl.acting.controls import SupervisedControl
 from internal_rl.acting.episodes import Episodes, play
-from internal_rl.analysis.drawing import draw_band, legend, palette, panels
-from internal_rl.analysis.results import RunResults, SeedResults, with_artifact
+from internal_rl.analysis.drawing import draw_band, legend, palette, panels, tell
+from internal_rl.analysis.results import RunResults, SeedResults, standing, with_artifact
 from internal_rl.analysis.study import Study, StudyContext, as_arrays, choose_slots
 from internal_rl.analysis.table import Row, best_layer_rows
 from internal_rl.models.controllers import Controllers
@@ -110,7 +110,10 @@ def measure(context: StudyContext) -> dict[str, chex.Array]:
 def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     """The success at the best layer against input and output."""
     del stage
-    return best_layer_rows(seeds, "success", "steering_success", "steering success")
+    label = "steering success"
+    return best_layer_rows(
+        seeds, "success", "steering_success", label, lambda s: s.evaluation_episodes
+    )
 
 
 def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
@@ -119,7 +122,9 @@ def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
     if not seeds:
         return {}
     success = np.stack([results.artifacts["success"] for results in seeds])
-    return {"steering": steering_success({f"{success.shape[1] - 1} blocks": success})}
+    figure = steering_success({f"{success.shape[1] - 1} blocks": success})
+    tell(figure, f"Median and quartiles over {standing(seeds)}")
+    return {"steering": figure}
 
 
 def steering_success(success: Mapping[str, np.ndarray]) -> Figure:

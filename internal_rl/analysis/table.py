@@ -1,7 +1,8 @@
-"""The figures of merit of a run as rows: medians over seeds, and their range."""
+"""The figures of merit of a run as rows: what they are over runs, and how sure that is."""
 
 import csv
 import dataclasses
+import functools
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from internal_rl.analysis.results import SeedResults
+from internal_rl.analysis.statistics import Summary, summarise, wilson
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,27 +20,40 @@ class Row:
     Attributes:
       key: its name in `summary.json`.
       label: the same for readers, with its unit.
-      values: one per seed; NaN where a seed has none.
-      base_models: seed of the base model on which each of them stands; empty unless all tell.
+      values: one per seed; NaN where a seed has none, infinite for what never happened.
+      episodes: of a success rate, of how many episodes each value is the share; else empty.
+      bases: seed of the base model on which each value stands, None where that is not known; empty
+        where nothing of the kind is.
     """
 
     key: str
     label: str
     values: tuple[float, ...]
-    base_models: tuple[int, ...] = ()
+    episodes: tuple[int, ...] = ()
+    bases: tuple[int | None, ...] = ()
 
     @property
-    def seeds(self) -> str:
-        """How many runs there are, and on how many base models."""
-        count, bases = len(self.values), len(set(self.base_models))
-        if count == 1 or not bases:
-            return str(count)
-        return f"{count} on {bases} base model{'s' if bases > 1 else ''}"
+    def base_models(self) -> int:
+        """How many base models the values stand on; 0 where that is not known of all."""
+        pairs = zip(self.values, self.bases, strict=False)
+        found = {base for value, base in pairs if not math.isnan(value)}
+        return 0 if None in found else len(found)
+
+    @functools.cached_property
+    def summary(self) -> Summary:
+        """Statistics over the seeds that have a value."""
+        return summarise(self.values)
 
     @property
     def median(self) -> float:
         """Median over the seeds that have a value; NaN without any."""
-        return self._over_seeds(np.nanmedian)
+        return self.summary.median
+
+    @property
+    def rates(self) -> list[tuple[float, int, tuple[float, float]]]:
+        """Of a success rate: rate, episodes and Wilson's interval of every seed that has one."""
+        pairs = zip(self.values, self.episodes, strict=False)
+        return [(x, n, wilson(x, n)) for x, n in pairs if not math.isnan(x) and n]
 
     @property
     def lowest(self) -> float:
@@ -82,28 +97,52 @@ class Table:
 
 
 def make_row(
-    key: str, label: str, seeds: Iterable[SeedResults], value: Callable[[SeedResults], float]
+    key: str,
+    label: str,
+    seeds: Iterable[SeedResults],
+    value: Callable[[SeedResults], float],
+    episodes: Callable[[SeedResults], int] | None = None,
 ) -> Row:
-    """A row of the value of every seed."""
+    """A row of the value of every seed.
+
+    Args:
+      key: of the row.
+      label: of the row.
+      seeds: of one stage.
+      value: of a seed; NaN where it has none.
+      episodes: of how many episodes the value is the share, of a success rate.
+    """
     seeds = list(seeds)
-    base_models = tuple(results.base_model for results in seeds)
-    if None in base_models:
-        base_models = ()
-    return Row(key, label, tuple(value(results) for results in seeds) or (math.nan,), base_models)
+    values = tuple(value(results) for results in seeds)
+    bases = tuple(results.base for results in seeds)
+    shares = tuple(map(episodes, seeds)) if episodes is not None else ()
+    return Row(key, label, values or (math.nan,), shares, bases)
 
 
-def best_layer_rows(seeds: Sequence[SeedResults], artifact: str, key: str, label: str) -> list[Row]:
-    """Best layer against input and output, of an artifact of shape `(L + 1,)`."""
+def best_layer_rows(
+    seeds: Sequence[SeedResults],
+    artifact: str,
+    key: str,
+    label: str,
+    episodes: Callable[[SeedResults], int] | None = None,
+) -> list[Row]:
+    """Best layer against input and output, of an artifact of shape `(L + 1,)`; see `make_row`."""
     seeds = [results for results in seeds if artifact in results.artifacts]
 
-    def at(choose):
-        return lambda s: float(choose(s.artifacts[artifact]))
+    def at(layer):
+        return lambda s: float(s.artifacts[artifact][layer])
+
+    def best(s):
+        return float(np.max(s.artifacts[artifact]))
+
+    def which(s):
+        return float(np.argmax(s.artifacts[artifact]))
 
     return [
-        make_row(f"{key}_best", f"{label}, best layer", seeds, at(np.max)),
-        make_row(f"{key}_best_layer", f"{label}, which layer", seeds, at(np.argmax)),
-        make_row(f"{key}_input", f"{label}, input layer", seeds, at(lambda values: values[0])),
-        make_row(f"{key}_output", f"{label}, output layer", seeds, at(lambda values: values[-1])),
+        make_row(f"{key}_best", f"{label}, best layer", seeds, best, episodes),
+        make_row(f"{key}_best_layer", f"{label}, which layer", seeds, which),
+        make_row(f"{key}_input", f"{label}, input layer", seeds, at(0), episodes),
+        make_row(f"{key}_output", f"{label}, output layer", seeds, at(-1), episodes),
     ]
 
 
@@ -142,28 +181,80 @@ def variant_rows(
 
 
 def format_number(value: float) -> str:
-    """Four digits; a dash for NaN."""
+    """Four digits; a dash for NaN, and "never" for what is infinite."""
+    if math.isinf(value):
+        return "never"
     return "–" if math.isnan(value) else f"{value:.4g}"
 
 
+def format_span(low: float, high: float) -> str:
+    """Two numbers from low to high; a dash where they are NaN."""
+    return "–" if math.isnan(low) else f"{format_number(low)} to {format_number(high)}"
+
+
+HEADS = ("median", "quartiles", "interquartile mean", "95 % interval", "runs", "base models")
+"""What `cells` gives."""
+
+
+def cells(row: Row) -> list[str]:
+    """What a table shows of a row behind its label."""
+    found, whole = row.summary, len(row.values)
+    return [
+        format_number(found.median),
+        format_span(found.lower, found.upper),
+        format_number(found.mean),
+        format_span(*found.interval),
+        f"{found.count}" if found.count == whole else f"{found.count} of {whole}",
+        f"{row.base_models or '–'}",
+    ]
+
+
+def rate_cells(row: Row) -> list[str]:
+    """Of a success rate: every run's with Wilson's interval, and their episodes."""
+    episodes = sorted({n for _, n, _ in row.rates})
+    rates = ", ".join(f"{format_number(x)} ({format_span(*ends)})" for x, _, ends in row.rates)
+    return [rates, " or ".join(f"{n:,}" for n in episodes)]
+
+
+RATES = (
+    "Success rates run by run, in brackets the 95 % interval over the episodes of a run (Wilson)"
+)
+"""Heading of the second table."""
+
+
 def format_markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table in Markdown."""
-    lines = ["| quantity | median | lowest | highest | seeds |", "|---|---:|---:|---:|---:|"]
-    for row in rows:
-        values = " | ".join(map(format_number, (row.median, row.lowest, row.highest)))
-        lines.append(f"| {row.label} | {values} | {row.seeds} |")
+    """The rows as a table in Markdown, and a second one of single success rates."""
+    lines = [f"| quantity | {' | '.join(HEADS)} |", f"|---|{'---:|' * len(HEADS)}"]
+    lines += [f"| {' | '.join([row.label, *cells(row)])} |" for row in rows]
+    rated = [row for row in rows if row.rates]
+    if rated:
+        lines += ["", f"{RATES}:", "", "| quantity | rates | episodes |", "|---|---|---:|"]
+        lines += [f"| {' | '.join([row.label, *rate_cells(row)])} |" for row in rated]
     return "\n".join(lines) + "\n"
 
 
+CSV_HEADS = (
+    *("key", "quantity", "median", "lower quartile", "upper quartile", "lowest", "highest"),
+    *("interquartile mean", "interval from", "interval to", "runs", "base models"),
+    *("values by seed", "base model by seed", "episodes by seed", "intervals by seed"),
+)
+
+
 def format_csv(rows: Sequence[Row]) -> str:
-    """The rows as CSV, the value of every seed and its base model at the end of its row."""
+    """The rows as CSV, the value of every seed at the end of its row."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    heads = ["key", "quantity", "median", "lowest", "highest"]
-    writer.writerow([*heads, "values by seed", "base model by seed"])
+    writer.writerow(CSV_HEADS)
     for row in rows:
+        found = row.summary
+        over_runs = (found.median, found.lower, found.upper, row.lowest, row.highest, found.mean)
+        numbers = [f"{x:.6g}" for x in (*over_runs, *found.interval)]
         values = " ".join(f"{value:.6g}" for value in row.values)
-        numbers = (f"{x:.6g}" for x in (row.median, row.lowest, row.highest))
-        base_models = " ".join(map(str, row.base_models))
-        writer.writerow([row.key, row.label, *numbers, values, base_models])
+        bases = " ".join("–" if base is None else str(base) for base in row.bases)
+        episodes = " ".join(map(str, row.episodes))
+        ends = (wilson(x, n) for x, n in zip(row.values, row.episodes, strict=False))
+        intervals = " ".join(f"{low:.6g}:{high:.6g}" for low, high in ends)
+        counts = [found.count, row.base_models or ""]
+        told = (values, bases, episodes, intervals)
+        writer.writerow([row.key, row.label, *numbers, *counts, *told])
     return text.getvalue()

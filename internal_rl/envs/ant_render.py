@@ -143,9 +143,10 @@ def frames_of_observations(
     Args:
       world: the world.
       observations: `(T, d)` of one episode.
-      every: control steps from frame to frame.
-      beta: `(T,)` switching gate of each step, shown in a panel with the code.
-      code: `(T, n_z)` code that was active in each step.
+      every: control steps from frame to frame; the last observation is shown in any case.
+      beta: `(T,)` or, where the last observation is that after the last step, `(T - 1,)` switching
+        gate of each step, shown in a panel with the code.
+      code: `(T, n_z)` or `(T - 1, n_z)` code that was active in each step.
 
     Raises:
       ValueError: if only one of beta and code is given or their lengths do not fit.
@@ -157,6 +158,7 @@ def frames_of_observations(
         np.asarray(jax.vmap(world.cell_of)(centres * world.config.cell_size))
         for centres in (scene.colours, scene.walls)
     )
-    postures = np.asarray(world.posture(observations[::every]))
+    last = len(observations) - 1
+    postures = np.asarray(world.posture(observations[[*range(0, last, every), last]]))
     frames = render_frames(world, objects, walls, postures)
     return add_panels(frames, beta, code, every)

@@ -73,6 +73,7 @@ class _Loop:
       following: `()` int32 next episode that no slot has taken.
       place: `(N,)` int32 `episode * num_steps + time` of each record, `B * num_steps` if idle.
       records: records in the order in which they were made, `(N, ...)`.
+      ends: what is kept of the end of every episode, by name, `(B, ...)`.
       cursor: `()` int32 records made so far.
     """
 
@@ -82,6 +83,7 @@ class _Loop:
     following: chex.Array
     place: chex.Array
     records: Any
+    ends: dict[str, chex.Array]
     cursor: chex.Array
 
 
@@ -92,6 +94,7 @@ def run_episodes(
     num_slots: int,
     num_steps: int,
     *,
+    at_end: Callable | None = None,
     num_phases: int | None = None,
 ):
     """Runs every episode to its end, at most `num_steps` steps.
@@ -105,37 +108,43 @@ def run_episodes(
         share.
       num_slots: number of slots `W <= B`.
       num_steps: time limit; no episode is longer.
+      at_end: `at_end(state)` returns arrays `(W, ...)` by name, which are kept of the state after
+        the last step of every episode; None keeps nothing.
       num_phases: how often the last episodes move to fewer slots, plus one; each phase is compiled
         on its own. None leaves the choice to `choose_num_phases`.
 
     Returns:
-      The records, each array `(B, num_steps, ...)`, zero after an episode's end, and the `(B,)`
-      int32 lengths of the episodes.
+      The records, each array `(B, num_steps, ...)`, zero after an episode's end, among them by name
+      what `at_end` keeps, `(B, ...)`; and the `(B,)` int32 lengths of the episodes.
     """
     num_episodes = jax.tree.leaves(fresh)[0].shape[0]
     if num_phases is None:
         num_phases = choose_num_phases(num_slots)
     # Traced once, for the shapes of its records and in the loop.
     step = jax.jit(step)
-    loop = _start(step, fresh, memory, num_episodes, num_slots, num_steps)
+    loop = _start(step, fresh, memory, num_slots, num_steps)
+    if at_end is not None:
+        loop = loop.replace(ends=jax.tree.map(jnp.zeros_like, at_end(fresh)))
     for phase in range(num_phases):
         fewer = num_slots // SHRINK if phase + 1 < num_phases else 0
         # The names are those of `benchmarks.tpu`, to which the loops' lengths have to be told.
         with jax.named_scope("last_episode_steps" if phase else "episode_steps"):
             loop = jax.lax.while_loop(
                 lambda loop, fewer=fewer: largest(_must_go_on(loop, num_episodes, fewer)),
-                lambda loop: _advance(step, fresh, loop, num_episodes, num_steps),
+                lambda loop: _advance(step, at_end, fresh, loop, num_steps),
                 loop,
             )
         if not fewer:
             break
         loop = _move_to_fewer(loop, fewer)
         num_slots = fewer
-    return _sorted_records(loop, num_episodes, num_steps)
+    records, lengths = _sorted_records(loop, num_episodes, num_steps)
+    return (records | loop.ends if loop.ends else records), lengths
 
 
-def _start(step, fresh, memory, num_episodes: int, num_slots: int, num_steps: int) -> _Loop:
+def _start(step, fresh, memory, num_slots: int, num_steps: int) -> _Loop:
     """The first `num_slots` episodes in the slots, room for the records."""
+    num_episodes = jax.tree.leaves(fresh)[0].shape[0]
     first = jnp.arange(num_slots, dtype=jnp.int32)
     slots = Slots(first, jnp.zeros_like(first), jnp.ones(num_slots, bool))
     state = jax.tree.map(lambda x: x[:num_slots], fresh)
@@ -152,6 +161,7 @@ def _start(step, fresh, memory, num_episodes: int, num_slots: int, num_steps: in
         following=jnp.int32(num_slots),
         place=jnp.full(capacity, num_episodes * num_steps, jnp.int32),
         records=jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype), record),
+        ends={},
         cursor=jnp.int32(0),
     )
 
@@ -162,9 +172,9 @@ def _must_go_on(loop: _Loop, num_episodes: int, fewer: int) -> chex.Array:
     return jnp.sum(loop.slots.active) + waiting > fewer
 
 
-def _advance(step, fresh, loop: _Loop, num_episodes: int, num_steps: int) -> _Loop:
+def _advance(step, at_end, fresh, loop: _Loop, num_steps: int) -> _Loop:
     """One step of all slots; ended episodes make room for fresh ones."""
-    slots = loop.slots
+    slots, num_episodes = loop.slots, jax.tree.leaves(fresh)[0].shape[0]
     state, memory, done, record = step(slots, loop.state, loop.memory)
     place = jnp.where(
         slots.active, slots.episode * num_steps + slots.time, num_episodes * num_steps
@@ -174,6 +184,11 @@ def _advance(step, fresh, loop: _Loop, num_episodes: int, num_steps: int) -> _Lo
     candidate = loop.following + jnp.cumsum(vacant, dtype=jnp.int32) - 1
     refilled = vacant & (candidate < num_episodes)
     episode = jnp.where(refilled, candidate, slots.episode)
+    ends = loop.ends
+    if at_end is not None:
+        # A number that no episode has is written nowhere.
+        ended = jnp.where(vacant & slots.active, slots.episode, num_episodes)
+        ends = jax.tree.map(lambda x, new: x.at[ended].set(new, mode="drop"), ends, at_end(state))
 
     def renew(old, start):
         chosen = refilled.reshape(-1, *[1] * (old.ndim - 1))
@@ -190,6 +205,7 @@ def _advance(step, fresh, loop: _Loop, num_episodes: int, num_steps: int) -> _Lo
         following=loop.following + jnp.sum(vacant, dtype=jnp.int32),
         place=_write(loop.place, place, loop.cursor),
         records=jax.tree.map(lambda x, new: _write(x, new, loop.cursor), loop.records, record),
+        ends=ends,
         cursor=loop.cursor + len(place),
     )
 

@@ -118,7 +118,7 @@ def report(places: Places, wall_seconds: float = math.nan) -> dict:
 
     if not hosts.is_first():
         return {}
-    summary = write_report(places.workdir, wall_seconds)
+    summary = write_report(places.workdir, wall_seconds, places.upstream)
     logging.info("figures and tables are in %s/report", places.workdir)
     return summary
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from internal_rl.acting.episodes import NOWHERE, NoControl, Visits, act, play, start_worlds
+from internal_rl.acting.episodes import LAST, NOWHERE, NoControl, Visits, act, play, start_worlds
 from internal_rl.models.heads import action_log_prob, mode_action
 from tests.acting.steered import make_model, make_world
 
@@ -20,6 +20,7 @@ EVERYTHING = (
     "visit",
     "progress",
     "subgoal",
+    LAST,
 )
 
 
@@ -88,6 +89,7 @@ def test_what_is_kept_is_what_the_world_shows_step_by_step(free_running):
             assert episodes.visit[b, t] == after.visit
             assert episodes.progress[b, t] == after.progress
             before = after
+        np.testing.assert_array_equal(episodes.last_observation[b], before.observation)
         assert before.done or episodes.length[b] == world.time_limit
 
 
@@ -119,6 +121,7 @@ def test_only_what_is_asked_for_is_kept():
         return play(world, model, NoControl(), jax.random.key(0), 2, keep=("reward",))
 
     episodes = jax.device_get(run(make_model().alone()))
+    assert episodes.last_observation is None
     assert episodes.observation is None and episodes.action is None and episodes.visit is None
     assert episodes.reward.shape == (2, world.time_limit)
     np.testing.assert_array_equal(episodes.success, episodes.returns > 0)

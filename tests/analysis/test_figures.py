@@ -56,10 +56,11 @@ def draw(name):
     if name == "gates_without_labels":
         return gates.gates(RNG.random((2, STEPS)), None, np.ones((2, STEPS), bool))
     if name == "paths":
-        place = np.cumsum(RNG.normal(size=(2, STEPS, 2)), axis=1) / 4
+        place = np.cumsum(RNG.normal(size=(2, STEPS + 1, 2)), axis=1) / 4
         cells = np.array([[-1.5, 0.5], [0.5, 1.5]])
         shown = paths.Paths(
-            place=place,
+            place=place[:, :-1],
+            last_place=place[:, -1],
             colours=np.stack([cells, -cells]),
             walls=np.zeros((2, 1, 2)) + 0.5,
             code=RNG.random((2, STEPS, 4)),
@@ -72,8 +73,8 @@ def draw(name):
     if name == "rl_curves":
         episodes = np.arange(10) * 1000
         curves = {
-            "internal RL": (episodes, RNG.random((3, 10))),
-            "raw actions": (episodes, np.zeros((1, 10))),
+            "internal RL": learning.Curve(episodes, RNG.random((3, 10)), evaluated=0.625),
+            "raw actions": learning.Curve(episodes, np.zeros((1, 10)), "1 run"),
         }
         return learning.rl_curves(curves)
     if name == "injected_codes":
@@ -108,11 +109,59 @@ def test_figure_is_written_with_labelled_axes(name, tmp_path):
     assert min(pixels.shape) > 200
 
 
-def test_zero_success_is_drawn_at_the_floor_of_the_logarithmic_axis():
+def line_of(axes, label):
+    return next(line for line in axes.get_lines() if line.get_label().startswith(label))
+
+
+def test_zero_success_is_drawn_at_one_success_in_all_episodes_that_were_run():
     figure = draw("rl_curves")
-    logarithmic = figure.axes[1]
-    raw = next(x for x in logarithmic.get_lines() if x.get_label().startswith("raw actions"))
-    np.testing.assert_array_equal(raw.get_ydata(), 1e-4)
+    # Three runs of 9,000 episodes; the other way to learn has one.
+    raw = line_of(figure.axes[1], "raw actions").get_ydata()
+    np.testing.assert_allclose(raw, 1 / 27_000)
+    assert "one success in 27k episodes" in drawing.told(figure)
+    assert not line_of(figure.axes[0], "raw actions").get_ydata().any()
+
+
+def test_the_legend_shows_the_success_of_evaluations():
+    labels = [text.get_text() for text in draw("rl_curves").legends[0].get_texts()]
+    assert labels == ["internal RL, 3 runs: evaluated 0.625", "raw actions, 1 run: not evaluated"]
+
+
+def test_curves_are_divided_by_the_success_of_the_expert_and_say_so():
+    success = np.linspace(0.1, 0.4, 4)
+    curves = {"internal RL": learning.Curve(np.arange(1, 5) * 100, success[None])}
+    figure = learning.rl_curves(curves, expert=0.8)
+    for panel in figure.axes:
+        np.testing.assert_allclose(line_of(panel, "internal RL").get_ydata(), success / 0.8)
+        assert "over that of the expert" in panel.get_ylabel()
+    assert "Divided by the expert's success on the post-training task, 0.8" in drawing.told(figure)
+
+
+def test_curves_show_median_and_quartiles_over_runs():
+    success = np.random.default_rng(1).random((5, 4))
+    figure = learning.rl_curves({"internal RL": learning.Curve(np.arange(1, 5), success)})
+    panel = figure.axes[0]
+    median = line_of(panel, "internal RL").get_ydata()
+    np.testing.assert_allclose(median, np.sort(success, axis=0)[2])
+    ends = panel.collections[0].get_paths()[0].vertices[:, 1]
+    assert {*np.sort(success, axis=0)[[1, 3]].ravel()} <= {*ends}
+
+
+def test_paths_are_drawn_to_where_the_last_step_led():
+    place = np.array([[[-1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]])
+    shown = paths.Paths(
+        place=place,
+        last_place=np.array([[1.0, 1.0]]),
+        colours=np.zeros((1, 1, 2)),
+        walls=np.zeros((1, 0, 2)),
+        code=np.eye(3)[None],
+        switch=np.array([[True, False, True]]),
+        mask=np.ones((1, 3), bool),
+    )
+    panel = paths.draw_paths(shown, 4).axes[0]
+    lines = panel.collections[0]
+    assert lines.get_segments()[-1].tolist() == [[0.0, 1.0], [1.0, 1.0]]
+    assert len(lines.get_segments()) == len(lines.get_colors()) == 3
 
 
 @pytest.mark.parametrize("count", [1, 8, 13])

@@ -2,18 +2,20 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from internal_rl.analysis import report, study
+from internal_rl.analysis import drawing, report, study
 from internal_rl.analysis.learning import episodes_to
 from internal_rl.analysis.rate_distortion import loss_accounting
-from internal_rl.analysis.results import read_run, stacked_curves
+from internal_rl.analysis.results import read_run, read_sweep, stacked_curves, standing
 from internal_rl.analysis.study import Animation, Study, register_study
-from internal_rl.analysis.table import Row, Table
+from internal_rl.analysis.table import Row, Table, format_markdown
 from internal_rl.errors import StorageError
 from internal_rl.training.metrics import MetricsWriter
 from internal_rl.training.stage_config import StageConfig
@@ -24,8 +26,8 @@ LAYERS, STEPS, SUBGOALS = 3, 10, 4
 RNG = np.random.default_rng(0)
 
 
-def write_stage(workdir, stage, seed, config, lines, artifacts=None):
-    directory = StageDirectory(workdir, stage, seed)
+def write_stage(workdir, stage, seed, config, lines, artifacts=None, reads=None):
+    directory = StageDirectory(workdir, stage, seed, reads)
     directory.begin(StageConfig(config), [seed])
     writer = MetricsWriter(directory.path, 0)
     for step, values in lines:
@@ -44,7 +46,10 @@ def metacontroller_lines(nll, kl, f1):
     return [(10, values | evaluation | references | {"seconds": 3.0})]
 
 
-RL_CONFIG = {section: {"episodes_per_update": 100} for section in ("internal_rl", "raw_rl")}
+RL_CONFIG = {
+    section: {"episodes_per_update": 100, "evaluation_episodes": 500}
+    for section in ("internal_rl", "raw_rl")
+}
 
 
 def rl_lines(success):
@@ -133,7 +138,8 @@ def test_full_report_holds_all_figures_and_both_tables(workdir):
     }
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert summary["internal_rl_success"] == pytest.approx(0.8)
-    assert summary["raw_rl_success"] == 0.0
+    assert summary["raw_rl_success"] is None
+    assert summary["raw_rl_success_at_first"] == 0.0
     assert summary["switching_f1"] == pytest.approx(0.91)
     assert summary["wall_seconds"] == 12.5
     assert summary["pretrain_excess"] == pytest.approx(1.1 / 4 - 0.1)
@@ -141,18 +147,90 @@ def test_full_report_holds_all_figures_and_both_tables(workdir):
     assert summary["steering_success_best"] == pytest.approx(0.8)
     assert summary["internal_rl_episodes"] == 400
     assert summary["internal_rl_episodes_to_0.3"] == 300
-    assert "raw_rl_episodes_to_0.3" not in summary
+    assert summary["raw_rl_episodes_to_0.3"] is None
     with open(folder / "table.csv") as file:
         rows = {row["key"]: row for row in csv.DictReader(file)}
     assert rows["switching_f1"]["values by seed"] == "0.95 0.91 0.5"
     assert float(rows["switching_f1"]["lowest"]) == 0.5
-    assert "Loss accounting" in (folder / "table.md").read_text()
+    assert rows["switching_f1"]["runs"] == "3" and rows["switching_f1"]["base models"] == "1"
+    text = (folder / "table.md").read_text()
+    assert "Loss accounting" in text
+    assert "| raw actions, episodes to success 0.3 | never | never to never | never | – | 1" in text
+    assert "Highest success at first: none, all medians over runs are 0 (internal RL 0" in text
+
+
+def test_every_figure_says_on_how_many_runs_it_stands(workdir):
+    for name, figure in report.report_figures(read_sweep(workdir)).items():
+        told = " ".join([drawing.told(figure), *map(Text.get_text, figure.findobj(Text))])
+        assert re.search(r"\d+ runs?\b.*, \d+ base model", told), name
+
+
+def test_success_rates_have_an_interval_over_their_episodes(workdir):
+    row = next(r for r in report.table_rows(read_run(workdir)) if r.key == "internal_rl_success")
+    assert row.episodes == (500, 500, 500)
+    rate, episodes, (low, high) = row.rates[0]
+    assert (rate, episodes) == (0.7, 500) and low < 0.7 < high
+    markdown = format_markdown([row])
+    assert (
+        "| internal RL, success on the task | 0.8 | 0.75 to 0.85 | 0.8 | 0.7 to 0.9 | 3 | 1 |"
+        in (markdown)
+    )
+    assert f"0.7 ({low:.4g} to {high:.4g}), " in markdown and "| 500 |" in markdown
+
+
+def test_base_models_are_dealt_out_to_runs_in_turn(tmp_path):
+    line = [(1, {"f1": 0.5})]
+    for seed in range(4):
+        write_stage(tmp_path / "base", "pretrain", seed, {}, line)
+    for seed in (0, 1, 2, 3, 4, 5):
+        write_stage(tmp_path / "run", "metacontroller", seed, {}, line)
+    alone = read_run(tmp_path / "run")["metacontroller"]
+    assert [results.base for results in alone] == [None] * 6
+    assert standing(alone) == "6 runs"
+    seeds = read_run(tmp_path / "run", [tmp_path / "base"])["metacontroller"]
+    assert [results.base for results in seeds] == [0, 1, 2, 3, 0, 1]
+    assert standing(seeds) == "6 runs, 4 base models"
+    assert standing(seeds[:1]) == "1 run (seed 0), 1 base model"
+
+
+def test_base_models_are_those_that_the_runs_tell(tmp_path):
+    for seed in range(2):
+        write_stage(tmp_path, "pretrain", seed, {}, [(1, {"loss": 0.5})])
+    told = [{"metacontroller": 0, "pretrain": 1}, {"metacontroller": 1, "pretrain": 1}, None]
+    for seed, reads in enumerate(told):
+        lines = [(1, {"evaluation/success": 0.5})]
+        write_stage(tmp_path, "internal_rl", seed, RL_CONFIG, lines, reads=reads)
+    drawn = {"metacontroller": {"base_from": "random", "alpha": 0.1}}
+    write_stage(tmp_path, "metacontroller_cotrained", 0, drawn, [(1, {"loss": 0.5})])
+    run = read_run(tmp_path)
+    # The last one is of a time before that was written down.
+    assert [results.base for results in run["internal_rl"]] == [1, 1, 0]
+    assert run["metacontroller_cotrained"][0].base is None
+    row = next(r for r in report.table_rows(run) if r.key == "internal_rl_success")
+    assert row.bases == (1, 1, 0) and row.base_models == 2
+    report.write_report(tmp_path)
+    with open(tmp_path / "report" / "table.csv") as file:
+        rows = {row["key"]: row for row in csv.DictReader(file)}
+    assert rows["internal_rl_success"]["base model by seed"] == "1 1 0"
+
+
+def test_the_ant_is_measured_against_its_expert(tmp_path):
+    expert = {"post_training/success": 0.8, "pretraining/success": 0.9}
+    write_stage(tmp_path, "expert", 0, {"expert": {"evaluation_episodes": 1000}}, [(1, expert)])
+    write_stage(tmp_path, "internal_rl", 0, RL_CONFIG, rl_lines([0.0, 0.4]))
+    run = read_run(tmp_path)
+    figure = report.report_figures([run])["reinforcement_learning"]
+    assert figure.axes[0].get_lines()[0].get_ydata()[-1] == pytest.approx(0.5)
+    row = next(r for r in report.table_rows(run) if r.key == "expert_post_training_success")
+    assert row.values == (0.8,) and row.episodes == (1000,)
 
 
 def test_partial_run_is_reported_without_what_is_missing(tmp_path):
     write_stage(tmp_path, "raw_rl", 0, RL_CONFIG, rl_lines([0.0, 0.1]))
     summary = report.write_report(tmp_path)
-    assert summary["raw_rl_success"] == pytest.approx(0.1)
+    # Nothing was evaluated: training batches are no evaluation.
+    assert summary["raw_rl_success"] is None
+    assert summary["raw_rl_success_at_first"] == 0.0
     assert summary["internal_rl_success"] is None
     assert summary["switching_f1"] is None
     assert summary["wall_seconds"] == 2.0
@@ -183,7 +261,7 @@ def test_seeds_of_different_length_are_cut_to_the_shortest(tmp_path):
     np.testing.assert_array_equal(episodes, [100, 200])
     np.testing.assert_array_equal(success, [[0.1, 0.2], [0.4, 0.5]])
     assert episodes_to(seeds[1], 0.45) == 200
-    assert np.isnan(episodes_to(seeds[1], 0.9))
+    assert np.isinf(episodes_to(seeds[1], 0.9))
 
 
 def test_row_ignores_seeds_without_a_value():

@@ -113,3 +113,6 @@ def test_frames_show_the_postures_and_cells_that_were_observed(world, monkeypatc
         np.testing.assert_array_equal(frame[:, 480:], code_panel(beta, code, time, 360))
     with pytest.raises(ValueError, match="one of them is missing"):
         ant_render.frames_of_observations(world, observations, every=2, beta=beta)
+    # The last one is shown wherever the others fall.
+    assert len(ant_render.frames_of_observations(world, observations, every=3)) == 3
+    np.testing.assert_allclose(shown["qpos"], [bodies[i].qpos for i in (0, 3, 4)], atol=1e-5)

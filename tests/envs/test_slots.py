@@ -11,7 +11,7 @@ from internal_rl.envs.slots import choose_num_phases, run_episodes
 NUM_STEPS = 9
 
 
-def run(lengths, num_slots, num_phases=3):
+def run(lengths, num_slots, num_phases=3, at_end=None):
     """Episodes of given lengths; what a slot remembers is the sum of the episode's own steps."""
 
     def step(slots, state, memory):
@@ -23,7 +23,9 @@ def run(lengths, num_slots, num_phases=3):
 
     # What a slot holds before its first episode must not matter, and so is not zero.
     memory = {"total": jnp.full(num_slots, 77), "clock": jnp.int32(0)}
-    return run_episodes(step, lengths, memory, num_slots, NUM_STEPS, num_phases=num_phases)
+    return run_episodes(
+        step, lengths, memory, num_slots, NUM_STEPS, at_end=at_end, num_phases=num_phases
+    )
 
 
 def check(records, lengths, expected_lengths):
@@ -41,6 +43,38 @@ def check(records, lengths, expected_lengths):
 def test_every_episode_is_recorded_whole_and_in_its_place(num_slots, num_phases):
     lengths = np.random.default_rng(0).integers(1, NUM_STEPS + 1, size=23)
     check(*run(jnp.asarray(lengths), num_slots, num_phases), lengths)
+
+
+@pytest.mark.parametrize(("num_slots", "num_phases"), [(1, 1), (8, 3)])
+def test_the_end_of_every_episode_is_kept(num_slots, num_phases):
+    """Of episodes that count their steps in their state, some cut off by the time limit."""
+    lengths = np.random.default_rng(0).integers(1, NUM_STEPS + 5, size=23)
+
+    def step(slots, state, memory):
+        length, count = state
+        return (length, count + 1), memory, count + 1 >= length, {"time": slots.time}
+
+    records, found = run_episodes(
+        step,
+        (jnp.asarray(lengths), jnp.zeros(23, jnp.int32)),
+        (),
+        num_slots,
+        NUM_STEPS,
+        at_end=lambda state: {"count": state[1]},
+        num_phases=num_phases,
+    )
+    np.testing.assert_array_equal(found, np.minimum(lengths, NUM_STEPS))
+    np.testing.assert_array_equal(records["count"], found)
+
+
+def test_ends_under_vmap_do_not_disturb_each_other():
+    lengths = np.array([[1, 1, 1, 1], [2, 7, 3, 9]])
+
+    def at_end(state):
+        return {"length": state}
+
+    records, _ = jax.vmap(lambda x: run(x, 2, at_end=at_end))(jnp.asarray(lengths))
+    np.testing.assert_array_equal(records["length"], lengths)
 
 
 def test_the_time_limit_ends_episodes():

@@ -1,0 +1,134 @@
+"""Statistics over runs: medians and quartiles as in the paper, and how sure such figures are.
+
+The paper shows median and quartiles over runs (method §6). Beside them stand the interquartile mean
+with an interval from bootstrapping over runs, which uses few runs better than a median does
+(Agarwal et al. 2021), and Wilson intervals of success rates, which tell how much of a single run's
+rate is the luck of its episodes. The first interval speaks of other runs, the second one of other
+episodes of the same run.
+
+A value that is NaN is no value and is left out. A value that is infinite stands for something that
+never happened, such as the episodes until a success that was not reached; it counts, so that a
+median over runs is "never" where most of them never got there.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+"""Share of cases in which an interval should hold the true value."""
+
+TRIMMED = 0.25
+"""Share of the runs that the interquartile mean leaves out at either end, rounded down to runs."""
+
+NUM_RESAMPLES = 2_000
+NOTHING = (math.nan, math.nan)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What is told of the values of several runs.
+
+    Attributes:
+      count: runs that have a value, `n`.
+      median: over these; NaN without any, as the next three.
+      lower: first quartile, by linear interpolation between ordered values.
+      upper: third quartile.
+      mean: interquartile mean; of fewer than four runs the mean of them all.
+      interval: lower and upper end of the interval of the interquartile mean; NaN for fewer than
+        two runs, which say nothing about others, and where a value is infinite. Equal values give
+        an interval without width.
+    """
+
+    count: int
+    median: float
+    lower: float
+    upper: float
+    mean: float
+    interval: tuple[float, float]
+
+
+def quartiles(values: np.ndarray) -> np.ndarray:
+    """Quartiles over the first axis, by linear interpolation as in NumPy.
+
+    Args:
+      values: `(runs, ...)`; NaN is left out, infinite values are allowed.
+
+    Returns:
+      `(3, ...)`: lower quartile, median, upper quartile; NaN where there is no value.
+    """
+    ordered = np.sort(np.asarray(values, float), axis=0)
+    count = np.sum(~np.isnan(ordered), axis=0, keepdims=True)
+    found = []
+    for share in (0.25, 0.5, 0.75):
+        place = share * np.maximum(count - 1, 0)
+        below, above = np.floor(place).astype(int), np.ceil(place).astype(int)
+        low, high = (np.take_along_axis(ordered, index, axis=0) for index in (below, above))
+        with np.errstate(invalid="ignore"):
+            between = low + (place - below) * (high - low)
+        found.append(np.where((below == above) | (low == high), low, between)[0])
+    return np.stack(found)
+
+
+def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Mean over an axis without a quarter of the values at either end, see `TRIMMED`."""
+    return stats.trim_mean(values, TRIMMED, axis=axis)
+
+
+def summarise(values: Sequence[float], seed: int = 0) -> Summary:
+    """Summary over runs.
+
+    Args:
+      values: one per run.
+      seed: of the resampling; the same values and seed give the same interval.
+    """
+    values = np.asarray(values, float)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return Summary(0, math.nan, math.nan, math.nan, math.nan, NOTHING)
+    lower, median, upper = (float(value) for value in quartiles(values))
+    mean = float(interquartile_mean(values))
+    return Summary(len(values), median, lower, upper, mean, _interval(values, seed))
+
+
+def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """Percentile bootstrap of the interquartile mean over runs."""
+    if len(values) < 2 or not np.all(np.isfinite(values)):
+        return NOTHING
+    # Percentiles: the bias-corrected kind is not defined for values that are all equal.
+    found = stats.bootstrap(
+        (values,),
+        interquartile_mean,
+        confidence_level=CONFIDENCE,
+        n_resamples=NUM_RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def wilson(rate: float, num_episodes: int) -> tuple[float, float]:
+    """Wilson's interval of a success rate.
+
+    Args:
+      rate: share of episodes with a success; NaN where there is none.
+      num_episodes: how many episodes it is the share of; 0 where that is not known.
+
+    Returns:
+      Lower and upper end; NaN where rate or episodes are not known.
+
+    Raises:
+      ValueError: the rate is no share, or the number is negative.
+    """
+    if num_episodes < 0:
+        raise ValueError(f"num_episodes is {num_episodes}, allowed is 0 or more")
+    if math.isnan(rate) or num_episodes == 0:
+        return NOTHING
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"rate is {rate:g}, allowed is 0 to 1")
+    test = stats.binomtest(round(rate * num_episodes), num_episodes)
+    interval = test.proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
