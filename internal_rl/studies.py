@@ -23,27 +23,34 @@ from matplotlib.figure import Figure
 
 from internal_rl.analysis import base_model
 from internal_rl.analysis import codes as _codes
+from internal_rl.analysis import encoder_injection as _encoder_injection
 from internal_rl.analysis import gates as _gates
 from internal_rl.analysis import injection as _injection
 from internal_rl.analysis import learning as _learning
 from internal_rl.analysis import paths as _paths
 from internal_rl.analysis import probe as _probe
-from internal_rl.analysis import rate_distortion as _rate_distortion
 from internal_rl.analysis import steering as _steering
 from internal_rl.analysis import switching as _switching
 from internal_rl.analysis import transitions as _transitions
+from internal_rl.analysis.code_tests import examine_codes
 from internal_rl.analysis.found import bank_of_found, rows_of_found
-from internal_rl.analysis.report import report_figures, table_rows, write_report
-from internal_rl.analysis.results import read_run, read_sweep
+from internal_rl.analysis.injected_paths import draw_pairs
+from internal_rl.analysis.report import report_figures, table_rows
+from internal_rl.analysis.results import read_run
 from internal_rl.analysis.study import Study, all_studies, as_arrays, register_study
+from internal_rl.analysis.sweeps.report import read_sweep, studies_in
+from internal_rl.analysis.sweeps.sweep import all_sweeps, sweep_named
 from internal_rl.analysis.table import Table
 from internal_rl.envs.world import capabilities
 from internal_rl.methods import probing
 from internal_rl.methods import steering as steering_method
+from internal_rl.methods.code_tests import CodeTestSettings
 from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Method
 from internal_rl.methods.switching import SWITCH_THRESHOLD
 from internal_rl.models.controllers import Controllers
+from internal_rl.stages import running
+from internal_rl.stages.places import Places
 from internal_rl.types import DataSource
 
 __all__ = [
@@ -52,16 +59,17 @@ __all__ = [
     "all_studies",
     "base_success",
     "codes",
+    "encoder_injection",
     "figures",
     "gates",
     "injection",
     "learning",
     "paths",
     "probe",
-    "rate_distortion",
     "register_study",
     "report",
     "steering",
+    "sweep",
     "switching",
     "table",
     "transitions",
@@ -119,9 +127,44 @@ def codes(agent: Any, found: Any, *, key: chex.PRNGKey | None = None) -> Table:
 
 
 def injection(
+    agent: Any,
+    *,
+    num_episodes: int = 1_024,
+    settings: CodeTestSettings | None = None,
+    key: chex.PRNGKey | None = None,
+) -> dict[str, Figure]:
+    """The paper's tests: whether codes of random rollouts lead to the same place in other episodes.
+
+    Args:
+      agent: whose model is injected into.
+      num_episodes: rollouts out of which codes come, and episodes per test and arm.
+      settings: how codes are collected and when they are injected; None for the defaults.
+      key: randomness; None takes a fixed one.
+
+    Returns:
+      `code_injection`, rates with the code and without, and where the world tells a scene
+      `injected_paths`; empty where no code was found.
+
+    Raises:
+      ValueError: the world does not tell what is needed.
+    """
+    _require(agent, "injection", _injection.STUDY.needs)
+    key = jax.random.key(0) if key is None else key
+    found = examine_codes(
+        agent.world, agent.model, key, num_episodes, settings or CodeTestSettings()
+    )
+    figures = {"code_injection": _injection.draw_rates(found.reached)}
+    if found.pairs is not None:
+        figures["injected_paths"] = draw_pairs(found.pairs, agent.world.grid_size)
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def encoder_injection(
     agent: Any, found: Any, *, num_episodes: int = 256, key: chex.PRNGKey | None = None
 ) -> Figure:
-    """Whether codes lead to the same place in other episodes, against a random code and none.
+    """Whether codes that the encoder found lead to the same place in other episodes.
+
+    Against a random code and none. This is easier than the paper's test, see `injection`.
 
     Args:
       agent: whose model is injected into.
@@ -132,12 +175,12 @@ def injection(
     Raises:
       ValueError: there are no subgoals, or the world does not tell what is needed.
     """
-    _require(agent, "injection", _injection.STUDY.needs - {"labels"})
+    _require(agent, "encoder_injection", _encoder_injection.STUDY.needs - {"labels"})
     key = jax.random.key(0) if key is None else key
-    reach = _injection.examine_injection(
+    reach = _encoder_injection.examine_injection(
         agent.world, agent.model, bank_of_found(agent.world, found), key, num_episodes
     )
-    return _injection.injected_codes(_injection.reach_by_moment(reach))
+    return _encoder_injection.injected_codes(_encoder_injection.reach_by_moment(reach))
 
 
 def paths(agent: Any, found: Any, *, count: int = 5) -> Figure:
@@ -277,25 +320,31 @@ def learning(workdir: str | os.PathLike) -> Figure:
     Raises:
       ValueError: no stage of reinforcement learning has begun there.
     """
-    return _one(_learning.figures([read_run(workdir)]), "internal_rl or raw_rl", workdir)
+    return _one(_learning.figures(read_run(workdir)), "internal_rl or raw_rl", workdir)
 
 
-def rate_distortion(workdir: str | os.PathLike) -> Figure:
-    """Rate against distortion of metacontrollers trained with several weights of the KL.
+def sweep(workdir: str | os.PathLike, study: str) -> dict[str, Figure]:
+    """Figures of a study over several runs by name, see `experiments.sweep`.
 
     Args:
-      workdir: of a run, with others in its folder `sweep`.
+      workdir: in whose folder `sweep` the study lies.
+      study: its name, such as `"rate_distortion"`.
 
     Raises:
-      ValueError: there is only one weight, or no metacontroller.
+      ConfigError: there is no such study.
+      ValueError: nothing of it is finished.
     """
-    found = _rate_distortion.figures(read_sweep(workdir))
-    return _one(found, "metacontroller with two values of alpha", workdir)
+    found = sweep_named(study).figures(read_sweep(workdir, study))
+    _one(found, f"finished runs of {study}", workdir)
+    return dict(found)
 
 
 def figures(workdir: str | os.PathLike) -> dict[str, Figure]:
-    """All figures of a report by name, of whatever stages a work directory holds."""
-    return report_figures(read_sweep(workdir))
+    """All figures of a report by name, of whatever stages and sweeps a work directory holds."""
+    found, sweeps = report_figures(read_run(workdir)), all_sweeps()
+    for study in filter(sweeps.__contains__, studies_in(workdir)):
+        found |= sweeps[study].figures(read_sweep(workdir, study))
+    return found
 
 
 def table(workdir: str | os.PathLike) -> Table:
@@ -305,7 +354,7 @@ def table(workdir: str | os.PathLike) -> Table:
 
 def report(workdir: str | os.PathLike) -> dict:
     """Writes `<workdir>/report/` and returns its summary, see `analysis.report`."""
-    return write_report(workdir)
+    return running.report(Places(workdir))
 
 
 # What these share.

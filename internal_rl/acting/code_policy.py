@@ -20,6 +20,23 @@ from internal_rl.models.policy import CodePolicy
 from internal_rl.models.steered_model import SteeredModel
 
 
+def asks_for_code(
+    model: SteeredModel, beta: chex.Array, keys: chex.Array, threshold: float
+) -> chex.Array:
+    """Whether the switch asks for a new code, `(W,)` bool.
+
+    Args:
+      model: base model and metacontroller.
+      beta: `(W,)` output of the switch.
+      keys: `(W,)` read where the module draws its switches.
+      threshold: it asks where `β_t >= threshold`; where the module draws its switches, with
+        probability `β_t`.
+    """
+    if model.metacontroller.draws_switches:
+        return jax.vmap(jax.random.uniform)(keys) < beta
+    return beta >= threshold
+
+
 @struct.dataclass
 class _Held:
     """What was decided last, for `W` slots; renewed where the switch asks for a new code.
@@ -50,8 +67,7 @@ class CodePolicyControl:
     Attributes:
       policy: module of the policy.
       params: its parameters.
-      threshold: the switch asks where `β_t >= threshold`; where the module draws its
-        switches, with probability `β_t`.
+      threshold: of the switch, see `asks_for_code`.
       policy_rows: episodes per call of the policy among those that ask.
     """
 
@@ -78,7 +94,7 @@ class CodePolicyControl:
         held = held.replace(code=jnp.where(first[:, None], 0.0, held.code))
         beta = model.switch(residual, history, held.code)
         switch_keys, code_keys = context.keys
-        ask = first | self._wants_code(model, beta, switch_keys)
+        ask = first | asks_for_code(model, beta, switch_keys, self.threshold)
         held = self._decide(residual, ask & context.slots.active, code_keys, held, context)
         history = model.history_step(residual, history).astype(history.dtype)
         record = {
@@ -90,12 +106,6 @@ class CodePolicyControl:
         }
         controlled = model.control(residual, held.code).astype(residual.dtype)
         return (history, held), controlled, record
-
-    def _wants_code(self, model: SteeredModel, beta: chex.Array, keys: chex.Array) -> chex.Array:
-        """`(W,)` bool: the switch asks for a new code."""
-        if model.metacontroller.draws_switches:
-            return jax.vmap(jax.random.uniform)(keys) < beta
-        return beta >= self.threshold
 
     def _decide(
         self,

@@ -1,4 +1,4 @@
-"""Codes collected from trajectories together with the subgoal that they led to (method §5)."""
+"""Codes together with what they led to, and how they are chosen for other episodes (method §5)."""
 
 import chex
 import jax
@@ -13,16 +13,16 @@ from internal_rl.types import Trajectory, World
 
 @struct.dataclass
 class CodeBank:
-    """Codes with the subgoal they led to.
+    """Codes with what they led to.
 
     Attributes:
       code: `(N, n_z)`.
-      subgoal: `(N,)` int32.
+      goal: `(N,)` int32 subgoal, or place; -1 for a code that is not to be used.
       layout: `(N,)` uint32 fingerprint of the layout; None in a world that tells none.
     """
 
     code: chex.Array
-    subgoal: chex.Array
+    goal: chex.Array
     layout: chex.Array | None
 
 
@@ -75,26 +75,26 @@ def bank_of(context: StudyContext) -> CodeBank:
 
 
 def choose_codes(
-    bank: CodeBank, layout: chex.Array, num_subgoals: int, key: chex.PRNGKey
+    bank: CodeBank, layout: chex.Array, num_goals: int, key: chex.PRNGKey
 ) -> tuple[chex.Array, chex.Array]:
-    """Draws, for every episode and subgoal, a code that was collected in another layout.
+    """Draws, for every episode and goal, a code that was collected in another layout.
 
     Args:
       bank: `N` codes, with their layouts.
       layout: `(B,)` fingerprints of the episodes' layouts.
-      num_subgoals: number of subgoals `G`.
+      num_goals: number of goals `G`.
       key: randomness.
 
     Returns:
       Codes `(B, G, n_z)`, and `(B, G)` bool whether the bank had one.
     """
-    score = jax.random.uniform(key, (layout.shape[0], len(bank.subgoal)), jnp.float32)
+    score = jax.random.uniform(key, (layout.shape[0], len(bank.goal)), jnp.float32)
     score = jnp.where(layout[:, None] == bank.layout, -1.0, score)
 
-    def choose(subgoal):
-        candidate = jnp.where(bank.subgoal == subgoal, score, -1.0)
+    def choose(goal):
+        candidate = jnp.where(bank.goal == goal, score, -1.0)
         best = jnp.argmax(candidate, axis=1)
         return jnp.asarray(bank.code)[best], jnp.max(candidate, axis=1) >= 0.0
 
-    codes, found = jax.lax.map(choose, jnp.arange(num_subgoals))
+    codes, found = jax.lax.map(choose, jnp.arange(num_goals))
     return jnp.moveaxis(codes, 0, 1), found.T

@@ -81,7 +81,7 @@ def decoding_accuracy(
     Raises:
       ValueError: if the bank holds fewer than two codes.
     """
-    num_codes = len(bank.subgoal)
+    num_codes = len(bank.goal)
     if num_codes < 2:
         raise ValueError(f"bank holds {num_codes} codes, allowed are 2 or more")
     half, optimiser = num_codes // 2, optax.adam(0.1)
@@ -109,7 +109,7 @@ def decoding_accuracy(
         shares = jnp.mean(jax.nn.one_hot(subgoal[half:], num_subgoals, dtype=code.dtype), axis=0)
         return jnp.mean(predicted == subgoal[half:]), jnp.max(shares)
 
-    accuracy, majority = fit_and_test(bank.code, bank.subgoal)
+    accuracy, majority = fit_and_test(bank.code, bank.goal)
     return Decoding(decoding_accuracy=float(accuracy), decoding_majority=float(majority))
 
 
@@ -151,4 +151,5 @@ STUDY = Study(
     measure=measure,
     rows=rows,
     order=20,
+    title="What codes mean",
 )

@@ -1,307 +1,178 @@
-"""Do codes carry over? A code taken from one episode is put into another (method §5).
-
-A code collected on the way to a subgoal is injected into a new episode in another layout, at its
-start or after some visits, and held until the gate asks for a new one. How often the subgoal's
-place is then the next one visited is compared with what the base model does alone from the same
-states with the same random numbers, and with a code drawn from the prior N(0, I).
-"""
+"""Do codes carry over? The paper's two tests as a study, see `analysis.code_tests` (method §5)."""
 
 from collections.abc import Mapping, Sequence
 
 import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from matplotlib.figure import Figure
 
-from internal_rl.acting.controls import InjectedCode
-from internal_rl.acting.episodes import NOWHERE, Episodes, act, start_worlds
-from internal_rl.analysis.code_bank import CodeBank, bank_of, choose_codes
+from internal_rl.analysis.code_tests import ARMS, TESTS, CodeTests, Reached, examine_codes
 from internal_rl.analysis.drawing import legend, palette, panels, tell
-from internal_rl.analysis.results import RunResults, SeedResults, standing, with_artifact
-from internal_rl.analysis.study import LABELS, Study, StudyContext, as_arrays, choose_slots
-from internal_rl.analysis.table import Row, variant_rows
-from internal_rl.analysis.transitions import visited_places
-from internal_rl.methods.switching import SWITCH_THRESHOLD
-from internal_rl.models.steered_model import SteeredModel
-from internal_rl.training.mesh import by_all_devices
-from internal_rl.types import World
+from internal_rl.analysis.injected_paths import Pairs, draw_pairs
+from internal_rl.analysis.results import RunResults, SeedResults, standing, with_artifact, world_of
+from internal_rl.analysis.statistics import wilson
+from internal_rl.analysis.study import Arrays, Study, StudyContext, as_arrays
+from internal_rl.analysis.table import Row, make_row, variant_prefixes
+from internal_rl.methods.code_tests import CodeTestSettings
+from internal_rl.methods.evaluation import evaluation_key
 
-INJECTION_MOMENTS = (0, 1)
-"""Numbers of visits after which a code is injected."""
+PREFIX = "sampled_code_"
+"""How names of artifacts begin."""
 
-ARMS = ("injected", "prior", "uncontrolled")
-"""What takes hold of the episode: a collected code, a code from N(0, I), or nothing."""
-_ARM_LABELS = {"injected": "injected", "prior": "random code", "uncontrolled": "no code"}
-_ENABLED = (True, True, False)
-
-ROW_LABELS = {
-    "injection_0_reach_injected": "code injected at the start, reaches its colour",
-    "injection_0_reach_uncontrolled": "the same without a code",
-    "injection_0_reach_prior": "the same with a random code",
-    "injection_0_reach_gain": "injected over uncontrolled, at the start",
-    "injection_1_reach_gain": "injected over uncontrolled, after one visit",
-    "injection_1_reach_unseen_injected": "code injected, unseen transition taken",
-    "injection_1_reach_unseen_uncontrolled": "the same without a code",
+_TITLES = {"step": "at a step", "unseen": "unseen transition"}
+_LABELS = {
+    "step": {
+        "with": "sampled code injected at a step, reaches its colour (paper, ant: 0.36)",
+        "without": "the same without it (paper, ant: 0.23)",
+    },
+    "unseen": {
+        "with": "sampled code injected, takes an unseen transition (paper, ant: 0.24)",
+        "without": "the same without it (paper, ant: 0.10)",
+    },
 }
+"""Labels by test and arm, beside the paper's figures (appendix B.3.2)."""
 
 
-@struct.dataclass
-class Reach:
-    """How often the place aimed at is the next one visited, by arm.
-
-    Attributes:
-      reach_injected: with a collected code.
-      reach_prior: with a code from the prior.
-      reach_uncontrolled: without a code.
-      reach_gain: injected over uncontrolled.
-      reach_unseen_injected: as `reach_injected`, where place before and place aimed at make an
-        unseen transition; NaN if none did, None where the world tells no unseen transitions.
-      reach_unseen_prior: likewise.
-      reach_unseen_uncontrolled: likewise.
-    """
-
-    reach_injected: float
-    reach_prior: float
-    reach_uncontrolled: float
-    reach_gain: float
-    reach_unseen_injected: float | None = None
-    reach_unseen_prior: float | None = None
-    reach_unseen_uncontrolled: float | None = None
-
-
-def nth_visit(visit: chex.Array, n: chex.Array) -> chex.Array:
-    """Place of the `n`-th visit (from 1) of each episode: `(N, T)` to `(N,)`, -1 if none."""
-    is_nth = (jnp.cumsum(visit >= 0, axis=1) == n) & (visit >= 0)
-    return jnp.max(jnp.where(is_nth, visit, NOWHERE), axis=1)
-
-
-def inject_codes(
-    world: World,
-    model: SteeredModel,
-    bank: CodeBank,
-    key: chex.PRNGKey,
-    num_episodes: int,
-    *,
-    after_visits: chex.Numeric = 0,
-) -> dict[str, chex.Array]:
-    """Where episodes go next once a code has been injected, against the two controls.
-
-    Until the injection, and after the gate has asked for another code, the base model acts alone.
-    All arms start from the same states, aim at the same targets and use the same random numbers.
-
-    Args:
-      world: tells visits, the places of its subgoals and layouts, and runs free of any task.
-      model: base model and metacontroller, whose gate and decoder are used.
-      bank: codes to inject, see `code_bank.collect_codes`.
-      key: randomness.
-      num_episodes: episodes per arm.
-      after_visits: `()` number of visits after which a code is injected, 0 for the start.
-
-    Returns:
-      For each of `ARMS`, `(O + 1, G, O + 1)` float32 counts of episodes by place visited last
-      before the injection, subgoal aimed at, and place visited next; index `O` stands for none.
-      Episodes that never came to an injection are left out.
-    """
-    start_key, code_key, prior_key, target_key, act_key = jax.random.split(key, 5)
-    start = start_worlds(world, start_key, world.post_training_task, num_episodes)
-    layout = world.layout_fingerprint(start[1].observation)
-    codes, found = choose_codes(bank, layout, world.num_subgoals, code_key)
-    preference = jax.random.uniform(target_key, found.shape, jnp.float32)
-    preference = jnp.where(found, preference, -jnp.inf)
-    prior = jax.random.normal(prior_key, codes.shape, codes.dtype)
-
-    def run_arm(arm):
-        arm_codes, enabled = arm
-        control = InjectedCode(
-            codes=arm_codes,
-            preference=preference,
-            first_place=jnp.asarray(world.subgoal_places),
-            after_visits=after_visits,
-            enabled=enabled,
-            threshold=SWITCH_THRESHOLD,
-        )
-        episodes = act(
-            world,
-            model,
-            control,
-            start,
-            act_key,
-            free_running=True,
-            keep=("visit",),
-            num_slots=choose_slots(num_episodes),
-            shared=True,
-        )
-        target = jnp.where(jnp.any(found, axis=1), _last_target(episodes), -1)
-        return _count(world, visited_places(episodes), target, after_visits)
-
-    # One compiled program plays the arms one after the other.
-    counts = jax.lax.map(run_arm, (jnp.stack([codes, prior, codes]), jnp.array(_ENABLED)))
-    return dict(zip(ARMS, counts, strict=True))
-
-
-def _last_target(episodes: Episodes) -> chex.Array:
-    """Subgoal that each episode aimed at in the end, `(B,)`, -1 if it never did."""
-    last = jnp.maximum(episodes.length - 1, 0)[:, None]
-    return jnp.take_along_axis(episodes.record["target"], last, axis=1)[:, 0]
-
-
-def _count(
-    world: World, visit: chex.Array, target: chex.Array, after_visits: chex.Numeric
-) -> chex.Array:
-    """Episodes by place before, subgoal aimed at and place after, see `inject_codes`."""
-    num_places = world.num_places
-    before, after = nth_visit(visit, after_visits), nth_visit(visit, after_visits + 1)
-
-    def indicator(index, size):
-        return jax.nn.one_hot(index, size, dtype=jnp.float32)
-
-    return jnp.einsum(
-        "ni,nj,nk->ijk",
-        indicator(before % (num_places + 1), num_places + 1),
-        indicator(target, world.num_subgoals),
-        indicator(after % (num_places + 1), num_places + 1),
-    )
-
-
-def injection_metrics(
-    counts: Mapping[str, chex.Array],
-    first_place: chex.Array,
-    unseen: set[tuple[int, int]] | None = None,
-) -> Reach:
-    """How often the place aimed at is the next one visited.
-
-    Args:
-      counts: from `inject_codes`.
-      first_place: `(G,)` place that a subgoal enters first.
-      unseen: transitions that the base model's training data never hold; None if not known.
-    """
-    first_place = np.asarray(first_place)
-    subgoals = np.arange(len(first_place))
-    num_places = next(iter(counts.values())).shape[0] - 1
-
-    def rates(name, chosen):
-        found = {}
-        for arm in ARMS:
-            table = np.asarray(counts[arm]) * chosen[..., None]
-            total = table.sum()
-            hits = table[:, subgoals, first_place].sum()
-            found[f"{name}_{arm}"] = float(hits / total) if total else float("nan")
-        return found
-
-    metrics = rates("reach", np.ones((num_places + 1, len(subgoals)), bool))
-    gain = metrics["reach_injected"] / max(metrics["reach_uncontrolled"], 1e-9)
-    if unseen is not None:
-        is_unseen = np.zeros((num_places + 1, len(subgoals)), bool)
-        for before, after in unseen:
-            is_unseen[before] |= first_place == after
-        metrics |= rates("reach_unseen", is_unseen)
-    return Reach(**metrics, reach_gain=gain)
-
-
-def examine_injection(
-    world: World, model: SteeredModel, bank: CodeBank, key: chex.PRNGKey, num_episodes: int
-) -> dict[int, Reach]:
-    """`Reach` for each of `INJECTION_MOMENTS`.
-
-    Args:
-      world: see `inject_codes`.
-      model: base model and metacontroller.
-      bank: codes to inject.
-      key: randomness, the same at each moment.
-      num_episodes: episodes per arm and moment.
-    """
-
-    @by_all_devices
-    def inject(model, bank, key, visits):
-        return inject_codes(world, model, bank, key, num_episodes, after_visits=visits)
-
-    unseen = getattr(world, "unseen_transitions", None)
-    return {
-        visits: injection_metrics(inject(model, bank, key, visits), world.subgoal_places, unseen)
-        for visits in INJECTION_MOMENTS
-    }
+def arrays_of(found: CodeTests) -> dict[str, chex.Array]:
+    """What a stage keeps of the tests: counts and, where there are any, pairs of paths."""
+    arrays = {f"{PREFIX}found": found.found}
+    for test, reached in found.reached.items():
+        arrays |= as_arrays(reached, f"{PREFIX}{test}_")
+    return arrays | ({} if found.pairs is None else as_arrays(found.pairs, f"{PREFIX}pairs_"))
 
 
 def measure(context: StudyContext) -> dict[str, chex.Array]:
-    """`Reach` of each moment as `injection_<visits>_<field>`."""
-    found = examine_injection(
-        context.world,
-        context.model,
-        bank_of(context),
-        context.examination_keys["inject"],
-        context.num_episodes,
-    )
-    arrays = {}
-    for visits, reach in found.items():
-        arrays |= as_arrays(reach, f"injection_{visits}_")
-    return arrays
+    """`arrays_of` the tests."""
+    settings = context.method.config.part(CodeTestSettings)
+    key, count = evaluation_key("injection"), context.num_episodes
+    return arrays_of(examine_codes(context.world, context.model, key, count, settings))
+
+
+def reached_of(artifacts: Arrays) -> dict[str, Reached]:
+    """`Reached` by test, of what a stage has kept; without those that it has not."""
+    found = {}
+    for test in TESTS:
+        if f"{PREFIX}{test}_tried" in artifacts:
+            names = ("tried", "with_code", "without_code")
+            found[test] = Reached(*(artifacts[f"{PREFIX}{test}_{name}"] for name in names))
+    return found
+
+
+def _pooled(seeds: Sequence[SeedResults]) -> dict[str, Reached]:
+    """`Reached` by test over all seeds."""
+    found = {}
+    for results in seeds:
+        for test, reached in reached_of(results.artifacts).items():
+            found[test] = found[test].plus(reached) if test in found else reached
+    return found
 
 
 def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
-    """How often codes lead where they should."""
-    return variant_rows(stage, seeds, "codes", ROW_LABELS)
+    """Codes that were found, and how often they lead to their colour."""
+    seeds = [results for results in seeds if f"{PREFIX}found" in results.artifacts]
+    key, label = variant_prefixes(stage)
+
+    def found(choose):
+        return lambda s: float(choose(s.artifacts[f"{PREFIX}found"]))
+
+    def rate(test, arm):
+        return lambda s: reached_of(s.artifacts)[test].rate(arm)
+
+    def episodes(test):
+        return lambda s: reached_of(s.artifacts)[test].total
+
+    name = f"{key}codes_{PREFIX}"
+    table = [
+        make_row(f"{name}found", f"{label}sampled codes that were kept", seeds, found(np.sum)),
+        make_row(f"{name}fewest", f"{label}fewest of a colour", seeds, found(np.min)),
+    ]
+    for test in _pooled(seeds):
+        table += [
+            make_row(f"{name}{test}_{arm}", label + told, seeds, rate(test, arm), episodes(test))
+            for arm, told in _LABELS[test].items()
+        ]
+    return table
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
-    """How often each arm reaches the place aimed at."""
-    reach = {}
-    for visits in INJECTION_MOMENTS:
-        names = [f"injection_{visits}_reach_{arm}" for arm in ARMS]
-        seeds = with_artifact(runs[0], "metacontroller", names[0])
-        if seeds:
-            values = [np.median([results.scalar(name) for results in seeds]) for name in names]
-            reach[_moment(visits)] = dict(zip(ARMS, values, strict=True))
-            counted = seeds
-    if not reach:
+def text(run: RunResults) -> str:
+    """How many codes of each colour were found, over all seeds."""
+    lines = []
+    for stage in sorted(filter(STUDY.looks_at, run)):
+        found = [s.artifacts[f"{PREFIX}found"] for s in with_artifact(run, stage, f"{PREFIX}found")]
+        if found:
+            counts = enumerate(np.sum(found, axis=0))
+            told = ", ".join(f"{number} of colour {colour}" for colour, number in counts)
+            lines.append(f"- {stage}: sampled codes that were kept: {told}\n")
+    return "".join(lines)
+
+
+def figures(run: RunResults) -> dict[str, Figure | None]:
+    """Rates of all seeds, and pairs of paths of the first one."""
+    seeds = with_artifact(run, "metacontroller", f"{PREFIX}found")
+    if not seeds:
         return {}
-    figure = injected_codes(reach)
-    tell(figure, f"Median over {standing(counted)}")
-    return {"code_injection": figure}
+    rates, paths = draw_rates(_pooled(seeds)), _draw_paths(seeds[0])
+    if rates is not None:
+        tell(rates, f"Episodes of {standing(seeds)}")
+    if paths is not None:
+        tell(paths, standing(seeds[:1]))
+    return {"code_injection": rates, "injected_paths": paths}
 
 
-def _moment(visits: int) -> str:
-    return "at the start" if visits == 0 else f"after visit {visits}"
+def _draw_paths(results: SeedResults) -> Figure | None:
+    names = {name: f"{PREFIX}pairs_{name}" for name in Pairs.__dataclass_fields__}
+    world = world_of(results)
+    if names["place"] not in results.artifacts or world is None:
+        return None
+    pairs = Pairs(**{name: results.artifacts[key] for name, key in names.items()})
+    return draw_pairs(pairs, world.grid_size)
 
 
-def reach_by_moment(found: Mapping[int, Reach]) -> dict[str, dict[str, float]]:
-    """Rates by arm, by label of the moment, of `examine_injection`."""
-    return {
-        _moment(visits): {arm: getattr(reach, f"reach_{arm}") for arm in ARMS}
-        for visits, reach in found.items()
-    }
+def draw_rates(reached: Mapping[str, Reached]) -> Figure | None:
+    """How often the place of a sampled code is the next one visited, with it and without.
 
-
-def injected_codes(reach: Mapping[str, Mapping[str, float]]) -> Figure:
-    """How often the place aimed at is visited next, with a collected code and without.
+    Bars carry Wilson's intervals over episodes. None without any episode.
 
     Args:
-      reach: rate by arm (`ARMS`), by label of the moment of injection.
+      reached: by test.
     """
+    reached = {test: counts for test, counts in reached.items() if counts.total}
+    if not reached:
+        return None
     figure, axes = panels(1, 1, (5.2, 3.6))
-    panel = axes[0, 0]
-    arms = list(next(iter(reach.values())))
-    width = 0.8 / len(arms)
-    for i, (arm, colour) in enumerate(zip(arms, palette(len(arms)), strict=True)):
-        at = np.arange(len(reach)) + (i - (len(arms) - 1) / 2) * width
-        heights = [rates[arm] for rates in reach.values()]
-        bars = panel.bar(at, heights, 0.92 * width, color=colour, label=_ARM_LABELS[arm])
-        panel.bar_label(bars, fmt="%.2f", fontsize=8)
-    panel.set_xticks(range(len(reach)), list(reach))
-    panel.set(ylim=(0, 1.1), ylabel="next place is the one aimed at")
+    panel, width = axes[0, 0], 0.36
+    for i, (arm, colour) in enumerate(zip(ARMS, palette(2), strict=True)):
+        at = np.arange(len(reached)) + (i - 0.5) * 1.08 * width
+        heights = np.array([counts.rate(arm) for counts in reached.values()])
+        ends = np.array([wilson(counts.rate(arm), counts.total) for counts in reached.values()]).T
+        bars = panel.bar(at, heights, width, color=colour, label=f"{arm} the code")
+        panel.bar_label(bars, fmt="%.2f", fontsize=8, padding=8)
+        # Rounding may put an end on the wrong side of a rate of 0 or 1.
+        spread = np.maximum(np.abs(ends - heights), 0.0)
+        panel.errorbar(at, heights, spread, fmt="none", color="0.2", capsize=3, linewidth=1.0)
+    labels = [f"{_TITLES[test]}\n{counts.total} episodes" for test, counts in reached.items()]
+    panel.set_xticks(range(len(reached)), labels)
+    panel.set(ylim=(0, 1.1), ylabel="next place is that of the code")
     panel.grid(False, axis="x")
-    legend(panel, ncols=len(arms), loc="upper center")
-    figure.suptitle("Codes injected into other episodes", fontsize=11)
+    legend(panel, ncols=2, loc="upper center")
+    figure.suptitle("Codes out of random rollouts, in other episodes", fontsize=11)
     return figure
 
 
 STUDY = Study(
     name="injection",
     stages=("metacontroller", "compile"),
-    needs=frozenset({LABELS, "visits", "subgoals", "subgoal_places", "layouts", "free_running"}),
+    needs=frozenset({"visits", "layouts", "free_running"}),
     measure=measure,
     rows=rows,
     figures=figures,
-    order=30,
+    text=text,
+    order=25,
+    title="Codes out of random rollouts, injected into other episodes",
+    captions={
+        "code_injection": "How often the place of a sampled code is the next one visited, with the "
+        "code and without it: injected at a fixed step, and where pretraining has no such "
+        "transition. Bars carry 95 % intervals over episodes (Wilson).",
+        "injected_paths": "Pairs of paths of the same episode, without and with a sampled code.",
+    },
 )

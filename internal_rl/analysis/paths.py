@@ -1,7 +1,5 @@
 """Paths from above in the colour of the active code (method §5)."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from flax import struct
 from matplotlib.axes import Axes
@@ -52,9 +50,9 @@ def measure(context: StudyContext) -> dict[str, np.ndarray]:
     return examples
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """Paths of expert trajectories in the codes that were inferred, of the first seed."""
-    seeds = with_artifact(runs[0], "metacontroller", "example_place")
+    seeds = with_artifact(run, "metacontroller", "example_place")
     world = world_of(seeds[0]) if seeds else None
     if world is None:
         return {}
@@ -103,7 +101,7 @@ def code_colours(codes: np.ndarray) -> np.ndarray:
     return colours
 
 
-def _draw_cells(axes: Axes, colours: np.ndarray, walls: np.ndarray, grid_size: int) -> None:
+def draw_cells(axes: Axes, colours: np.ndarray, walls: np.ndarray, grid_size: int) -> None:
     """The plane from above: coloured cells with their numbers, and walls."""
     half = grid_size / 2
     faces = palette(len(colours))
@@ -132,7 +130,7 @@ def draw_paths(shown: Paths, grid_size: int) -> Figure:
     shades = np.zeros((*mask.shape, 3))
     shades[mask] = code_colours(shown.code[mask])
     for i, panel in enumerate(axes[0]):
-        _draw_cells(panel, shown.colours[i], shown.walls[i], grid_size)
+        draw_cells(panel, shown.colours[i], shown.walls[i], grid_size)
         steps = np.concatenate([shown.place[i][mask[i]], shown.last_place[i : i + 1]])
         lines = np.stack([steps[:-1], steps[1:]], axis=1)
         panel.add_collection(LineCollection(lines, colors=shades[i][mask[i]], linewidths=2.2))
@@ -161,4 +159,9 @@ STUDY = Study(
     needs=frozenset({"scene"}),
     measure=measure,
     figures=figures,
+    title="Paths of expert trajectories",
+    captions={
+        "paths": "Example trajectories from above, in the colour of the code that was inferred; "
+        "like codes have like colours. Disc: start, square: end, ring: a new code.",
+    },
 )

@@ -18,13 +18,14 @@ import optax
 from flax import struct
 
 from internal_rl.methods.batches import next_rows, num_targets
+from internal_rl.methods.code_tests import CodeTestSettings
 from internal_rl.methods.method import Metrics
 from internal_rl.methods.switching import count_switches, switching_metrics
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.code_controller import CodeController
 from internal_rl.models.reach import gradient_through
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import POSITIVE, at_least, setting
+from internal_rl.section import COUNT, POSITIVE, at_least, setting
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.training.randomness import named_keys
@@ -35,7 +36,7 @@ Loss = Callable[[SteeredModel, Trajectory, chex.PRNGKey, chex.Array], tuple[chex
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CodeFindingSettings(TrainingSettings, SeedsPerInput, abc.ABC):
+class CodeFindingSettings(CodeTestSettings, TrainingSettings, SeedsPerInput, abc.ABC):
     """Fields that the sections `metacontroller` and `compile` share.
 
     Attributes:
@@ -43,13 +44,13 @@ class CodeFindingSettings(TrainingSettings, SeedsPerInput, abc.ABC):
       batch_size: trajectories of an update, in the mean.
       num_parts: parts in which a batch passes through the model, see `pretrain`.
       evaluation_rows: rows of held-out data in an evaluation (open).
-      evaluation_episodes: episodes per arm of the code injection (open).
+      evaluation_episodes: episodes per arm of the tests of codes (open).
     """
 
     stage: ClassVar[str]
     """Stage whose section it is."""
 
-    seeds_per_input: int = setting(3, at_least(1))
+    seeds_per_input: int = setting(3, COUNT)
     layer: int = setting(3, at_least(0))
     batch_size: int = setting(512, at_least(1))
     num_parts: int = setting(4, at_least(1))

@@ -42,6 +42,7 @@ class Config(TrainingSettings, SeedsPerInput):
       min_action_std: least standard deviation of actions in the loss, where they are continuous
         (open).
       evaluation_episodes: episodes on the post-training task for each layer (open).
+      base_step: training age of the base model, one of its snapshots; 0 for the final parameters.
     """
 
     batch_size: int = setting(512, at_least(1))
@@ -49,6 +50,7 @@ class Config(TrainingSettings, SeedsPerInput):
     rank: int = setting(16, at_least(0))
     min_action_std: float = setting(0.0, at_least(0))
     evaluation_episodes: int = setting(1_024, at_least(1))
+    base_step: int = setting(0, at_least(0))
     learning_rate: float = setting(1e-3, POSITIVE)
     steps: int = setting(3_200, at_least(1))
     log_every: int = setting(100, at_least(1))

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from internal_rl.backend import PRECISIONS
-from internal_rl.envs.world import make_from_config, world_entry
+from internal_rl.envs.world import make_from_config, registered_worlds, world_entry
 from internal_rl.errors import ConfigError
 from internal_rl.section import Section, SettingError
 from internal_rl.stages.catalogue import STAGES, section_types, stage_spec
@@ -19,9 +19,15 @@ from internal_rl.types import World
 PRESETS = ("smoke", "small", "paper")
 """Presets of the worlds of this package; `paper` is what all others are overlaid on."""
 
+LARGEST_SEED = 2**31 - 1_000
+"""Seeds of a run are counted up from its first one, and stay numbers of 32 bits."""
+
 _COUNTS = ("num_seeds", "seeds_per_input")
 _SEEDS = (*_COUNTS, "seeds_together")
 """Fields that decide which seeds there are, and nothing of what one of them finds."""
+
+MOST_SEEDS = 1_000
+"""Of a stage."""
 
 QUICKSTART_SECTIONS = ("internal_rl", "raw_rl")
 
@@ -69,8 +75,8 @@ class Settings:
         environment, seed = config.pop("environment", {}), config.pop("seed", 0)
         preset, quickstart = config.pop("preset", ""), config.pop("quickstart", {})
         precision = config.pop("precision", "auto")
-        if not isinstance(seed, int) or seed < 0:
-            raise ConfigError(f"config.seed: {seed!r} given, allowed is 0 or more")
+        if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
+            raise ConfigError(f"config.seed: {seed!r} given, allowed is 0 to {LARGEST_SEED}")
         if precision not in PRECISIONS:
             allowed = ", ".join(PRECISIONS)
             raise ConfigError(f"config.precision: {precision!r} given, allowed is {allowed}")
@@ -81,6 +87,11 @@ class Settings:
                     ["preset", "seed", "precision", "environment", "quickstart", *types]
                 )
                 raise ConfigError(f"config.{name}: unknown section, allowed are {known}")
+        for name, part in ({"environment": environment, "quickstart": quickstart} | config).items():
+            _check_fields(name, part)
+        if not isinstance(environment.get("name"), str):
+            allowed = ", ".join(registered_worlds())
+            raise ConfigError(f"config.environment.name: not given, allowed are {allowed}")
         sections = {}
         for name, section in types.items():
             if name in config:
@@ -89,6 +100,11 @@ class Settings:
         entry = world_entry(environment["name"])
         fields = {name: value for name, value in environment.items() if name != "name"}
         world_config = entry.config(**fields)
+        for name, fields in quickstart.items():
+            _check_fields(f"quickstart.{name}", fields)
+            if name in sections:
+                changed = sections[name].as_dict() | dict(fields)
+                checked(types[name].read, f"quickstart.{name}", changed)
         return cls(preset, seed, precision, environment, world_config, world, quickstart, sections)
 
     def updated(self, section: str, **fields) -> "Settings":
@@ -116,12 +132,19 @@ class Settings:
         """How many seeds a stage has: `seeds_per_input` for each seed of the stage that it reads.
 
         Raises:
-          ConfigError: this config has no such stage, or not the one that it reads.
+          ConfigError: this config has no such stage, or not the one that it reads; or there are
+            too many.
         """
-        source = stage_spec(self, stage).input_of(self)
-        if source:
-            return self.sections[stage].seeds_per_input * self.num_seeds(source)
-        return getattr(self.sections[stage], "num_seeds", 1)
+        source, section = stage_spec(self, stage).input_of(self), self.sections[stage]
+        if not source:
+            return getattr(section, "num_seeds", 1)
+        read = self.num_seeds(source)
+        if section.seeds_per_input * read > MOST_SEEDS:
+            raise ConfigError(
+                f"config.{stage}.seeds_per_input: {section.seeds_per_input} given, allowed is 1 to"
+                f" {MOST_SEEDS // read} for {read} seeds of {source}"
+            )
+        return section.seeds_per_input * read
 
     def seeds_of(self, stage: str) -> tuple[int, ...]:
         """Seeds that a stage trains."""
@@ -178,6 +201,13 @@ class Settings:
         values = json.loads(json.dumps(values))
         length = f"{stage}.steps" if "steps" in values.get(stage, {}) else ""
         return StageConfig(values, historical, length)
+
+
+def _check_fields(name: str, part: Any) -> None:
+    if not isinstance(part, Mapping):
+        raise ConfigError(
+            f"config.{name}: {part!r} given, allowed are single fields, as config.{name}.FIELD"
+        )
 
 
 def _historical(world_config: type) -> dict[str, Any]:

@@ -90,6 +90,11 @@ class ObedientModel:
     def base(self):
         return types.SimpleNamespace(action_spec=self.world.action_spec)
 
+    @property
+    def metacontroller(self):
+        config = types.SimpleNamespace(code_size=self.world.config.num_colours)
+        return types.SimpleNamespace(draws_switches=False, config=config)
+
     def alone(self):
         return self
 

@@ -28,7 +28,7 @@ def test_the_bank_holds_one_code_per_subgoal_of_every_trajectory(world, steered,
         if np.argmax(after[:, -1]) == np.argmax(after[:, colour]):
             expected_codes.append(code[row, t])
             expected_subgoals.append(colour)
-    assert bank.subgoal.tolist() == expected_subgoals
+    assert bank.goal.tolist() == expected_subgoals
     np.testing.assert_allclose(bank.code, np.stack(expected_codes), atol=1e-5)
     assert len(set(bank.layout.tolist())) == world.config.num_layouts
 
@@ -36,7 +36,7 @@ def test_the_bank_holds_one_code_per_subgoal_of_every_trajectory(world, steered,
 def test_a_world_that_tells_no_layouts_has_a_bank_without_them(steered, batch):
     bank = collect_codes(object(), steered, batch, jax.random.key(2))
     assert bank.layout is None
-    assert len(bank.code) == len(bank.subgoal) > 0
+    assert len(bank.code) == len(bank.goal) > 0
 
 
 def test_layouts_are_told_apart_and_the_agent_is_ignored(world):

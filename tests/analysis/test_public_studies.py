@@ -11,6 +11,7 @@ from internal_rl import studies
 from internal_rl.analysis import steering as steering_study
 from internal_rl.analysis.examples import example_trajectories
 from internal_rl.analysis.steering import SteeringResult
+from internal_rl.errors import ConfigError
 from internal_rl.methods import probing, steering
 
 SHORT = {"steps": 2, "log_every": 1, "checkpoint_every": 1, "evaluate_every": 0}
@@ -65,7 +66,7 @@ def test_perfect_codes_are_decoded(agent, found):
 
 
 def test_perfect_codes_lead_to_their_place(agent, found):
-    figure = studies.injection(agent, found, num_episodes=64)
+    figure = studies.encoder_injection(agent, found, num_episodes=64)
     injected = [bar.get_height() for bar in figure.axes[0].containers[0]]
     uncontrolled = [bar.get_height() for bar in figure.axes[0].containers[2]]
     assert injected[0] > 0.7 > 0.5 > uncontrolled[0]
@@ -84,7 +85,7 @@ def test_a_world_that_tells_too_little_is_refused_in_one_line(world, found):
     with pytest.raises(ValueError, match="study paths: this world does not tell scene; allowed"):
         studies.paths(agent, found)
     with pytest.raises(ValueError, match="study injection: .* layouts, .*"):
-        studies.injection(agent, found)
+        studies.injection(agent)
 
 
 def test_the_base_model_is_sampled(agent):
@@ -118,8 +119,8 @@ def test_controllers_are_trained_and_their_success_is_drawn(world, steered, sour
 def test_a_work_directory_without_the_stage_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing to show, allowed are runs with internal_rl"):
         studies.learning(tmp_path)
-    with pytest.raises(ValueError, match="nothing to show, allowed are runs with metacontroller"):
-        studies.rate_distortion(tmp_path)
+    with pytest.raises(ConfigError, match="the study rate_distortion has not been begun there"):
+        studies.sweep(tmp_path, "rate_distortion")
 
 
 def test_everything_that_is_public_has_a_docstring():

@@ -99,7 +99,7 @@ def test_studies_that_lack_something_are_left_out_in_one_line_each(
     lines = results[study.SKIPPED].tolist()
     assert "study codes left out: labels, subgoals missing" in lines
     assert "study paths left out: scene missing" in lines
-    assert len(lines) == 5
+    assert len(lines) == 6
 
 
 def test_the_base_model_is_measured_with_what_the_world_tells(plain, model, source):

@@ -10,7 +10,7 @@ import pytest
 
 from configs import gridworld
 from internal_rl import run_stages
-from internal_rl.analysis.injection import INJECTION_MOMENTS
+from internal_rl.analysis.encoder_injection import INJECTION_MOMENTS
 from internal_rl.analysis.study import SKIPPED
 from internal_rl.methods.discovery import VARIANTS
 from tests.training.test_loop import ROOT
@@ -76,6 +76,9 @@ def test_the_metacontroller_is_measured(workdir):
     for visits in INJECTION_MOMENTS:
         assert 0.0 <= results[f"injection_{visits}_reach_injected"] <= 1.0
         assert f"injection_{visits}_reach_unseen_prior" in results
+    assert results["sampled_code_found"].shape == (4,)
+    for test in ("step", "unseen"):
+        assert results[f"sampled_code_{test}_tried"].shape == (5, 4)
     assert results["example_beta"].shape == results["example_mask"].shape
     assert len(results["example_subgoal"]) == 5
     assert results["example_place"].shape == (*results["example_beta"].shape, 2)

@@ -26,7 +26,7 @@ from internal_rl.methods.reinforcement.update import (
     update_policy,
 )
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import POSITIVE, SettingError, at_least, setting
+from internal_rl.section import COUNT, POSITIVE, SettingError, at_least, setting
 from internal_rl.training.mesh import mean, num_shares, share_number, share_size
 from internal_rl.training.randomness import named_key
 from internal_rl.training.settings import TrainingSettings
@@ -57,7 +57,7 @@ class ReinforcementSettings(TrainingSettings):
     task: str = setting("")
     episodes_per_update: int = setting(1024, at_least(2))
     clip: float = setting(0.2, POSITIVE)
-    num_epochs: int = setting(4, at_least(1))
+    num_epochs: int = setting(4, COUNT)
     num_minibatches: int = setting(1, at_least(1))
     evaluation_episodes: int = setting(1024, at_least(1))
 
