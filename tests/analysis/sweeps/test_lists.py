@@ -74,6 +74,14 @@ def test_every_run_fits_to_its_config(world, preset, tmp_path):
             assert section.layer <= item.settings.base.depth
 
 
+def seeds_of(run):
+    """Of the last stage: the number of seeds per input, times that of the inputs."""
+    fields = sweep_plan.seed_fields(run.seeds)
+    assert list(fields)[0] == "pretrain.num_seeds"
+    assert set(list(fields)[1:]) == {f"{stage}.seeds_per_input" for stage in list(run.seeds)[1:]}
+    return math.prod(fields.values())
+
+
 @pytest.mark.parametrize(
     ("study", "count", "measured", "seeds"),
     [
@@ -86,14 +94,6 @@ def test_every_run_fits_to_its_config(world, preset, tmp_path):
         ("rate_distortion", 7 * len(rate_distortion.ARMS), 7 * len(rate_distortion.ARMS), 10),
     ],
 )
-def seeds_of(run):
-    """Of the last stage: the number of seeds per input, times that of the inputs."""
-    fields = sweep_plan.seed_fields(run.seeds)
-    assert list(fields)[0] == "pretrain.num_seeds"
-    assert set(list(fields)[1:]) == {f"{stage}.seeds_per_input" for stage in list(run.seeds)[1:]}
-    return math.prod(fields.values())
-
-
 def test_studies_at_paper_size_have_their_numbers_of_runs_and_seeds(study, count, measured, seeds):
     runs = runs_of(study)
     labelled = [run for run in runs if run.labels]
