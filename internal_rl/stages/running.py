@@ -141,7 +141,7 @@ def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> N
         folder = chosen.folder_of(stage)
         if folder not in needed:
             continue
-        if _finished_upstream(chosen, stage, places):
+        if finished_upstream(chosen, stage, places):
             logging.info("stage %s: finished in another work directory", folder)
             continue
         logging.info("stage %s", folder)
@@ -149,7 +149,7 @@ def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> N
     report(places, settings=settings, only=only)
 
 
-def _finished_upstream(settings: Settings, stage: str, places: Places) -> bool:
+def finished_upstream(settings: Settings, stage: str, places: Places) -> bool:
     """Whether all seeds are finished with these settings, none of them in the run's own folder."""
     folder = settings.folder_of(stage)
     seeds = settings.seeds_of(stage)

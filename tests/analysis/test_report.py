@@ -277,7 +277,7 @@ def test_what_is_damaged_is_named_and_all_else_is_shown(workdir, tmp_path):
         assert sum(words in fault for fault in found.faults) == 1, (words, found.faults)
     assert len(found.faults) == len(named)
     figures = {picture.name for chapter in found.chapters for picture in chapter.figures}
-    whole = {"pretraining", "probe_beliefs", "probe_accuracy", "code_injection"}
+    whole = {"pretraining", "probe_beliefs", "probe_accuracy", "encoder_code_injection"}
     assert figures == whole | {"reinforcement_learning", "gradient_variance"}
     assert [picture.name for shown in found.sweeps for picture in shown.figures] == [
         "rate_distortion"
