@@ -12,6 +12,7 @@ along an axis `M` of their own.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import chex
 import flax.linen as nn
@@ -154,20 +155,23 @@ class Compile(CodeController):
         """
         count = self.config.num_segments
         embedded = self.embedding(observation.astype(jnp.float32))
+        encode = self._encoder(segment)
         inputs = (jax.random.split(key, count), jnp.arange(count) + 1 < count)
         one_pass = nn.scan(
-            lambda module, left, inputs: module._pass(embedded, segment, left, inputs, relaxed),
+            lambda module, left, inputs: module._pass(
+                encode(embedded, left), segment, left, inputs, relaxed
+            ),
             variable_broadcast="params",
             split_rngs={"params": False},
         )
         _, found = one_pass(self, jnp.ones(segment.shape, jnp.float32), inputs)
         return found.replace(boundary=found.boundary[:-1], log_prob=found.log_prob[:-1])
 
-    def _pass(self, embedded, segment, left, inputs, relaxed):
+    def _pass(self, encoding, segment, left, inputs, relaxed):
         """Infers the next segment; gives what it has left over, and the segment without its axis.
 
         Args:
-          embedded: `(B, S, n)` observations.
+          encoding: `(B, S, n)` of this pass.
           segment: `(B, S)`.
           left: `(B, S)` what earlier segments have left.
           inputs: `()` key, and bool whether the segment ends inside of the trajectory.
@@ -175,19 +179,38 @@ class Compile(CodeController):
         """
         key, ends_inside = inputs
         boundary_key, code_key = jax.random.split(key)
-        encoding = self._encode(embedded, segment, left)
+        encoding = self.encoding_norm(encoding) * left[..., None]
         boundary, log_prob = self._boundary(encoding, segment, boundary_key, relaxed)
         boundary = jnp.where(ends_inside, boundary, 0.0)
         ended = running_sum(boundary[..., None], segment)[..., 0]
         code = self._code(encoding, boundary, segment, code_key)
         return left * ended, Segments(boundary, log_prob, left, left * (1.0 - ended), *code)
 
-    def _encode(self, embedded: chex.Array, segment: chex.Array, left: chex.Array) -> chex.Array:
-        """Encodings `(B, S, n)` of one pass; zero where earlier segments have consumed a step."""
-        x = embedded
+    def _encoder(self, segment: chex.Array) -> Callable[[chex.Array, chex.Array], chex.Array]:
+        """The blocks, from `(B, S, n)` inputs and what is left `(B, S)` to `(B, S, n)`.
+
+        One loop over the blocks, in which all are compiled once: there are as many copies of it as
+        an update has passes, forwards and backwards.
+        """
+        if self.is_initializing():
+            return lambda x, left: self._one_by_one(x, segment, left)
+        block = self.blocks[0].clone(parent=None, name=None)
+        parts = [block.variables["params"] for block in self.blocks]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+
+        def encode(x, left):
+            def one(x, params):
+                return block.apply({"params": params}, x, segment, left), None
+
+            return jax.lax.scan(one, x, stacked)[0]
+
+        return encode
+
+    def _one_by_one(self, x: chex.Array, segment: chex.Array, left: chex.Array) -> chex.Array:
+        """The same without a loop, which cannot make parameters."""
         for block in self.blocks:
             x = block(x, segment, left)
-        return self.encoding_norm(x) * left[..., None]
+        return x
 
     def _boundary(
         self, encoding: chex.Array, segment: chex.Array, key: chex.PRNGKey, relaxed: bool
