@@ -79,7 +79,7 @@ def _finished_here(settings: Settings, stage: str, places: Places) -> bool:
     config, folder = settings.stage_config(stage), settings.folder_of(stage)
     with storage_faults(places.workdir):
         for seed in settings.seeds_of(stage):
-            directory = StageDirectory(places.workdir, folder, seed)
+            directory = StageDirectory(places.workdir, folder, seed, settings.reads(stage, seed))
             begun = directory.check(config)
             if not (begun and directory.complete) or begun.steps_raised:
                 return False
@@ -141,7 +141,7 @@ def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> N
         folder = chosen.folder_of(stage)
         if folder not in needed:
             continue
-        if _finished_upstream(chosen, stage, places):
+        if finished_upstream(chosen, stage, places):
             logging.info("stage %s: finished in another work directory", folder)
             continue
         logging.info("stage %s", folder)
@@ -149,7 +149,7 @@ def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> N
     report(places, settings=settings, only=only)
 
 
-def _finished_upstream(settings: Settings, stage: str, places: Places) -> bool:
+def finished_upstream(settings: Settings, stage: str, places: Places) -> bool:
     """Whether all seeds are finished with these settings, none of them in the run's own folder."""
     folder = settings.folder_of(stage)
     seeds = settings.seeds_of(stage)

@@ -108,16 +108,17 @@ def _listed(item: PlannedRun) -> dict:
 
 
 def _make(item: PlannedRun, loggers: tuple[str, ...]) -> None:
-    """Runs the stages of a run that are neither finished nor found elsewhere."""
+    """Runs the stages of a run that are not found elsewhere; finished ones stay as they are."""
     check_settings(item.settings)
     for stage in item.run.stages:
         state = item.state(stage)
-        if state in (FINISHED, ELSEWHERE):
+        if state == ELSEWHERE:
             logging.info("%s: %s", item.settings.folder_of(stage), state)
             continue
         running.run(item.settings, stage, item.places(loggers))
-        # Every run has programs of its own, and there may be hundreds.
-        jax.clear_caches()
+        if state != FINISHED:
+            # Every run has programs of its own, and there may be hundreds.
+            jax.clear_caches()
 
 
 def launch_sweep() -> None:

@@ -21,7 +21,7 @@ from tests.analysis.made_up_run import rl_config, rl_lines, write_run, write_sta
 from tests.analysis.test_report import damage
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
-DRAWN = {"base_model", "probe", "steering", "gates", "injection", "learning"}
+DRAWN = {"base_model", "probe", "steering", "gates", "encoder_injection", "learning"}
 
 
 class Page(html.parser.HTMLParser):

@@ -77,8 +77,5 @@ SWEEP = Sweep(
         "ablation_age", controllers.figure_of_values(results, LABEL, TITLE, even=False)
     ),
     inputs=("collect",),
-    captions={
-        "ablation_age": "Success of supervised controllers at the best layer of a base model against"
-        " its training age, for each depth."
-    },
+    captions={"ablation_age": controllers.CAPTION},
 )

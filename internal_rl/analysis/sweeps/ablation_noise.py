@@ -61,8 +61,5 @@ SWEEP = Sweep(
     figures=lambda results: controllers.draw(
         "ablation_noise", controllers.figure_of_values(results, LABEL, TITLE, even=True)
     ),
-    captions={
-        "ablation_noise": "Success of supervised controllers at the best layer of a base model against"
-        " the noise of the expert that it learns from, for each depth."
-    },
+    captions={"ablation_noise": controllers.CAPTION},
 )

@@ -53,8 +53,5 @@ SWEEP = Sweep(
         "ablation_observation_loss", controllers.figure_of_values(results, LABEL, TITLE, even=True)
     ),
     inputs=("collect",),
-    captions={
-        "ablation_observation_loss": "Success of supervised controllers at the best layer of a base model against"
-        " the weight of its observation loss, for each depth."
-    },
+    captions={"ablation_observation_loss": controllers.CAPTION},
 )

@@ -53,8 +53,5 @@ SWEEP = Sweep(
         "ablation_weight_decay", controllers.figure_of_values(results, LABEL, TITLE, even=True)
     ),
     inputs=("collect",),
-    captions={
-        "ablation_weight_decay": "Success of supervised controllers at the best layer of a base model against"
-        " its weight decay, for each depth."
-    },
+    captions={"ablation_weight_decay": controllers.CAPTION},
 )

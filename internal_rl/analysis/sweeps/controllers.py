@@ -18,6 +18,10 @@ from internal_rl.analysis.sweeps.sweep import FinishedRun, Run, SweepResults, ta
 from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
 from internal_rl.methods.internal_rl import CODE_STAGES
 
+CAPTION = (
+    "Success of supervised controllers at the best layer of each base model, a line for each depth."
+)
+
 
 def depth_fields(settings: Any, depth: int) -> dict[str, int]:
     """Fields for a depth of the base model; layers of other stages are kept inside of it."""
