@@ -28,7 +28,7 @@ def check_size(name: str, jaxpr: core.ClosedJaxpr, held: chex.ArrayTree) -> None
       ConfigError: tells what is needed at least and what there is.
     """
     held_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
-    largest = max(_kept(jaxpr.jaxpr), key=_bytes, default=None)
+    largest = max(_kept(jaxpr.jaxpr, set()), key=_bytes, default=None)
     needed = held_bytes + (0 if largest is None else _bytes(largest))
     there = memory_there_is()
     if needed > there:
@@ -44,13 +44,16 @@ def _bytes(array) -> int:
     return math.prod(array.shape) * array.dtype.itemsize
 
 
-def _kept(jaxpr) -> Iterator:
-    """Results of products, those in loops and branches included."""
+def _kept(jaxpr, seen: set[int]) -> Iterator:
+    """Results of products, those in loops and branches included; shared parts count once."""
+    if id(jaxpr) in seen:
+        return
+    seen.add(id(jaxpr))
     for equation in jaxpr.eqns:
         if equation.primitive.name in _KEPT:
             yield from (variable.aval for variable in equation.outvars)
         for inner in core.jaxprs_in_params(equation.params):
-            yield from _kept(inner)
+            yield from _kept(inner, seen)
 
 
 @contextlib.contextmanager
