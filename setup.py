@@ -33,6 +33,7 @@ EXTRAS["test"] = [
         for extra in ("ant", "docs", "gcs", "gym", "tables", "wandb")
         for package in EXTRAS[extra]
     ),
+    "hypothesis>=6.100",
     "import-linter>=2.1",
     "networkx>=3.2",
     "pytest>=8.0",
@@ -57,7 +58,7 @@ setup(
     ],
     package_dir={"internal_rl.configs": "configs", "internal_rl.examples": "examples"},
     package_data={
-        "internal_rl": ["py.typed", "pretrained/*/*/*/*/*"],
+        "internal_rl": ["py.typed", "stages/page.html", "stages/page.js", "pretrained/*/*/*/*/*"],
         "internal_rl.examples": ["*.ipynb"],
     },
     entry_points={"console_scripts": ["internal-rl = internal_rl.stages.command:main"]},
@@ -81,6 +82,7 @@ setup(
         "etils[epath]>=1.9",
         "flax>=0.10.2",
         "imageio>=2.34",
+        "jinja2>=3.1",
         "jax>=0.10",
         "matplotlib>=3.8",
         "ml_collections>=1.0",

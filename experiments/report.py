@@ -1,6 +1,6 @@
-"""Figures, table and `summary.json` of whatever stages a work directory holds."""
+"""A page, figures, tables and `summary.json` of whatever stages a work directory holds."""
 
-from internal_rl.stages import launch, running
+from internal_rl.stages import launch
 
 if __name__ == "__main__":
-    launch.run(lambda settings, places: running.report(places))
+    launch.run_report()

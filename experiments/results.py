@@ -7,28 +7,20 @@ Above every table stand the command, the length, the commit, jax and the device 
 documentation instead, between `<!-- results of DIR -->` and `<!-- end of results -->`.
 """
 
-import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 
 from internal_rl.analysis.report import table_rows
-from internal_rl.analysis.results import SeedResults, read_run, standing
+from internal_rl.analysis.results import SeedResults, read_run
 from internal_rl.analysis.table import Row, format_number
 from internal_rl.errors import ConfigError
-from internal_rl.paths import AnyPath, as_path
-from internal_rl.stages import config_file, launch
-from internal_rl.stages.catalogue import STAGES, command_of
-from internal_rl.stages.settings import PRESETS, Settings
-
-CONFIG_FILES = {"gridworld-pinpad": "gridworld", "ant-pinpad": "ant"}
-"""Name of the config file of each world of the package."""
-
-UNKNOWN = "not recorded"
-DIGITS_OF_COMMIT = 7
+from internal_rl.stages import launch
+from internal_rl.stages.catalogue import STAGES
+from internal_rl.stages.origin import origin_of
 
 
 def results_text(workdir: str | os.PathLike) -> str:
@@ -40,12 +32,12 @@ def results_text(workdir: str | os.PathLike) -> str:
     Raises:
       StorageError: files cannot be read.
     """
-    run, folder = read_run(workdir), as_path(workdir)
+    run = read_run(workdir)
     parts = []
     for stage in sorted(run, key=_place_of):
         seeds = run[stage]
         rows = table_rows({stage: seeds})
-        origin = _origin(folder, seeds)
+        origin = _origin(workdir, seeds)
         parts.append("\n".join([f"**{stage}** – {origin}", "", *_table(rows, seeds)]))
     return "\n\n".join(parts) + "\n"
 
@@ -70,69 +62,20 @@ def _shown(value: float) -> str:
     return f"{value:,.0f}" if whole else format_number(value)
 
 
-def _origin(workdir: AnyPath, seeds: Sequence[SeedResults]) -> str:
+def _origin(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> str:
     """What made a stage, in one line."""
-    first = seeds[0]
-    folder = workdir / first.stage / f"seed_{first.seed}"
-    versions = _read(folder / "versions.json")
-    commit = str(versions.get("commit", UNKNOWN))
-    if set(commit.partition("+")[0]) <= set("0123456789abcdef"):
-        hashed, plus, changes = commit.partition("+")
-        commit = f"{hashed[:DIGITS_OF_COMMIT]}{plus}{changes}"
-    steps, seconds = _read(folder / "DONE").get("steps", first.last("step")), first.last("seconds")
+    origin = origin_of(workdir, seeds)
     told = [
-        _command(first),
-        f"{_shown(steps)} {'rounds' if first.stage == 'expert' else 'updates'}",
-        f"commit {commit}",
-        f"jax {versions.get('jax', UNKNOWN)} on {versions.get('device', UNKNOWN)}",
+        f"`{origin.command}`",
+        f"{_shown(origin.steps)} {origin.unit}",
+        f"commit {' and '.join(origin.commits)}",
+        origin.software,
     ]
-    if not math.isnan(seconds):
-        told.append(f"{seconds / 60:.1f} minutes")
+    if not math.isnan(origin.seconds):
+        told.append(f"{origin.seconds / 60:.1f} minutes")
     if len(seeds) > 1:
-        told.append(standing(seeds))
+        told.append(origin.standing)
     return ", ".join(told)
-
-
-def _read(file: AnyPath) -> Mapping:
-    return json.loads(file.read_text()) if file.exists() else {}
-
-
-def _command(results: SeedResults) -> str:
-    """The command that makes a stage with the settings of a run, preset and single fields."""
-    name = next(
-        (name for name in STAGES if f"{results.stage}_".startswith(f"{name}_")), results.stage
-    )
-    world = results.config["environment"]["name"]
-    file = CONFIG_FILES.get(world)
-    if file is None:
-        return f"`irl.run_stages` with the config of `{world}`"
-    found = {preset: _changes(file, preset, name, results.config) for preset in PRESETS}
-    preset = min(found, key=lambda preset: len(found[preset]))
-    fields = [f" --config.{field}={value}" for field, value in found[preset].items()]
-    return f"`{command_of(name)} --config=configs/{file}.py:{preset}{''.join(fields)}`"
-
-
-def _changes(file: str, preset: str, stage: str, stored: Mapping) -> dict[str, object]:
-    """Fields of a run, by dotted name, that differ from those of a preset."""
-    settings = Settings.read(config_file.load_config(f"configs/{file}.py:{preset}"))
-    if stage not in settings.sections:
-        return dict(_fields(stored))
-    own = {}
-    codes = stored.get("internal_rl", {}).get("codes")
-    if codes and codes != settings.internal_rl.codes:
-        # They decide which other sections the stage depends on.
-        settings, own = settings.updated("internal_rl", codes=codes), {"internal_rl.codes": codes}
-    config = settings.stage_config(stage)
-    asked, historical = dict(_fields(config.values)), dict(_fields(config.historical))
-    found = dict(_fields(stored))
-    held = {name: found.get(name, historical.get(name)) for name in asked}
-    return own | {name: held[name] for name in asked if asked[name] != held[name]}
-
-
-def _fields(config: Mapping) -> Iterator[tuple[str, object]]:
-    for section, fields in json.loads(json.dumps(config)).items():
-        for name, value in fields.items():
-            yield f"{section}.{name}", value
 
 
 def put_into(text: str, workdir: str | os.PathLike) -> str:

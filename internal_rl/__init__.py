@@ -44,6 +44,7 @@ _PUBLIC = {
     "register_world": ("internal_rl.envs.world", "register_world"),
     "register_block": ("internal_rl.models.blocks", "register_block"),
     "register_study": ("internal_rl.analysis.study", "register_study"),
+    "register_sweep": ("internal_rl.analysis.sweeps.sweep", "register_sweep"),
     "curves": ("internal_rl.training.curves", "curves"),
     "register_logger": ("internal_rl.training.loggers", "register_logger"),
     "make_config": ("internal_rl.stages.settings", "make_config"),

@@ -13,7 +13,7 @@ from internal_rl import envs, pretrained
 from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import SHOWN, Control, Episodes, NoControl, play
 from internal_rl.envs.world import switch_tolerance
-from internal_rl.errors import StageMissingError
+from internal_rl.errors import StageMissingError, StorageError
 from internal_rl.methods import compile, discovery
 from internal_rl.methods.code_finding import steered_by
 from internal_rl.models.base_model import BaseConfig, BaseModel
@@ -21,7 +21,7 @@ from internal_rl.models.code_controller import CodeController
 from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.paths import as_path
-from internal_rl.training.stage_directory import load_stage
+from internal_rl.training.stage_results import load_stage
 from internal_rl.types import World
 
 # Rows whose residuals are computed at a time, which bounds the memory.
@@ -220,6 +220,12 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
     if variant == "compile":
         stage, section = "compile", compile.Config
     params, config = load_stage(workdir, stage, seed)
+    for part in ("environment", "base", section.stage):
+        if not isinstance(config.get(part), dict):
+            raise StorageError(
+                f"{workdir}: config.json of {stage} has no section '{part}', allowed are stages"
+                " that internal_rl has made"
+            )
     settings = section.read(config[section.stage])
     world = envs.make_from_config(config["environment"])
     base = BaseModel(

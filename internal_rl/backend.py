@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from internal_rl.errors import ConfigError
+
 LANES = 128
 """Numbers side by side in a register of a TPU."""
 
@@ -17,6 +19,23 @@ _targets: list[tuple[str, bool]] = []
 def backend() -> str:
     """`"cpu"`, `"gpu"` or `"tpu"`: where the program that is being traced will run."""
     return _targets[-1][0] if _targets else jax.default_backend()
+
+
+def check_devices() -> None:
+    """Starts jax's backend.
+
+    Raises:
+      ConfigError: there is none of the kind that `JAX_PLATFORMS` asks for.
+    """
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        chosen = jax.config.jax_platforms
+        reason = f" ({error})" if str(error) else ""
+        raise ConfigError(
+            f"JAX_PLATFORMS: '{chosen}' given, which has no devices here{reason}; allowed is cpu,"
+            " or cuda or tpu where jax is installed for them: pip install 'internal_rl[cuda]'"
+        ) from None
 
 
 def on_cpu() -> bool:

@@ -1,10 +1,11 @@
 """Files that are either whole or not there."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from internal_rl.errors import StorageError
 from internal_rl.paths import as_path, is_remote
@@ -55,8 +56,36 @@ def read_json(path: str | os.PathLike) -> object:
     """
     try:
         return json.loads(as_path(path).read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{path}: damaged, not JSON") from error
+
+
+def read_record(
+    path: str | os.PathLike, fields: Mapping[str, type | tuple[type, ...]], remedy: str = ""
+) -> dict:
+    """Reads a JSON file that holds an object.
+
+    Args:
+      path: of the file.
+      fields: what it has to hold by name; it may hold more.
+      remedy: what mends the file, for the message.
+
+    Raises:
+      StorageError: the file is not JSON, no object, or a field is missing or of another kind.
+      OSError: the file cannot be read.
+    """
+    remedy = f"; {remedy}" if remedy else ""
+    try:
+        record = read_json(path)
+    except StorageError as error:
+        raise StorageError(f"{error}{remedy}") from error
+    if not isinstance(record, dict):
+        raise StorageError(f"{path}: damaged, no object of JSON{remedy}")
+    for name, kind in fields.items():
+        if not isinstance(record.get(name), kind):
+            state = "of another kind" if name in record else "missing"
+            raise StorageError(f"{path}: damaged, '{name}' is {state}{remedy}")
+    return record
 
 
 @contextlib.contextmanager
@@ -70,7 +99,10 @@ def storage_faults(path: str | os.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or path
-        raise StorageError(
-            f"{where}: {error.strerror or error}; --workdir must be a writable folder with free"
-            " space"
-        ) from error
+        raise StorageError(f"{where}: {error.strerror or error}; {_remedy(error)}") from error
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return "it has been removed: run the same command again, which goes on with what is left"
+    return "--workdir must be a writable folder with free space"

@@ -14,8 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 
-import jax
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE_SECONDS = 25.0
 """At most this long after a signal the process has ended; machines are taken away after 30."""
@@ -42,12 +40,24 @@ def leave(interrupted: Interrupted) -> None:
     compile have been seen to crash a process that frees what they work with. Only processes that
     train together say goodbye to each other.
     """
+    # Here: whoever has nothing but this file has imported no jax, and can be ended all the same.
+    import jax
+
     print(f"interrupted: {interrupted}", file=sys.stderr)
     if jax.distributed.is_initialized():
         sys.exit(interrupted.exit_code)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(interrupted.exit_code)
+
+
+def end_quietly() -> None:
+    """Lets SIGINT end the process without a traceback wherever nothing watches for it.
+
+    That is before a run begins and behind its last line. A handler of the caller stays.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Watch:

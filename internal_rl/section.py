@@ -51,10 +51,25 @@ def within(lowest: float, highest: float) -> Rule:
     return Rule(lambda value: lowest <= value <= highest, f"{lowest} to {highest}")
 
 
+def below(highest: float, lowest: float = 0) -> Rule:
+    """A number from `lowest` on that stays below `highest`."""
+    return Rule(lambda value: lowest <= value < highest, f"{lowest} or more and below {highest}")
+
+
 def one_of(choices: tuple[str, ...]) -> Rule:
     """One of some names."""
     return Rule(lambda value: value in choices, ", ".join(choices))
 
+
+LARGEST_WHOLE = 2**31 - 1
+LARGEST_NUMBER = 3.4e38
+"""What numbers of 32 bits hold: programs know no others."""
+
+SIZE = within(1, 2**20)
+"""Of a layer; what a machine holds is checked where all sizes are known."""
+
+COUNT = within(1, 1_000)
+"""Of what a program holds side by side or one behind the other: seeds, layers, passes."""
 
 POSITIVE = Rule(lambda value: value > 0, "above 0")
 ANY = Rule(lambda value: True, "any")
@@ -107,8 +122,12 @@ class Section:
             self.require(fits, field.name, _KINDS[kind])
         rule = field.metadata.get("rule", ANY)
         self.require(rule.holds(value), field.name, rule.allowed)
+        if kind is int:
+            fits = abs(value) <= LARGEST_WHOLE
+            self.require(fits, field.name, f"a whole number up to {LARGEST_WHOLE}")
         if kind is float:
-            self.require(math.isfinite(value), field.name, "a finite number")
+            fits = math.isfinite(value) and abs(value) <= LARGEST_NUMBER
+            self.require(fits, field.name, f"a finite number up to {LARGEST_NUMBER:g}")
 
     def part(self, section: type["SectionType"]) -> "SectionType":
         """The fields that this section shares with another class, as an instance of that class."""

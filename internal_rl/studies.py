@@ -29,16 +29,17 @@ from internal_rl.analysis import injection as _injection
 from internal_rl.analysis import learning as _learning
 from internal_rl.analysis import paths as _paths
 from internal_rl.analysis import probe as _probe
-from internal_rl.analysis import rate_distortion as _rate_distortion
 from internal_rl.analysis import steering as _steering
 from internal_rl.analysis import switching as _switching
 from internal_rl.analysis import transitions as _transitions
 from internal_rl.analysis.code_tests import examine_codes
 from internal_rl.analysis.found import bank_of_found, rows_of_found
 from internal_rl.analysis.injected_paths import draw_pairs
-from internal_rl.analysis.report import report_figures, table_rows, write_report
-from internal_rl.analysis.results import read_run, read_sweep
+from internal_rl.analysis.report import report_figures, table_rows
+from internal_rl.analysis.results import read_run
 from internal_rl.analysis.study import Study, all_studies, as_arrays, register_study
+from internal_rl.analysis.sweeps.report import read_sweep, studies_in
+from internal_rl.analysis.sweeps.sweep import all_sweeps, sweep_named
 from internal_rl.analysis.table import Table
 from internal_rl.envs.world import capabilities
 from internal_rl.methods import probing
@@ -48,6 +49,8 @@ from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Method
 from internal_rl.methods.switching import SWITCH_THRESHOLD
 from internal_rl.models.controllers import Controllers
+from internal_rl.stages import running
+from internal_rl.stages.places import Places
 from internal_rl.types import DataSource
 
 __all__ = [
@@ -63,10 +66,10 @@ __all__ = [
     "learning",
     "paths",
     "probe",
-    "rate_distortion",
     "register_study",
     "report",
     "steering",
+    "sweep",
     "switching",
     "table",
     "transitions",
@@ -317,25 +320,31 @@ def learning(workdir: str | os.PathLike) -> Figure:
     Raises:
       ValueError: no stage of reinforcement learning has begun there.
     """
-    return _one(_learning.figures([read_run(workdir)]), "internal_rl or raw_rl", workdir)
+    return _one(_learning.figures(read_run(workdir)), "internal_rl or raw_rl", workdir)
 
 
-def rate_distortion(workdir: str | os.PathLike) -> Figure:
-    """Rate against distortion of metacontrollers trained with several weights of the KL.
+def sweep(workdir: str | os.PathLike, study: str) -> dict[str, Figure]:
+    """Figures of a study over several runs by name, see `experiments.sweep`.
 
     Args:
-      workdir: of a run, with others in its folder `sweep`.
+      workdir: in whose folder `sweep` the study lies.
+      study: its name, such as `"rate_distortion"`.
 
     Raises:
-      ValueError: there is only one weight, or no metacontroller.
+      ConfigError: there is no such study.
+      ValueError: nothing of it is finished.
     """
-    found = _rate_distortion.figures(read_sweep(workdir))
-    return _one(found, "metacontroller with two values of alpha", workdir)
+    found = sweep_named(study).figures(read_sweep(workdir, study))
+    _one(found, f"finished runs of {study}", workdir)
+    return dict(found)
 
 
 def figures(workdir: str | os.PathLike) -> dict[str, Figure]:
-    """All figures of a report by name, of whatever stages a work directory holds."""
-    return report_figures(read_sweep(workdir))
+    """All figures of a report by name, of whatever stages and sweeps a work directory holds."""
+    found, sweeps = report_figures(read_run(workdir)), all_sweeps()
+    for study in filter(sweeps.__contains__, studies_in(workdir)):
+        found |= sweeps[study].figures(read_sweep(workdir, study))
+    return found
 
 
 def table(workdir: str | os.PathLike) -> Table:
@@ -345,7 +354,7 @@ def table(workdir: str | os.PathLike) -> Table:
 
 def report(workdir: str | os.PathLike) -> dict:
     """Writes `<workdir>/report/` and returns its summary, see `analysis.report`."""
-    return write_report(workdir)
+    return running.report(Places(workdir))
 
 
 # What these share.

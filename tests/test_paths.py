@@ -10,7 +10,8 @@ from internal_rl.agent import load
 from internal_rl.errors import ConfigError, StageMissingError, StorageError, UserError
 from internal_rl.stages.places import Places
 from internal_rl.training.curves import curves
-from internal_rl.training.stage_directory import StageDirectory, check_stage, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import check_stage, load_stage
 from tests.stages.test_launch import error_line, run_script
 from tests.stores import store
 

@@ -17,7 +17,8 @@ from internal_rl.stages.places import Places
 from internal_rl.stages.running import run
 from internal_rl.stages.settings import Settings
 from internal_rl.training.stage_config import StageConfig
-from internal_rl.training.stage_directory import StageDirectory, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import load_stage
 
 GRID = "gridworld-pinpad"
 SHIPPED = sorted(pathlib.Path(pretrained.__file__).parent.glob("*/small/*/seed_*"))

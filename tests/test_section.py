@@ -10,6 +10,7 @@ from internal_rl.section import (
     Section,
     SettingError,
     at_least,
+    below,
     one_of,
     setting,
     within,
@@ -21,6 +22,7 @@ class Sizes(Section):
     width: int = setting(8, at_least(1))
     rate: float = setting(0.1, POSITIVE)
     share: float = setting(0.5, within(0, 1))
+    decay: float = setting(0.9, below(1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ def test_defaults_are_allowed_and_fields_can_be_named():
         "width": 8,
         "rate": 0.1,
         "share": 0.5,
+        "decay": 0.9,
         "kind": "a",
         "deep": False,
         "ages": (1, 2),
@@ -54,14 +57,20 @@ def test_defaults_are_allowed_and_fields_can_be_named():
         ({"width": True}, "width: True given, allowed is a whole number"),
         ({"rate": "x"}, "rate: 'x' given, allowed is a number"),
         ({"rate": float("nan")}, "rate: nan given, allowed is above 0"),
-        ({"rate": float("inf")}, "rate: inf given, allowed is a finite number"),
+        ({"rate": float("inf")}, r"rate: inf given, allowed is a finite number up to 3.4e\+38"),
+        ({"rate": 1e300}, r"rate: 1e\+300 given, allowed is a finite number up to 3.4e\+38"),
+        ({"width": 2**31}, "width: 2147483648 given, allowed is a whole number up to 2147483647"),
+        ({"decay": 1}, "decay: 1 given, allowed is 0 or more and below 1"),
         ({"share": 1.5}, "share: 1.5 given, allowed is 0 to 1"),
         ({"kind": "c"}, "kind: 'c' given, allowed is a, b"),
         ({"kind": 1}, "kind: 1 given, allowed is text"),
         ({"deep": 1}, "deep: 1 given, allowed is true or false"),
         ({"ages": ()}, r"ages: \(\) given, allowed is one age or more"),
         ({"rate": 9.0}, "rate: 9.0 given, allowed is up to width = 8"),
-        ({"color": 1}, "color: unknown field, allowed are ages, deep, kind, rate, share, width"),
+        (
+            {"color": 1},
+            "color: unknown field, allowed are ages, decay, deep, kind, rate, share, width",
+        ),
     ],
 )
 def test_what_is_not_allowed_is_named_with_what_is(fields, message):

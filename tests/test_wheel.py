@@ -39,7 +39,10 @@ def test_a_wheel_holds_nothing_beside_the_package(wheel):
 def test_a_wheel_holds_configs_weights_and_the_mark_of_types(wheel):
     names = set(wheel.namelist())
     assert {f"internal_rl/configs/{name}.py" for name in ("gridworld", "ant")} <= names
-    assert "internal_rl/py.typed" in names
+    assert {
+        "internal_rl/py.typed",
+        *(f"internal_rl/stages/page.{x}" for x in ("html", "js")),
+    } <= names
     examples = [path.name for path in (ROOT / "examples").iterdir() if path.is_file()]
     assert {f"internal_rl/examples/{name}" for name in examples} <= names
     for stage in (ROOT / "internal_rl" / "pretrained").glob("*/*/*/seed_*/params.msgpack"):

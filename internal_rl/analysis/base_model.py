@@ -136,9 +136,9 @@ def known_references(results: SeedResults) -> dict[str, float]:
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """The curve of pretraining."""
-    seeds = runs[0].get("pretrain", ())
+    seeds = run.get("pretrain", ())
     steps, values = stacked_curves(seeds, "action_nll")
     if not len(steps):
         return {}
@@ -190,4 +190,10 @@ STUDY = Study(
     rows=rows,
     figures=figures,
     order=10,
+    title="The base model",
+    captions={
+        "pretraining": "Cross-entropy of the next action against the number of expert "
+        "trajectories seen, on a linear and on a logarithmic axis, for training data and "
+        "held-out data, beside the references that are known.",
+    },
 )

@@ -151,4 +151,5 @@ STUDY = Study(
     measure=measure,
     rows=rows,
     order=20,
+    title="What codes mean",
 )

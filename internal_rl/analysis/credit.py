@@ -12,7 +12,7 @@ of the policy's mean (`z_k = mean_k + b + std_k * noise_k` at decision k), from 
 `A` is the trajectory's advantage. The first sum has a term per switch, the second one per raw step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import chex
 import jax
@@ -152,9 +152,9 @@ def measure(context: StudyContext) -> dict[str, chex.Array]:
     return as_arrays(jax.jit(gradient_variance)(model, control, some), "gradient_")
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """Variance against the number of raw steps, of the first seed."""
-    seeds = with_artifact(runs[0], "internal_rl", "gradient_code_score")
+    seeds = with_artifact(run, "internal_rl", "gradient_code_score")
     if not seeds:
         return {}
     artifacts = seeds[0].artifacts
@@ -192,4 +192,15 @@ def draw_variance(curves: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-STUDY = Study(name="credit", stages=("internal_rl",), measure=measure, figures=figures)
+STUDY = Study(
+    name="credit",
+    stages=("internal_rl",),
+    measure=measure,
+    figures=figures,
+    title="Variance of the policy gradient",
+    captions={
+        "gradient_variance": "Total variance of the gradient estimate of one episode against "
+        "its raw steps, with codes and with raw actions as the random choices: as it is, and "
+        "as a multiple of that of one step.",
+    },
+)

@@ -4,8 +4,8 @@ Colours are those of Okabe and Ito, which stay apart for colour-blind readers; w
 than eight lines to tell apart, they are drawn from a perceptually uniform map.
 """
 
+import dataclasses
 import io
-import os
 from collections.abc import Mapping
 
 import matplotlib
@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from internal_rl.analysis.statistics import quartiles
 from internal_rl.colours import OKABE_ITO
-from internal_rl.paths import as_path
 
 REFERENCE_STYLES = {
     "bayes": ("-.", "Bayes given the task set"),
@@ -39,12 +38,27 @@ _STYLE = {
 }
 
 
-def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Writes a figure as PNG."""
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure or an animation, as it is written to a file.
+
+    Attributes:
+      name: of the file, without its ending.
+      content: of the file, PNG or GIF.
+      told: on what it stands, as it says itself; empty for animations.
+    """
+
+    name: str
+    content: bytes
+    told: str = ""
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
     content = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(content, format="png")
-    as_path(path, "path").write_bytes(content.getvalue())
+    return content.getvalue()
 
 
 def palette(count: int) -> list:
@@ -84,9 +98,12 @@ def tell(figure: Figure, text: str) -> None:
 
 
 def told(figure: Figure) -> str:
-    """What `tell` has written; empty without."""
-    titles = [legend.get_title().get_text() for legend in figure.legends]
-    return figure.get_supxlabel() or "".join(titles)
+    """What `tell` has written, and the legend below the figure; empty without."""
+    found = [figure.get_supxlabel()]
+    for legend in figure.legends:
+        labels = "; ".join(text.get_text() for text in legend.get_texts())
+        found += [legend.get_title().get_text(), labels]
+    return " ".join(filter(None, found))
 
 
 def legend(axes: Axes, **keywords) -> None:

@@ -248,12 +248,12 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     return variant_rows(stage, seeds, "codes", ROW_LABELS)
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """How often each arm reaches the place aimed at."""
     reach = {}
     for visits in INJECTION_MOMENTS:
         names = [f"injection_{visits}_reach_{arm}" for arm in ARMS]
-        seeds = with_artifact(runs[0], "metacontroller", names[0])
+        seeds = with_artifact(run, "metacontroller", names[0])
         if seeds:
             values = [np.median([results.scalar(name) for results in seeds]) for name in names]
             reach[_moment(visits)] = dict(zip(ARMS, values, strict=True))
@@ -308,4 +308,10 @@ STUDY = Study(
     rows=rows,
     figures=figures,
     order=30,
+    title="Codes that the encoder found, injected into other episodes",
+    captions={
+        "encoder_code_injection": "How often the next place visited is the one aimed at: with a "
+        "code that the encoder found on expert data, with a random code, and without a code, by "
+        "the moment of injection. An easier test than that of codes out of random rollouts.",
+    },
 )

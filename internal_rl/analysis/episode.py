@@ -1,7 +1,5 @@
 """One episode of internal RL, to be shown as an animation and as a path (method §6)."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,9 +52,9 @@ def measure(context: StudyContext) -> dict[str, np.ndarray]:
     return example_episode(context.world, context.episodes)
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """The path of the episode."""
-    seeds = with_artifact(runs[0], "internal_rl", "episode_place")
+    seeds = with_artifact(run, "internal_rl", "episode_place")
     world = world_of(seeds[0]) if seeds else None
     if world is None:
         return {}
@@ -104,4 +102,10 @@ STUDY = Study(
     measure=measure,
     figures=figures,
     animations=animations,
+    title="An episode of internal RL",
+    captions={
+        "internal_rl_path": "Path of the episode that went furthest, from above, in the colour "
+        "of the active code. Disc: start, square: end, ring: a new code.",
+        "episode": "The same episode step by step, with its gate and its active code beside it.",
+    },
 )

@@ -38,4 +38,10 @@ def success_of_expert(run: RunResults) -> float:
     return summarise([results.last(SUCCESS) for results in run.get("expert", ())]).median
 
 
-STUDY = Study(name="expert", stages=("expert",), rows=rows, order=0)
+STUDY = Study(
+    name="expert",
+    stages=("expert",),
+    rows=rows,
+    order=0,
+    title="The expert",
+)

@@ -1,7 +1,5 @@
 """The learned gate along example trajectories (method §5)."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -21,9 +19,9 @@ def measure(context: StudyContext) -> dict[str, np.ndarray]:
     return examples_of(context, beta=found.beta, subgoal=context.rows.subgoal, code=found.code)
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """Gates of the first seed."""
-    seeds = with_artifact(runs[0], "metacontroller", "example_beta")
+    seeds = with_artifact(run, "metacontroller", "example_beta")
     if not seeds:
         return {}
     artifacts = seeds[0].artifacts
@@ -83,4 +81,15 @@ def _draw_subgoals(figure: Figure, axes: np.ndarray, subgoal: np.ndarray, mask: 
     )
 
 
-STUDY = Study(name="gates", stages=("metacontroller",), measure=measure, figures=figures)
+STUDY = Study(
+    name="gates",
+    stages=("metacontroller",),
+    measure=measure,
+    figures=figures,
+    title="Gates along trajectories",
+    captions={
+        "gates": "The gate at each step of example trajectories as a black line with a dot; the "
+        "dotted line is the threshold, colours in the background are the true subgoals where "
+        "they are known.",
+    },
+)

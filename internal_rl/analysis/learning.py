@@ -169,14 +169,14 @@ def curve_of(seeds: Sequence[SeedResults]) -> Curve:
     return Curve(episodes, success, standing(seeds), evaluated)
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """Success against episodes, of all ways to learn."""
-    stages = filter(STUDY.looks_at, runs[0])
-    curves = {label_of(stage): curve_of(runs[0][stage]) for stage in stages}
+    stages = filter(STUDY.looks_at, run)
+    curves = {label_of(stage): curve_of(run[stage]) for stage in stages}
     curves = {label: curve for label, curve in curves.items() if len(curve.episodes)}
     if not curves:
         return {}
-    return {"reinforcement_learning": rl_curves(curves, success_of_expert(runs[0]))}
+    return {"reinforcement_learning": rl_curves(curves, success_of_expert(run))}
 
 
 def rl_curves(curves: Mapping[str, Curve], expert: float = math.nan) -> Figure:
@@ -215,7 +215,8 @@ def rl_curves(curves: Mapping[str, Curve], expert: float = math.nan) -> Figure:
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     handles = axes[0, 0].get_legend_handles_labels()
     columns = 1 + (len(curves) > 2)
-    figure.legend(*handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    style = {"frameon": False, "fontsize": 9, "handlelength": 4}
+    figure.legend(*handles, loc="outside lower center", ncols=columns, **style)
     figure.suptitle("Reinforcement learning: median and quartiles over runs", fontsize=11)
     ends = f"Right: the dotted line is one success in {EngFormatter(sep='')(most)} episodes"
     notes = [f"{ends}, the most that any of them ran; zeros lie on it."]
@@ -236,4 +237,9 @@ STUDY = Study(
     figures=figures,
     text=text,
     order=10,
+    title="Reinforcement learning",
+    captions={
+        "reinforcement_learning": "Success against episodes of every way to learn, on a linear "
+        "and on a logarithmic axis: median over runs as a line, quartiles as a band.",
+    },
 )

@@ -1,7 +1,5 @@
 """Paths from above in the colour of the active code (method §5)."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from flax import struct
 from matplotlib.axes import Axes
@@ -52,9 +50,9 @@ def measure(context: StudyContext) -> dict[str, np.ndarray]:
     return examples
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """Paths of expert trajectories in the codes that were inferred, of the first seed."""
-    seeds = with_artifact(runs[0], "metacontroller", "example_place")
+    seeds = with_artifact(run, "metacontroller", "example_place")
     world = world_of(seeds[0]) if seeds else None
     if world is None:
         return {}
@@ -161,4 +159,9 @@ STUDY = Study(
     needs=frozenset({"scene"}),
     measure=measure,
     figures=figures,
+    title="Paths of expert trajectories",
+    captions={
+        "paths": "Example trajectories from above, in the colour of the code that was inferred; "
+        "like codes have like colours. Disc: start, square: end, ring: a new code.",
+    },
 )

@@ -83,13 +83,13 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     return best_layer_rows(seeds, "accuracy", "probe_accuracy", "probe accuracy")
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """Beliefs along a trajectory, and accuracies by layer, age and time."""
     found = {}
-    if seeds := with_artifact(runs[0], "probe", "example_beliefs"):
+    if seeds := with_artifact(run, "probe", "example_beliefs"):
         found["probe_beliefs"] = _draw_beliefs(seeds[0].artifacts)
         tell(found["probe_beliefs"], standing(seeds[:1]))
-    if ages := _by_age(runs[0]):
+    if ages := _by_age(run):
         accuracy = {
             label: np.stack([results.artifacts["accuracy"] for results in seeds])
             for label, seeds in ages.items()
@@ -206,4 +206,12 @@ STUDY = Study(
     measure=measure,
     rows=rows,
     figures=figures,
+    title="Linear probes for the subgoal",
+    captions={
+        "probe_beliefs": "For the embedding and every layer, how probable each subgoal is to "
+        "the probe at each step of one trajectory; the white line is the true subgoal.",
+        "probe_accuracy": "Share of steps at which the probe names the subgoal: by layer for "
+        "each age of the base model, and by step in the trajectory for each layer; the dotted "
+        "line is chance.",
+    },
 )

@@ -1,4 +1,4 @@
-"""The accounting of code cost against prediction, and its sweep over alpha (method §5).
+"""The accounting of code cost against prediction (method §5); over alpha see `analysis.sweeps`.
 
 The metacontroller minimises `NLL + alpha KL`, both summed over all steps. Whether it codes goals or
 single actions is a question of price. All figures here are nats per step.
@@ -6,19 +6,15 @@ single actions is a question of price. All figures here are nats per step.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
-from matplotlib.figure import Figure
 
 from internal_rl.analysis.codes import goal_places
-from internal_rl.analysis.drawing import draw_references, legend, palette, panels, tell
-from internal_rl.analysis.results import RunResults, SeedResults, standing
-from internal_rl.analysis.statistics import quartiles
+from internal_rl.analysis.results import RunResults, SeedResults
 from internal_rl.analysis.study import LABELS, Study, StudyContext, as_arrays
 from internal_rl.analysis.table import (
     Row,
@@ -105,24 +101,6 @@ def compare_losses(solutions: Sequence[Solution], alpha: float) -> list[dict[str
             }
         )
     return sorted(rows, key=lambda row: row["loss"])
-
-
-def summarise_sweep(solutions: Sequence[Solution]) -> list[dict[str, float | str]]:
-    """Median and quartiles of NLL, KL and F1 for every name and alpha.
-
-    Returns:
-      One row per name and alpha in ascending order, with `name`, `alpha`, `seeds`, and for each of
-      `nll`, `kl`, `f1` the keys `<key>`, `<key>_low`, `<key>_high`.
-    """
-    rows = []
-    for group in _group(solutions, key=lambda s: (s.name, s.alpha)):
-        row = {"name": group[0].name, "alpha": group[0].alpha, "seeds": len(group)}
-        for field in ("nll", "kl", "f1"):
-            values = np.array([getattr(solution, field) for solution in group])
-            low, middle, high = quartiles(values)
-            row |= {field: middle, f"{field}_low": low, f"{field}_high": high}
-        rows.append(row)
-    return rows
 
 
 def _group(solutions: Sequence[Solution], key) -> list[list[Solution]]:
@@ -236,60 +214,13 @@ def text(run: RunResults) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
-    """Rate against distortion, where there are solutions at several alphas."""
-    summary = summarise_sweep([solution for run in runs for solution in solutions_of(run)])
-    if len({row["alpha"] for row in summary}) < 2:
-        return {}
-    figure = rate_distortion(summary, _references(runs[0]))
-    seeds = [s for run in runs for stage in run if STUDY.looks_at(stage) for s in run[stage]]
-    tell(figure, f"Medians and quartiles over runs; in all {standing(seeds)}")
-    return {"rate_distortion": figure}
-
-
-def rate_distortion(rows: Sequence[Mapping], references: Mapping[str, float]) -> Figure:
-    """Rate against distortion over alpha, and the alignment of the switches.
-
-    Args:
-      rows: from `summarise_sweep`.
-      references: NLL of references by name, nats per action.
-    """
-    figure, axes = panels(1, 2, (9.0, 3.8))
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    for name, colour in zip(names, palette(len(names)), strict=True):
-        chosen = [row for row in rows if row["name"] == name]
-        alpha, nll, kl, f1 = ([row[key] for row in chosen] for key in ("alpha", "nll", "kl", "f1"))
-        axes[0, 0].plot(nll, kl, "o-", color=colour, label=name)
-        for row in chosen:
-            axes[0, 0].annotate(
-                rf"$\alpha$={row['alpha']:g}",
-                (row["nll"], row["kl"]),
-                xytext=(5, 4),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=colour,
-            )
-        axes[0, 1].plot(alpha, f1, "o-", color=colour, label=name)
-        low, high = ([row[f"f1_{end}"] for row in chosen] for end in ("low", "high"))
-        axes[0, 1].fill_between(alpha, low, high, color=colour, alpha=0.2, linewidth=0)
-    draw_references(axes[0, 0], references, across="x")
-    axes[0, 0].set(
-        xlabel="distortion: action NLL (nats per step)", ylabel="rate: KL (nats per step)"
-    )
-    axes[0, 1].set(xlabel=r"$\alpha$", ylabel="F1 of the switches", ylim=(0, 1.02))
-    legend(axes[0, 0])
-    legend(axes[0, 1])
-    figure.suptitle("Rate and distortion", fontsize=11)
-    return figure
-
-
 STUDY = Study(
     name="rate_distortion",
     stages=("metacontroller",),
     needs=frozenset({LABELS}),
     measure=measure,
     rows=rows,
-    figures=figures,
     text=text,
     order=40,
+    title="What codes cost",
 )

@@ -11,10 +11,11 @@ import numpy as np
 from absl import logging
 
 from internal_rl.envs.world import make_from_config
+from internal_rl.errors import StorageError
 from internal_rl.files import read_json, storage_faults
-from internal_rl.paths import as_path
+from internal_rl.paths import AnyPath, as_path
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import load_artifacts
+from internal_rl.training.stage_results import load_artifacts
 from internal_rl.types import World
 
 
@@ -69,6 +70,12 @@ class SeedResults:
 WITHOUT_BASE = ("expert", "collect")
 """Stages that come before the base model."""
 
+COTRAINED = "metacontroller_cotrained"
+"""The stage whose base model may have begun with random parameters, and is one of its own then."""
+
+WITHOUT_LINES = ("collect",)
+"""Stages that write no metrics."""
+
 RunResults = Mapping[str, Sequence[SeedResults]]
 """Stages of a work directory by name, their seeds in order."""
 
@@ -105,50 +112,109 @@ def _make_world(environment: str) -> World | None:
         return None
 
 
-def read_run(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> RunResults:
+def read_run(
+    workdir: str | os.PathLike,
+    upstream: Sequence[str | os.PathLike] = (),
+    faults: list[str] | None = None,
+) -> RunResults:
     """Reads all stages of a work directory, finished or not, by name and in order of seeds.
 
     Args:
       workdir: of the run.
       upstream: other work directories in which its base models may lie.
+      faults: takes a message about everything that is damaged, which is left out then.
 
     Raises:
-      StorageError: files cannot be read.
+      StorageError: files cannot be read, or something is damaged and `faults` is None.
     """
     run: dict[str, list[SeedResults]] = {}
     with storage_faults(workdir):
-        bases = _base_seeds((workdir, *upstream))
-        for file in as_path(workdir).glob("*/seed_*/config.json"):
-            stage, seed = file.parent.parent.name, int(file.parent.name.removeprefix("seed_"))
-            config = read_json(file)["config"]
-            has_artifacts = (file.parent / "artifacts.npz").exists()
-            results = SeedResults(
-                stage=stage,
-                seed=seed,
-                config=config,
-                metrics=_with_episodes(read_metrics(file.parent), stage, config),
-                artifacts=load_artifacts(workdir, stage, seed) if has_artifacts else {},
-                base=_base_of(stage, seed, bases),
-            )
-            run.setdefault(stage, []).append(results)
+        places = (workdir, *upstream)
+        bases = {stage: _base_seeds(places, stage) for stage in ("pretrain", COTRAINED)}
+        for file in sorted(as_path(workdir).glob("*/seed_*/config.json")):
+            results = _read_seed(file.parent, faults)
+            if results is not None:
+                results = dataclasses.replace(results, base=_base_of(results, bases))
+                run.setdefault(results.stage, []).append(results)
     return {stage: sorted(run[stage], key=lambda results: results.seed) for stage in sorted(run)}
 
 
-def _base_seeds(workdirs: Sequence[str | os.PathLike]) -> list[int]:
-    """Seeds of the base models, in order, of the first work directory that has any."""
+def _read_seed(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
+    """What lies in `<stage>/seed_<k>`; None, and a fault, where that cannot be told."""
+    stage, seed = folder.parent.name, _seed_of(folder)
+    if seed is None:
+        return _refuse(faults, f"{folder}: left out, allowed are folders seed_0, seed_1, ...")
+    try:
+        stored = read_json(folder / "config.json")
+    except StorageError as error:
+        return _refuse(faults, str(error))
+    config = stored.get("config") if isinstance(stored, dict) else None
+    if not isinstance(config, dict) or not all(isinstance(x, dict) for x in config.values()):
+        message = "has another structure, allowed is an object with sections under config"
+        return _refuse(faults, f"{folder / 'config.json'}: {message}")
+    _check_objects(folder, faults)
+    lines = read_metrics(folder, faults)
+    if not lines and (folder / "DONE").exists() and stage not in WITHOUT_LINES:
+        _refuse(faults, f"{folder / 'metrics.jsonl'}: holds no line, though the stage is finished")
+    metrics = _with_episodes(lines, stage, config)
+    return SeedResults(stage, seed, config, metrics, _read_artifacts(folder, faults))
+
+
+def _check_objects(folder: AnyPath, faults: list[str] | None) -> None:
+    """Names files that tell how a stage was made and are no objects of JSON."""
+    for file in (folder / "versions.json", folder / "DONE"):
+        try:
+            fits = not file.exists() or isinstance(read_json(file), dict)
+        except StorageError:
+            fits = False
+        if not fits:
+            _refuse(faults, f"{file}: damaged, allowed is an object of JSON")
+
+
+def _refuse(faults: list[str] | None, message: str) -> None:
+    """Notes a fault, or raises it where nobody takes notes."""
+    if faults is None:
+        raise StorageError(message)
+    faults.append(message)
+
+
+def _seed_of(folder: AnyPath) -> int | None:
+    """k of `seed_<k>`; None for other names."""
+    number = folder.name.removeprefix("seed_")
+    return int(number) if number.isascii() and number.isdigit() else None
+
+
+def _read_artifacts(folder: AnyPath, faults: list[str] | None) -> dict[str, np.ndarray]:
+    """Arrays by name; none where there is no file or it is damaged."""
+    if not (folder / "artifacts.npz").exists():
+        return {}
+    try:
+        return load_artifacts(folder.parents[1], folder.parent.name, _seed_of(folder))
+    except StorageError as error:
+        _refuse(faults, f"{error}; what rests on its arrays is left out")
+        return {}
+
+
+def _base_seeds(workdirs: Sequence[str | os.PathLike], stage: str) -> list[int]:
+    """Seeds of a stage that makes base models, in order, of the first work directory with any."""
     for workdir in workdirs:
-        folders = as_path(workdir).glob("pretrain/seed_*/config.json")
-        seeds = [int(file.parent.name.removeprefix("seed_")) for file in folders]
-        if seeds:
-            return sorted(seeds)
+        files = as_path(workdir).glob(f"{stage}/seed_*/config.json")
+        seeds = [_seed_of(file.parent) for file in files]
+        if seeds := sorted(seed for seed in seeds if seed is not None):
+            return seeds
     return []
 
 
-def _base_of(stage: str, seed: int, bases: Sequence[int]) -> int | None:
+def _base_of(results: SeedResults, bases: Mapping[str, Sequence[int]]) -> int | None:
     """The base model of a seed; they are dealt out in turn, as in `Settings.seeds_read`."""
-    if stage in WITHOUT_BASE or not bases:
+    codes = results.config.get("metacontroller", {})
+    own = codes.get("variant") == "cotrained" and codes.get("base_from") == "random"
+    seeds = bases[COTRAINED if own else "pretrain"]
+    if results.stage in WITHOUT_BASE or not seeds:
         return None
-    return seed if stage == "pretrain" else bases[(seed - bases[0]) % len(bases)]
+    base = seeds[(results.seed - seeds[0]) % len(seeds)]
+    # Numbers of their own: seed 0 of both are two base models.
+    return -1 - base if own else base
 
 
 def _with_episodes(metrics: Sequence[Mapping], stage: str, config: Mapping) -> Sequence[Mapping]:
@@ -158,15 +224,6 @@ def _with_episodes(metrics: Sequence[Mapping], stage: str, config: Mapping) -> S
     if episodes is None:
         return metrics
     return [{**line, "episodes": line["step"] * episodes} for line in metrics]
-
-
-def read_sweep(
-    workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()
-) -> list[RunResults]:
-    """Reads a work directory and those inside its folder `sweep`, which repeat some stages."""
-    others = sorted(path for path in as_path(workdir).glob("sweep/*") if path.is_dir())
-    above = (workdir, *upstream)
-    return [read_run(workdir, upstream), *(read_run(path, above) for path in others)]
 
 
 def stacked_curves(

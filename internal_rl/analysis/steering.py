@@ -114,8 +114,9 @@ def measure(context: StudyContext) -> dict[str, chex.Array]:
 
 
 def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
-    """The success at the best layer against input and output."""
-    del stage
+    """The success at the best layer against input and output, for the final base model."""
+    if stage != "steer":
+        return []
     label = "steering success"
     found = best_layer_rows(
         seeds, "success", "steering_success", label, lambda s: s.evaluation_episodes
@@ -124,9 +125,9 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     return found + best_layer_rows(seeds, "solvable_success", key, f"{label} in solvable layouts")
 
 
-def figures(runs: Sequence[RunResults]) -> dict[str, Figure | None]:
+def figures(run: RunResults) -> dict[str, Figure | None]:
     """Success by layer."""
-    seeds = with_artifact(runs[0], "steer", "success")
+    seeds = with_artifact(run, "steer", "success")
     if not seeds:
         return {}
     success = np.stack([results.artifacts["success"] for results in seeds])
@@ -162,4 +163,9 @@ STUDY = Study(
     measure=measure,
     rows=rows,
     figures=figures,
+    title="Supervised controllers",
+    captions={
+        "steering": "Success of switched supervised controllers on the post-training task, by "
+        "controlled layer.",
+    },
 )

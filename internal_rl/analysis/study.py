@@ -172,11 +172,13 @@ class Study:
       needs: `envs.CAPABILITIES` of the world and `LABELS` without which nothing is measured.
       measure: arrays by name, which the stage keeps; those that are None are left out.
       rows: rows of the table, from the name of one stage (or of its variant) and its seeds.
-      figures: figures by file name, from the run and runs that repeat its metacontroller with other
-        settings; None where there is no data.
+      figures: figures by file name, from the run; None where there is no data.
       animations: animations by file name, from the run.
       text: Markdown behind the table, from the run; empty where there is no data.
       order: place in table and log among the studies of a stage; equal ones go by name.
+      title: heading of its part of the report; empty for its name.
+      asks: what a run has to hold for its figures beside its stages; empty for nothing.
+      captions: what figures and animations show, by file name; also read out in their place.
     """
 
     name: str
@@ -184,10 +186,13 @@ class Study:
     needs: frozenset[str] = frozenset()
     measure: Callable[[StudyContext], Arrays] | None = None
     rows: Callable[[str, Sequence[SeedResults]], list[Row]] | None = None
-    figures: Callable[[Sequence[RunResults]], Mapping[str, Figure | None]] | None = None
+    figures: Callable[[RunResults], Mapping[str, Figure | None]] | None = None
     animations: Callable[[RunResults], Mapping[str, Animation | None]] | None = None
     text: Callable[[RunResults], str] | None = None
     order: int = 100
+    title: str = ""
+    asks: str = ""
+    captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def looks_at(self, stage: str) -> bool:
         """Whether it looks at a stage, or at that of which `stage` is a variant or an age."""

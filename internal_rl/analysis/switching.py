@@ -58,4 +58,5 @@ STUDY = Study(
     measure=measure,
     rows=rows,
     order=10,
+    title="Switches",
 )

@@ -143,4 +143,5 @@ STUDY = Study(
     measure=measure,
     rows=rows,
     order=20,
+    title="Transitions that were never seen",
 )

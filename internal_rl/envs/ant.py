@@ -20,6 +20,7 @@ RESET_NOISE = 0.1
 # Speeds, in metres or radians per second, beyond which the simulation counts as diverged.
 MAX_SPEED = 200.0
 BORDERS = ("open", "terminal")
+MAX_CELL_SIZE, MAX_FRAME_SKIP = 1_000.0, 1_000
 # Control steps from picture to picture of an animation.
 STEPS_PER_FRAME = 4
 
@@ -57,10 +58,17 @@ class AntWorldConfig(LayoutPoolConfig):
 
     def __post_init__(self):
         pinpad.check_fields(self, frame_skip=1)
-        if not self.cell_size > 0:
-            raise ValueError(f"cell_size is {self.cell_size}, allowed is above 0 metres")
-        if not self.torso_speed >= 0:
-            raise ValueError(f"torso_speed is {self.torso_speed}, allowed is 0 or more")
+        if not 0 < self.cell_size <= MAX_CELL_SIZE:
+            raise ValueError(
+                f"cell_size is {self.cell_size}, allowed is above 0 metres and up to"
+                f" {MAX_CELL_SIZE}"
+            )
+        if self.frame_skip > MAX_FRAME_SKIP:
+            raise ValueError(f"frame_skip is {self.frame_skip}, allowed is up to {MAX_FRAME_SKIP}")
+        if not 0 <= self.torso_speed < MAX_SPEED:
+            raise ValueError(
+                f"torso_speed is {self.torso_speed}, allowed is 0 or more and below {MAX_SPEED:g}"
+            )
         for name, allowed in (("border", BORDERS), ("physics", KINDS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(

@@ -16,6 +16,8 @@ from internal_rl.envs.layout_rules import (
 
 _DRAWS_AT_ONCE = 4_096
 _MAX_FRUITLESS_DRAWS = 200_000
+# Cells of all layouts of a pool together, eight bytes each.
+_MAX_CELLS = 50_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,12 @@ class LayoutPoolConfig:
             raise ValueError(
                 f"min_departures is {self.min_departures}, allowed is 0 to 4 with a pool of "
                 "layouts (num_layouts above 0) and 0 without"
+            )
+        most = _MAX_CELLS // self.grid_size**2
+        if self.num_layouts > most:
+            raise ValueError(
+                f"num_layouts is {self.num_layouts}, allowed is up to {most} on a grid of"
+                f" grid_size={self.grid_size}"
             )
         for name, lowest_value in (("min_colour_distance", 1), ("min_line_distance", 0)):
             value = getattr(self, name)

@@ -5,6 +5,7 @@ is `objects (O,)`, the cell of every colour, and `walls (W,)`, the cells of the 
 """
 
 import dataclasses
+import math
 
 import chex
 import jax
@@ -19,7 +20,15 @@ from internal_rl.types import Scene, Timestep
 # A row of the grid and one more bit fit into a word of a bit board.
 MAX_GRID_SIZE = 31
 MAX_REDRAWS = 1000
-_LOWEST = {"grid_size": 2, "num_colours": 1, "num_walls": 0, "time_limit": 1, "num_layouts": 0}
+_LOWEST = {
+    "grid_size": 2,
+    "num_colours": 1,
+    "num_walls": 0,
+    "time_limit": 1,
+    "num_layouts": 0,
+    "layout_seed": 0,
+}
+_MOST = {"time_limit": 1_000_000, "layout_seed": 2**32 - 1}
 FREE, WALL = -1, -2
 # Steps of a flood in one iteration of its loop, chosen by timing: each iteration has a fixed cost.
 _FLOOD_STEPS = 4
@@ -39,11 +48,14 @@ def check_fields(config: LayoutPoolConfig, **lowest: int) -> None:
         value = getattr(config, field.name)
         if not isinstance(value, field.type) or isinstance(value, bool) != (field.type is bool):
             raise ValueError(f"{field.name} is {value!r}, allowed is {field.type.__name__}")
+        if field.type is float and not math.isfinite(value):
+            raise ValueError(f"{field.name} is {value!r}, allowed is a finite number")
     for name, least in (_LOWEST | lowest).items():
         if getattr(config, name) < least:
             raise ValueError(f"{name} is {getattr(config, name)}, allowed is {least} or more")
-    if config.grid_size > MAX_GRID_SIZE:
-        raise ValueError(f"grid_size is {config.grid_size}, allowed is up to {MAX_GRID_SIZE}")
+    for name, most in ({"grid_size": MAX_GRID_SIZE} | _MOST).items():
+        if getattr(config, name) > most:
+            raise ValueError(f"{name} is {getattr(config, name)}, allowed is up to {most}")
     if config.num_colours + config.num_walls >= config.grid_size**2:
         raise ValueError(
             f"num_colours + num_walls is {config.num_colours + config.num_walls}, allowed is up to "
@@ -188,7 +200,9 @@ class PinpadWorld:
         return solvable(*layout, state.task, self.grid_size)
 
     def with_solvable_layouts(self) -> "PinpadWorld":
-        """The world with `solvable_only`."""
+        """The world with `solvable_only`; itself, if it has that."""
+        if self.config.solvable_only:
+            return self
         make, (config, *rest) = self.__reduce__()
         return make(dataclasses.replace(config, solvable_only=True), *rest)
 

@@ -1,14 +1,12 @@
 """Text, images and animations of grid worlds, from logged NumPy arrays."""
 
 import io
-import os
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from internal_rl.colours import fill_colour
-from internal_rl.paths import as_path
 
 _BACKGROUND, _LINE, _WALL, _AGENT = (250, 250, 248), (205, 205, 205), (70, 70, 70), (20, 20, 20)
 _ACCENT, _POSITIVE, _NEGATIVE = (214, 69, 65), (66, 133, 200), (226, 140, 60)
@@ -206,9 +204,9 @@ def frames_of_observations(
     return episode_frames(objects, walls, places[:, -1], grid_size, beta=beta, code=code)
 
 
-def save_gif(path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float = 0.25) -> None:
-    """Writes frames `(H, W, 3)` uint8 as an endless animation, `seconds` per frame."""
+def as_gif(frames: Sequence[np.ndarray], seconds: float = 0.25) -> bytes:
+    """Frames `(H, W, 3)` uint8 as the content of an endless GIF file, `seconds` per frame."""
     first, *rest = (Image.fromarray(frame) for frame in frames)
     duration, content = round(1000 * seconds), io.BytesIO()
     first.save(content, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
-    as_path(path, "path").write_bytes(content.getvalue())
+    return content.getvalue()

@@ -23,6 +23,11 @@ _GRIDWORLD_POST_TRAINING = "0-1-2-3-4-5-6-7-0-1-2-3"
 _ANT_PRETRAINING = "032 103 210 321 020 021 031 102 131 132 202 203 213 310 313 320"
 _ANT_POST_TRAINING = "0-1-2-3"
 
+MAX_COLOURS = 1_000
+MAX_LENGTH = 200
+MAX_WALKS = 20_000
+"""Bounds of task sets that are named by numbers: what is larger is refused before it is made."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskSet:
@@ -131,9 +136,20 @@ def parse_task(text: str) -> Task:
       ValueError: if something else than a number stands where a colour should.
     """
     parts = text.split("-") if "-" in text else list(text)
-    if not parts or not all(part.isdigit() for part in parts):
-        raise ValueError(f"task '{text}' cannot be read, allowed are colours joined by '-'")
+    if not parts or not all(_is_number(part) for part in parts):
+        shown = text if len(text) <= 40 else f"{text[:40]}..."
+        raise ValueError(
+            f"task '{shown}' cannot be read, allowed are colours from 0 on joined by '-'"
+        )
+    if len(parts) > MAX_LENGTH:
+        raise ValueError(f"a task has {len(parts)} colours, allowed are up to {MAX_LENGTH}")
     return tuple(int(part) for part in parts)
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is a number from 0 on in the usual digits."""
+    # Python reads no more than some thousand digits.
+    return text.isascii() and text.isdigit() and len(text) <= 1_000
 
 
 def parse_tasks(text: str) -> tuple[Task, ...]:
@@ -174,16 +190,25 @@ def markov_task_set(
       subgoal_length: 1 for single colours; 2 for the pairs 0-1, 2-3, ...
 
     Raises:
-      ValueError: if `length` is below 1 or no walk is left.
+      ValueError: if a number is too small or too large, or no walk is left.
     """
-    if length < 1:
-        raise ValueError(f"length of the walks is {length}, allowed is 1 or more")
+    for what, value, most in (
+        ("length of the walks", length, MAX_LENGTH),
+        ("number of colours", num_colours, MAX_COLOURS),
+    ):
+        if not 1 <= value <= most:
+            raise ValueError(f"{what} is {value}, allowed is 1 to {most}")
     check_task(post_training, num_colours, "post_training")
     subgoals = [
         tuple(range(first, first + subgoal_length))
         for first in range(0, num_colours - subgoal_length + 1, subgoal_length)
     ]
     excluded = set(itertools.pairwise(_split(post_training, subgoal_length)))
+    if _most_walks(subgoals, length, excluded) > MAX_WALKS:
+        raise ValueError(
+            f"there are too many walks of length {length} over {len(subgoals)} subgoals, allowed"
+            f" are up to {MAX_WALKS}: choose shorter walks or fewer colours"
+        )
     walks = [(subgoal,) for subgoal in subgoals]
     for _ in range(length - 1):
         walks = [
@@ -196,6 +221,26 @@ def markov_task_set(
     name = f"{kind}:{num_colours}:{length}:{format_task(post_training)}"
     tasks = tuple(tuple(itertools.chain(*walk)) for walk in walks)
     return TaskSet(name, num_colours, tasks, tuple(post_training), subgoal_length)
+
+
+def _most_walks(subgoals: list[Task], length: int, excluded: set[tuple[Task, Task]]) -> int:
+    """How many walks of any length up to `length` there are at most, counted and not made.
+
+    Counting ends where there are more than `MAX_WALKS`.
+    """
+    ending = dict.fromkeys(subgoals, 1)
+    most = len(subgoals)
+    for _ in range(length - 1):
+        if most > MAX_WALKS:
+            break
+        into = dict.fromkeys(subgoals, 0)
+        for last, number in ending.items():
+            for subgoal in subgoals if number else ():
+                if subgoal != last and (last, subgoal) not in excluded:
+                    into[subgoal] += number
+        ending = into
+        most = max(most, sum(ending.values()))
+    return most
 
 
 def task_set(name: str) -> TaskSet:
@@ -215,7 +260,7 @@ def task_set(name: str) -> TaskSet:
         return TaskSet(name, 4, pretraining, parse_task(_ANT_POST_TRAINING), 1)
     parts = name.split(":")
     kinds = {"walks": 1, "pair-walks": 2}
-    if len(parts) == 4 and parts[0] in kinds and parts[1].isdigit() and parts[2].isdigit():
+    if len(parts) == 4 and parts[0] in kinds and all(map(_is_number, parts[1:3])):
         post_training = parse_task(parts[3])
         return markov_task_set(int(parts[1]), int(parts[2]), post_training, kinds[parts[0]])
     raise ValueError(

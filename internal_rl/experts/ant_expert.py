@@ -3,16 +3,26 @@
 import dataclasses
 
 from internal_rl.experts.shortest_path import TIES
-from internal_rl.section import POSITIVE, Rule, Section, at_least, one_of, setting, within
+from internal_rl.section import (
+    COUNT,
+    POSITIVE,
+    SIZE,
+    Rule,
+    Section,
+    at_least,
+    one_of,
+    setting,
+    within,
+)
 
 _UNIQUE_TIES = tuple(ties for ties in TIES if ties != "random")
 _SIZES = Rule(
     lambda sizes: (
         isinstance(sizes, (tuple, list))
         and len(sizes) > 0
-        and all(type(size) is int and size > 0 for size in sizes)
+        and all(type(size) is int and SIZE.holds(size) for size in sizes)
     ),
-    "a tuple of one or more sizes, each 1 or more",
+    f"a tuple of one or more sizes, each {SIZE.allowed}",
 )
 
 
@@ -53,13 +63,13 @@ class AntExpertConfig(Section):
     failure_cost: float = setting(20.0, at_least(0))
     success_reward: float = setting(10.0, at_least(0))
     hidden_sizes: tuple[int, ...] = setting((128, 128, 128), _SIZES)
-    rounds: int = setting(20, at_least(1))
+    rounds: int = setting(20, COUNT)
     steps_per_round: int = setting(2_000_000, at_least(1))
     num_worlds: int = setting(512, at_least(1))
     unroll_length: int = setting(10, at_least(1))
     batch_size: int = setting(512, at_least(1))
     num_minibatches: int = setting(16, at_least(1))
-    num_passes: int = setting(4, at_least(1))
+    num_passes: int = setting(4, COUNT)
     learning_rate: float = setting(6e-4, POSITIVE)
     final_learning_rate: float = setting(5.27e-5, POSITIVE)
     entropy_cost: float = setting(3e-4, at_least(0))
@@ -93,5 +103,5 @@ class ExpertSection(AntExpertConfig):
         after each round (open).
     """
 
-    num_seeds: int = setting(1, at_least(1))
+    num_seeds: int = setting(1, COUNT)
     evaluation_episodes: int = setting(1_000, at_least(1))

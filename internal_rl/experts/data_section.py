@@ -4,7 +4,7 @@ import dataclasses
 
 from internal_rl.envs.world import DataRequest, world_entry
 from internal_rl.experts.shortest_path import TIES
-from internal_rl.section import POSITIVE, Section, at_least, one_of, setting, within
+from internal_rl.section import COUNT, Section, at_least, one_of, setting, within
 from internal_rl.types import DataSource, World
 
 
@@ -25,7 +25,7 @@ class DataSection(Section):
     """
 
     sequence_length: int = setting(256, at_least(1))
-    trajectories_per_row: float = setting(7.7, POSITIVE)
+    trajectories_per_row: float = setting(7.7, within(0.1, 1e6))
     ties: str = setting("random", one_of(TIES))
     epsilon: float = setting(0.0, within(0, 1))
     clean_ties: str = setting("random", one_of(TIES))
@@ -47,8 +47,8 @@ class CollectSection(Section):
         `"032,103"`; empty for none.
     """
 
-    num_seeds: int = setting(1, at_least(1))
-    num_shards: int = setting(128, at_least(1))
+    num_seeds: int = setting(1, COUNT)
+    num_shards: int = setting(128, within(1, 99_999))
     episodes_per_shard: int = setting(1_024, at_least(1))
     batch_size: int = setting(2_048, at_least(1))
     curriculum_tasks: str = setting("")

@@ -2,8 +2,8 @@
 
 `<folder>/manifest.json` names every finished shard with its SHA-256, its episodes and their tokens;
 a shard is written under another name and enters the manifest once it is whole, so that a collection
-that was cut off goes on with the next shard. One record is one episode, a dictionary of arrays in
-msgpack.
+that was cut off goes on with the next shard; one that is missing is written again. One record is
+one episode, a dictionary of arrays in msgpack.
 
 ArrayRecord reads and writes files of this machine alone. A dataset on a store is made here shard by
 shard and copied; to be read, its shards are brought to `downloads()`, where they stay under the
@@ -14,6 +14,7 @@ import hashlib
 import math
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,12 +25,13 @@ from flax import serialization
 
 from internal_rl.errors import StorageError
 from internal_rl.extras import needs_extra
-from internal_rl.files import read_json, write_json
+from internal_rl.files import read_record, write_json
 from internal_rl.paths import AnyPath, as_path, is_remote
 
 Episode = Mapping[str, np.ndarray]
 
 MANIFEST = "manifest.json"
+_STAGE = "collect"
 
 
 def shard_name(index: int) -> str:
@@ -47,9 +49,51 @@ def read_manifest(folder: str | os.PathLike) -> dict:
 
     Returns:
       `{"settings": ..., "shards": [{"name", "sha256", "episodes", "tokens"}, ...]}`.
+
+    Raises:
+      StorageError: the manifest is damaged, or names something else than its shards in their order.
     """
     file = as_path(folder) / MANIFEST
-    return read_json(file) if file.exists() else {"settings": None, "shards": []}
+    if not file.exists():
+        return {"settings": None, "shards": []}
+    remedy = f"remove it and run the stage {_STAGE} again, which collects anew"
+    manifest = read_record(file, {"settings": dict, "shards": list}, remedy)
+    sums = set()
+    for index, entry in enumerate(manifest["shards"]):
+        fault = _fault_of(entry, index)
+        if fault is None and entry["sha256"] in sums:
+            fault = "has the checksum of another one"
+        if fault is not None:
+            raise StorageError(f"{file}: damaged, shard {index} {fault}; {remedy}")
+        sums.add(entry["sha256"])
+    return manifest
+
+
+def _fault_of(entry: object, index: int) -> str | None:
+    """What is wrong with the entry of a shard."""
+    if not isinstance(entry, dict):
+        return "is no object of JSON"
+    if entry.get("name") != shard_name(index):
+        return f"is called {entry.get('name')!r}, allowed is {shard_name(index)}"
+    if not re.fullmatch(r"[0-9a-f]{64}", str(entry.get("sha256"))):
+        return "has no SHA-256"
+    for name in ("episodes", "tokens"):
+        if type(entry.get(name)) is not int or entry[name] < 0:
+            return f"has no number of {name}"
+    return None
+
+
+def missing(folder: str | os.PathLike, num_shards: int) -> list[int]:
+    """Shards that are not in the manifest or not there.
+
+    Raises:
+      StorageError: the manifest is damaged.
+    """
+    folder = as_path(folder)
+    known = len(read_manifest(folder)["shards"])
+    # One question: on a store every single one takes its time.
+    there = {path.name for path in folder.iterdir()} if known else set()
+    return [i for i in range(num_shards) if i >= known or shard_name(i) not in there]
 
 
 def write_dataset(
@@ -86,7 +130,7 @@ def write_dataset(
             " allowed are the same settings, or another --workdir"
         )
     manifest["settings"] = dict(settings)
-    for index in range(len(manifest["shards"]), num_shards):
+    for index in missing(folder, num_shards):
         part = _part(folder, index)
         writer = ArrayRecordWriter(str(part), "group_size:1")
         episodes = tokens = 0
@@ -104,7 +148,8 @@ def write_dataset(
                 _copy(file, folder / shard_name(index))
         else:
             os.replace(part, folder / shard_name(index))
-        manifest["shards"].append({"name": shard_name(index), **entry})
+        # In their order: one that was missing takes its own place again.
+        manifest["shards"][index : index + 1] = [{"name": shard_name(index), **entry}]
         write_json(folder / MANIFEST, manifest)
         report(index + 1)
 
@@ -153,21 +198,23 @@ def check_dataset(folder: str | os.PathLike, num_shards: int) -> list[pathlib.Pa
     shards = read_manifest(folder)["shards"]
     if len(shards) < num_shards:
         raise StorageError(
-            f"{folder}: {len(shards)} of {num_shards} shards are there; run the collection again,"
-            " it goes on with the next shard"
+            f"{folder}: {len(shards)} of {num_shards} shards are there; run the stage {_STAGE}"
+            " again, which goes on with the next shard"
         )
     paths = []
     for entry in shards[:num_shards]:
         path = folder / entry["name"]
         if not path.exists():
-            raise StorageError(f"{path}: is missing; remove {folder} and collect again")
+            raise StorageError(
+                f"{path}: is missing; run the stage {_STAGE} again, which writes it again"
+            )
         local = _download(path, entry["sha256"]) if is_remote(path) else path
         if _sha256(local) != entry["sha256"]:
             if local is not path:
                 local.unlink()
             raise StorageError(
                 f"{path}: is cut off or altered (its SHA-256 is not that of the manifest); remove"
-                f" {folder} and collect again"
+                f" it and run the stage {_STAGE} again, which writes it again"
             )
         paths.append(local)
     return paths

@@ -25,7 +25,7 @@ from internal_rl.models.base_model import BaseModel
 from internal_rl.models.code_controller import CodeController
 from internal_rl.models.reach import gradient_through
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import POSITIVE, at_least, setting
+from internal_rl.section import COUNT, POSITIVE, at_least, setting
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.training.randomness import named_keys
@@ -50,7 +50,7 @@ class CodeFindingSettings(CodeTestSettings, TrainingSettings, abc.ABC):
     stage: ClassVar[str]
     """Stage whose section it is."""
 
-    num_seeds: int = setting(10, at_least(1))
+    num_seeds: int = setting(10, COUNT)
     layer: int = setting(3, at_least(0))
     batch_size: int = setting(512, at_least(1))
     num_parts: int = setting(4, at_least(1))

@@ -23,7 +23,7 @@ from internal_rl.methods.reinforcement.update import PolicyState
 from internal_rl.models.heads import gaussian_log_prob
 from internal_rl.models.policy import CodePolicy
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import at_least, one_of, setting, within
+from internal_rl.section import SIZE, one_of, setting, within
 from internal_rl.training.mesh import total
 
 State = PolicyState
@@ -46,7 +46,7 @@ class Config(ReinforcementSettings):
     """
 
     codes: str = setting("metacontroller", one_of(CODE_STAGES))
-    policy_width: int = setting(256, at_least(1))
+    policy_width: int = setting(256, SIZE)
     initial_std: float = setting(1.0, within(0.1, 10))
     min_std: float = setting(0.05, within(0.01, 10), historical=math.exp(-3.0))
     threshold: float = setting(0.5, within(0, 1))

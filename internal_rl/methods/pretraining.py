@@ -15,7 +15,7 @@ from internal_rl.methods.method import Metrics
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import action_log_prob, observation_log_prob
 from internal_rl.models.reach import gradient_through
-from internal_rl.section import at_least, setting
+from internal_rl.section import COUNT, LARGEST_WHOLE, at_least, setting
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.mesh import mean
 from internal_rl.training.optimiser import apply_gradients
@@ -41,11 +41,11 @@ class Config(TrainingSettings):
       reference_trajectories: trajectories over which exact references are averaged (open).
       baseline_steps: gradient steps of the perceptron that the base model is compared with where no
         exact reference is known (open).
-      snapshot_steps: training ages at which parameters are kept for the probes, multiples of
-        `log_every`.
+      snapshot_steps: training ages at which parameters are kept for probes and supervised
+        controllers, multiples of `log_every`.
     """
 
-    num_seeds: int = setting(10, at_least(1))
+    num_seeds: int = setting(10, COUNT)
     batch_size: int = setting(1_024, at_least(1))
     num_parts: int = setting(8, at_least(1))
     curriculum_tasks: str = setting("")
@@ -65,13 +65,18 @@ class Config(TrainingSettings):
             object.__setattr__(self, "snapshot_steps", tuple(self.snapshot_steps))
         super().__post_init__()
 
+    @property
+    def ages(self) -> tuple[int, ...]:
+        """Those of `snapshot_steps` that the training comes to."""
+        return tuple(age for age in self.snapshot_steps if age <= self.steps)
+
     def check(self) -> None:
         """Snapshots are taken where a line of metrics is written."""
         super().check()
         ages = self.snapshot_steps
         self.require(
             isinstance(ages, tuple)
-            and all(isinstance(age, int) and age > 0 for age in ages)
+            and all(type(age) is int and 0 < age <= LARGEST_WHOLE for age in ages)
             and all(age % self.log_every == 0 for age in ages),
             "snapshot_steps",
             f"a tuple of multiples of log_every = {self.log_every}",

@@ -22,7 +22,7 @@ from internal_rl.models.blocks import (
     scaled_initializer,
 )
 from internal_rl.models.heads import action_parameter_size
-from internal_rl.section import POSITIVE, Section, SettingError, at_least, setting
+from internal_rl.section import COUNT, POSITIVE, SIZE, Section, SettingError, at_least, setting
 from internal_rl.types import ActionSpec, ObservationSpec
 
 
@@ -42,11 +42,11 @@ class BaseConfig(Section):
     """
 
     block: str = setting("transformer")
-    width: int = setting(256, at_least(1))
-    depth: int = setting(6, at_least(1))
-    num_heads: int = setting(4, at_least(1))
-    head_size: int = setting(64, at_least(1))
-    mlp_size: int = setting(512, at_least(1))
+    width: int = setting(256, SIZE)
+    depth: int = setting(6, COUNT)
+    num_heads: int = setting(4, COUNT)
+    head_size: int = setting(64, SIZE)
+    mlp_size: int = setting(512, SIZE)
     init_scale: float = setting(0.1, POSITIVE)
     observation_loss: float = setting(0.01, at_least(0))
 

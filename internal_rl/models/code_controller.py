@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import normal, zeros
 
 from internal_rl.models.history import histories, input_products
-from internal_rl.section import POSITIVE, Section, SettingError, at_least, setting
+from internal_rl.section import POSITIVE, SIZE, Section, SettingError, at_least, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,10 @@ class CodeControllerConfig(Section):
         (open).
     """
 
-    code_size: int = setting(8, at_least(1))
-    history_size: int = setting(32, at_least(1))
-    switch_size: int = setting(32, at_least(1))
-    decoder_size: int = setting(32, at_least(1))
+    code_size: int = setting(8, SIZE)
+    history_size: int = setting(32, SIZE)
+    switch_size: int = setting(32, SIZE)
+    decoder_size: int = setting(32, SIZE)
     rank: int = setting(16, at_least(0))
     initial_log_std: float = setting(-2.0)
     min_log_std: float = setting(-6.0)

@@ -19,7 +19,7 @@ from internal_rl.models.code_controller import CodeController, CodeControllerCon
 from internal_rl.models.integration import Gate, codes_before, mixed
 from internal_rl.models.recurrence import starts_segment
 from internal_rl.models.sequence_embedding import EMBEDDING_LAYERS, EMBEDDINGS, SequenceEmbedding
-from internal_rl.section import POSITIVE, at_least, one_of, setting, within
+from internal_rl.section import COUNT, POSITIVE, SIZE, at_least, one_of, setting, within
 
 GATES = ("sigmoid", "gumbel", "one", "random")
 
@@ -75,13 +75,13 @@ class MetacontrollerConfig(CodeControllerConfig):
 
     embedding: str = setting("trajectory", one_of(EMBEDDINGS))
     embedding_layers: str = setting("gated", one_of(EMBEDDING_LAYERS))
-    embedding_heads: int = setting(8, at_least(1))
-    embedding_mlp_size: int = setting(64, at_least(1))
-    embedding_size: int = setting(32, at_least(1))
-    embedding_depth: int = setting(1, at_least(1))
+    embedding_heads: int = setting(8, COUNT)
+    embedding_mlp_size: int = setting(64, SIZE)
+    embedding_size: int = setting(32, SIZE)
+    embedding_depth: int = setting(1, COUNT)
     embedding_slowness: float = setting(4.0, POSITIVE)
     embedding_gap: int = setting(0, at_least(0))
-    encoder_size: int = setting(64, at_least(1))
+    encoder_size: int = setting(64, SIZE)
     gate: str = setting("sigmoid", one_of(GATES))
     temperature: float = setting(1.0, POSITIVE)
     switch_rate: float = setting(0.2, within(0, 1))

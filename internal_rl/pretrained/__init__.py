@@ -7,9 +7,10 @@ looks as if the stage had been run there.
 import os
 import pathlib
 import shutil
+import tempfile
 
 from internal_rl.errors import StageConflictError, StageMissingError
-from internal_rl.files import read_json, storage_faults, write_atomically
+from internal_rl.files import read_record, storage_faults, write_atomically
 from internal_rl.paths import AnyPath, as_path, is_remote
 from internal_rl.training.stage_config import StageConfig
 
@@ -40,7 +41,7 @@ def offers(world: str, preset: str, stage: str, seed: int, config: StageConfig) 
     if not file.exists():
         return False
     try:
-        return not config.check(read_json(file)["config"], file.parent)
+        return not config.check(read_record(file, {"config": dict})["config"], file.parent)
     except StageConflictError:
         return False
 
@@ -71,14 +72,33 @@ def install(world: str, preset: str, workdir: str | os.PathLike, stage: str = "*
 
 
 def _copy(seed: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies a stage directory that is not there yet; a kill leaves all of it or nothing."""
+    """Copies a stage directory that is not there yet; a kill leaves all of it or nothing.
+
+    Several processes may do so at once: one of the copies stays. What is read-only in the package
+    is not so in the copy.
+    """
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(seed, partial)
-    partial.rename(target)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.partial_", dir=target.parent))
+    try:
+        for file in sorted(seed.iterdir()):
+            shutil.copyfile(file, partial / file.name)
+        partial.chmod(_folder_mode())
+        partial.rename(target)
+    except OSError:
+        # Where another copy has come first, a folder that is not empty is in the way.
+        if not target.exists():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _folder_mode() -> int:
+    """What a new folder may be used for, here where `tempfile` makes it private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o777 & ~mask
 
 
 def _copy_to_store(seed: pathlib.Path, target: AnyPath) -> None:

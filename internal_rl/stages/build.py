@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import chex
+import flax.linen as nn
+import jax
 import numpy as np
 
 from internal_rl.analysis.baselines import action_baselines
@@ -19,6 +22,7 @@ from internal_rl.models.steered_model import SteeredModel
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, checked
 from internal_rl.training.stage import Stage
+from internal_rl.training.weights import check_weights
 from internal_rl.types import DataSource
 
 
@@ -102,8 +106,22 @@ def load_base(
       UserError: as `Places.load`.
     """
     params, axis = places.params(settings, "pretrain", seeds, step)
-    model = SteeredModel(make_base(settings), 0, params)
+    base = make_base(settings)
+    _check_weights(params, axis, _shapes(base), f"pretrain{f' at step {step}' if step else ''}")
+    model = SteeredModel(base, 0, params)
     return model, model.replace(base_params=axis)
+
+
+def _shapes(module: nn.Module) -> chex.ArrayTree:
+    """The parameters of a module with shapes in place of arrays."""
+    return jax.eval_shape(module.initial_params, jax.random.key(0))
+
+
+def _check_weights(params: dict, axis: int | None, expected: chex.ArrayTree, stage: str) -> None:
+    """Raises StorageError unless the parameters of a stage are those of its model."""
+    if axis is not None:
+        params = jax.tree.map(lambda leaf: leaf[0], params)
+    check_weights(params, expected, f"params.msgpack of {stage}")
 
 
 def load_start(settings: Settings, places: Places, stage: str) -> tuple[SteeredModel, SteeredModel]:
@@ -137,8 +155,13 @@ def load_steered(
     stage = settings.internal_rl.codes
     section = settings.sections[stage]
     params, axis = places.params(settings, stage, seeds)
+    base = make_base(settings)
+    expected = _shapes(section.make_module(base))
     if section.trains_base:
-        model = SteeredModel(make_base(settings), 0, None)
+        expected = {section.stage: expected, "base": _shapes(base)}
+    _check_weights(params, axis, expected, stage)
+    if section.trains_base:
+        model = SteeredModel(base, 0, None)
         base_axis = axis
     else:
         model, axes = load_base(settings, places, settings.seeds_read(stage, seeds))

@@ -84,13 +84,14 @@ def _policy_inputs(settings: "Settings") -> tuple[str, ...]:
 
 
 def _probed_ages(settings: "Settings") -> list["Settings"]:
-    """The base model at every age that is kept, and at its end (age 0)."""
-    ages = (*settings.pretrain.snapshot_steps, 0)
+    """The base model at every age that it comes to and that is kept, and at its end (age 0)."""
+    ages = (*settings.pretrain.ages, 0)
     return [settings.updated("probe", base_step=age) for age in ages]
 
 
 def _age_folder(settings: "Settings", name: str) -> str:
-    return f"{name}_{settings.probe.base_step}" if settings.probe.base_step else name
+    age = settings.sections[name].base_step
+    return f"{name}_{age}" if age else name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +178,7 @@ STAGES: dict[str, StageSpec] = {
             steering.Config,
             make=f"{_HERE}.trained:make_steer",
             depends_on=(*_BASE, "steer"),
+            folder=_age_folder,
         ),
         StageSpec(
             "metacontroller",

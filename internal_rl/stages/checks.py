@@ -7,6 +7,7 @@ from internal_rl.envs.world import capabilities
 from internal_rl.errors import ConfigError
 from internal_rl.methods.internal_rl import CODE_STAGES
 from internal_rl.section import SettingError
+from internal_rl.stages.limits import check_memory
 from internal_rl.stages.settings import Settings, checked
 
 
@@ -24,14 +25,17 @@ def check_settings(settings: Settings) -> None:
     _check_models(settings)
     _check_data(settings)
     _check_tasks(settings)
+    check_memory(settings)
 
 
 def _check_models(settings: Settings) -> None:
     base = settings.base
-    if settings.probe and settings.pretrain:
-        age, ages = settings.probe.base_step, settings.pretrain.snapshot_steps
-        allowed = f"0 or one of pretrain.snapshot_steps = {ages}"
-        _require(age in (0, *ages), "probe.base_step", age, allowed)
+    for name in ("probe", "steer"):
+        if name in settings.sections and settings.pretrain:
+            age, steps = settings.sections[name].base_step, settings.pretrain.steps
+            ages = settings.pretrain.ages
+            allowed = f"0 or one of pretrain.snapshot_steps up to pretrain.steps = {steps}: {ages}"
+            _require(age in (0, *ages), f"{name}.base_step", age, allowed)
     if settings.internal_rl:
         codes = settings.internal_rl.codes
         allowed = f"{', '.join(name for name in CODE_STAGES if name in settings.sections)} here"

@@ -55,7 +55,8 @@ def collect(settings: Settings, params: tuple, directory: StageDirectory) -> int
                 batch_size=section.batch_size,
             )
             folder = directory.path / name
-            finished = len(shards.read_manifest(folder)["shards"])
+            missing = shards.missing(folder, section.num_shards)
+            finished = section.num_shards - len(missing)
             with Progress(section.num_shards, finished, f"collect {name}", "shard") as progress:
                 shards.write_dataset(
                     folder,
@@ -96,4 +97,10 @@ def run(settings: Settings, places: Places) -> None:
         params = ant_ppo.as_params(places.load(settings, "expert", expert_seed))
         return functools.partial(collect, settings, params)
 
-    for_each_seed(settings, places, "collect", prepare)
+    def intact(directory):
+        return all(
+            not shards.missing(directory.path / name, settings.collect.num_shards)
+            for name in datasets(settings)
+        )
+
+    for_each_seed(settings, places, "collect", prepare, intact)

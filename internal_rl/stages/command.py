@@ -13,14 +13,15 @@ import sys
 import internal_rl
 from internal_rl.errors import ConfigError
 from internal_rl.files import shipped_folders
+from internal_rl.interruption import end_quietly
 from internal_rl.paths import as_path, is_remote
-from internal_rl.stages.catalogue import STAGES
 
 OTHERS = {
     "quickstart": "internal RL against raw-action RL from shipped weights, in minutes",
     "reproduce": "all stages of a config in order, and the report",
     "paper_run": "as much of the paper's size as fits into some minutes, weights in small files",
-    "report": "figures, table and summary of whatever stages a work directory holds",
+    "sweep": "a study over several runs, such as a sweep over alpha",
+    "report": "a page with figures and tables of whatever stages a work directory holds",
     "examples": "copies a world, a block and a notebook of one's own to begin with into a folder",
 }
 """Commands that are no stage, and what they do."""
@@ -28,6 +29,8 @@ OTHERS = {
 
 def usage() -> str:
     """What the command prints when it is called without a name."""
+    from internal_rl.stages.catalogue import STAGES
+
     width = max(map(len, OTHERS))
     lines = [f"  {name:{width}}  {text}" for name, text in OTHERS.items()]
     return "\n".join(
@@ -48,6 +51,10 @@ def main() -> None:
 
     Exit codes are those of `launch.run`: 2 for a fault that the user can mend.
     """
+    end_quietly()
+    # Here: it brings jax, which takes seconds, and Ctrl-C is to end those too.
+    from internal_rl.stages.catalogue import STAGES
+
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
         print(usage())
         sys.exit(0 if len(sys.argv) > 1 else 2)
@@ -78,12 +85,16 @@ def main() -> None:
         from internal_rl.stages import paper_run
 
         paper_run.launch_paper_run()
-    from internal_rl.stages import launch, running
+    if name == "sweep":
+        from internal_rl.stages import sweeping
+
+        sweeping.launch_sweep()
+    from internal_rl.stages import launch
 
     if name == "reproduce":
-        launch.run(running.run_all)
+        launch.run_reproduce()
     if name == "report":
-        launch.run(lambda settings, places: running.report(places))
+        launch.run_report()
     launch.run_stage(name)
 
 

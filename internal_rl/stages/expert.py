@@ -1,12 +1,15 @@
 """The stage `expert`: trains the ant's expert with PPO; one policy for all tasks (method §2)."""
 
 import functools
+import pathlib
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
+from absl import logging
 
-from internal_rl.errors import DivergenceError
+from internal_rl.errors import DivergenceError, StorageError
 from internal_rl.experts import ant_ppo
 from internal_rl.stages.places import Places
 from internal_rl.stages.seeds import for_each_seed
@@ -15,7 +18,7 @@ from internal_rl.training.loggers import LoggedRun, make_loggers
 from internal_rl.training.metrics import MetricsWriter, read_metrics
 from internal_rl.training.progress import Progress
 from internal_rl.training.randomness import named_key
-from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_directory import ROUND, StageDirectory
 from internal_rl.training.weights import load_weights, save_weights
 
 
@@ -56,9 +59,8 @@ def train(settings: Settings, loggers: tuple[str, ...], directory: StageDirector
     world, expert, seed = settings.world, settings.expert, directory.seed
     folder = directory.path / "checkpoints"
     folder.mkdir(exist_ok=True)
-    rounds = [folder / f"round_{index}.msgpack" for index in range(expert.rounds)]
-    finished = max((i + 1 for i, file in enumerate(rounds) if file.exists()), default=0)
-    params = ant_ppo.as_params(load_weights(rounds[finished - 1])) if finished else None
+    rounds = [folder / f"{ROUND}{index}.msgpack" for index in range(expert.rounds)]
+    finished, params = _newest(rounds)
     config = settings.stage_config("expert").values
     logged = LoggedRun(directory.path, config, finished)
     writer = MetricsWriter(directory.path, finished, make_loggers(loggers, logged))
@@ -93,8 +95,38 @@ def train(settings: Settings, loggers: tuple[str, ...], directory: StageDirector
     return expert.rounds
 
 
+def _newest(rounds: Sequence[pathlib.Path]) -> tuple[int, tuple | None]:
+    """How many rounds are done, and the parameters after them; damaged files are passed over.
+
+    Raises:
+      StorageError: there are files of rounds, and none is intact.
+    """
+    fault = None
+    for number in reversed(range(len(rounds))):
+        if not rounds[number].exists():
+            continue
+        try:
+            params = ant_ppo.as_params(load_weights(rounds[number]))
+        except StorageError as error:
+            fault = fault or error
+            continue
+        if fault is not None:
+            logging.warning("expert: %s; goes on from round %d", fault, number + 1)
+        return number + 1, params
+    if fault is not None:
+        raise StorageError(
+            f"{fault}; no round is intact: remove {rounds[0].parent} and run the same command"
+            " again, which trains from the beginning"
+        )
+    return 0, None
+
+
 def run(settings: Settings, places: Places) -> None:
     """Trains every seed."""
     for_each_seed(
-        settings, places, "expert", lambda _: functools.partial(train, settings, places.loggers)
+        settings,
+        places,
+        "expert",
+        lambda _: functools.partial(train, settings, places.loggers),
+        intact=lambda directory: directory.complete,
     )

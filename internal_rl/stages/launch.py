@@ -15,24 +15,30 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from internal_rl import hosts
+from internal_rl.backend import check_devices
 from internal_rl.errors import ConfigError, UserError
-from internal_rl.interruption import Interrupted, leave, watched
+from internal_rl.interruption import Interrupted, end_quietly, leave, watched
 from internal_rl.paths import as_path
 from internal_rl.stages import running
 from internal_rl.stages.catalogue import section_types, stage_spec
 from internal_rl.stages.checks import check_settings
 from internal_rl.stages.compiled import ON, keep_compiled
 from internal_rl.stages.config_file import CONFIG_FOLDERS, DEFAULT_CONFIG, find_config, load_config
-from internal_rl.stages.log import show_log, tell_guards
+from internal_rl.stages.log import hush_closed_loops, show_log, tell_guards
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS
 
 EXIT_USER_ERROR = 2
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string=f"Settings and preset; {DEFAULT_CONFIG} where not given."
-)
+try:
+    # It looks at the command line at once, and into the files of flags that are named there.
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", help_string=f"Settings and preset; {DEFAULT_CONFIG} where not given."
+    )
+except (flags.Error, UnicodeDecodeError) as error:
+    print(f"error: --flagfile: {error}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder, or gs://BUCKET/FOLDER, where the stages of a run find each other."
 )
@@ -81,6 +87,26 @@ def run_stage(stage: str) -> None:
     run(main, stage=stage)
 
 
+def run_reproduce() -> None:
+    """The script of a whole run: every stage in order, and the report."""
+    only = flags.DEFINE_list(
+        "only", [], "Studies that are wanted; stages that they do not need are left out."
+    )
+    run(lambda settings, places: running.run_all(settings, places, only.value))
+
+
+def run_report() -> None:
+    """The script of the report; without `--config` the stages tell the settings of the run."""
+    only = flags.DEFINE_list("only", [], "Studies that are shown; all where none is named.")
+
+    def main(settings, places):
+        # The default config is that of another run as often as not.
+        given = any(re.match(r"--?config[.=]", argument) for argument in sys.argv[1:])
+        running.report(places, settings=settings if given else None, only=only.value)
+
+    run(main)
+
+
 def run(main: Main, default_workdir: str | None = None, stage: str = "") -> None:
     """Parses the command line, runs `main(settings, places)` and leaves the process.
 
@@ -91,6 +117,8 @@ def run(main: Main, default_workdir: str | None = None, stage: str = "") -> None
       default_workdir: where to work unless `--workdir` says otherwise; None asks for the flag.
       stage: the stage that the config has to have; empty for none.
     """
+
+    end_quietly()
 
     def parse(argv):
         return _exit_with_one_line(lambda: _parse(argv))
@@ -120,7 +148,9 @@ def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, st
         raise ConfigError("--workdir: not given, allowed is a folder for the results of the run")
     keep_compiled(_COMPILATION_CACHE.value, as_path(name))
     hosts.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    check_devices()
     show_log()
+    hush_closed_loops()
     tell_guards()
     settings = Settings.read(_CONFIG.value)
     if stage:
@@ -148,6 +178,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if {"--help", "-help", "-h", "-?"} & set(argv):
         print(_help())
         sys.exit(0)
+    try:
+        argv = flags.FLAGS.read_flags_from_files(list(argv))
+    except flags.Error as error:
+        raise ConfigError(f"--flagfile: {error}") from None
     given = [a.partition("=")[2] for a in argv if re.match(r"--?config=", a)]
     if not given:
         if {"--config", "-config"} & set(argv):
@@ -170,6 +204,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
         raise ConfigError(f"config.{field}: '{value}' given, allowed is {kind}") from None
     except flags.Error as error:
         raise ConfigError(str(error)) from None
+    except (ValueError, TypeError, SyntaxError, RecursionError) as error:
+        # What the libraries that read values do not foresee.
+        raise ConfigError(f"a flag cannot be read ({error}), allowed is --FLAG=VALUE") from None
 
 
 def _help() -> str:
@@ -195,7 +232,11 @@ def _check_overrides(specification: str, argv: Sequence[str]) -> None:
     """
     config = load_config(specification)
     for argument in argv:
-        match = re.match(r"--?config\.([^=]+)", argument)
+        match = re.match(r"--?config\.([^=]*)", argument)
+        if match and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", match.group(1)):
+            raise ConfigError(
+                f"{argument}: names no field, allowed is --config.SECTION.FIELD=VALUE"
+            )
         section, path = config, []
         for part in match.group(1).split(".") if match else []:
             if not isinstance(section, ConfigDict):
@@ -206,6 +247,11 @@ def _check_overrides(specification: str, argv: Sequence[str]) -> None:
                 raise ConfigError(f"{where}.{part}: unknown field, allowed in {where}: {fields}")
             section = section[part]
             path.append(part)
+        if match and isinstance(section, ConfigDict):
+            raise ConfigError(
+                f"config.{'.'.join(path)}: a whole section given, allowed are single fields, as"
+                f" --config.{'.'.join(path)}.FIELD=VALUE"
+            )
 
 
 def _type_name(config: ConfigDict, field: str) -> str:

@@ -1,6 +1,7 @@
 """What a run tells while it works: lines of the log on the standard error."""
 
 import logging as python_logging
+import sys
 
 from absl import logging
 
@@ -19,9 +20,22 @@ def show_log() -> None:
         logging.use_absl_handler()
     logging.set_verbosity(logging.INFO if hosts.is_first() else logging.WARNING)
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)
+    for name in ("asyncio", "concurrent.futures"):
+        python_logging.getLogger(name).setLevel(python_logging.CRITICAL)
     absl_logger = python_logging.getLogger("absl")
     if _not_of_orbax not in absl_logger.filters:
         absl_logger.addFilter(_not_of_orbax)
+
+
+def hush_closed_loops() -> None:
+    """Leaves out what threads of Orbax say, once for each array, after a save that has failed."""
+    shown = sys.unraisablehook
+
+    def show(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
+
+    sys.unraisablehook = show
 
 
 def tell_guards() -> None:
@@ -31,4 +45,5 @@ def tell_guards() -> None:
 
 
 def _not_of_orbax(record: python_logging.LogRecord) -> bool:
-    return record.levelno > python_logging.INFO or "orbax" not in record.pathname
+    """Its faults come with tracebacks of hundreds of lines; `checkpoints` tells them in one."""
+    return "orbax" not in record.pathname

@@ -21,7 +21,7 @@ from absl import app, flags
 
 from internal_rl import pretrained
 from internal_rl.errors import ConfigError, UserError
-from internal_rl.files import read_json, storage_faults, write_json
+from internal_rl.files import read_record, storage_faults, write_json
 from internal_rl.stages.config_file import load_config
 from internal_rl.stages.weight_files import pack, packed, unpack
 from internal_rl.training.metrics import read_metrics
@@ -130,7 +130,7 @@ def _bring_in(run: PaperRun, world: str) -> None:
                 f"--weights: no {RECORD} in '{run.weights}', allowed is what --out left"
             )
         with storage_faults(run.workdir):
-            record = read_json(file)
+            record = read_record(file, {"config": str, "files": dict}, "take a fresh copy")
             if record["config"] != run.config:
                 raise ConfigError(f"--config: {run.config} given, {file} is of {record['config']}")
             unpack(run.weights, run.workdir, record["files"])
@@ -183,7 +183,7 @@ def _arguments(run: PaperRun, stage: str) -> list[str]:
     for name in SHARES:
         arguments.append(f"--config.{name}.num_seeds={run.seeds}")
         if name != stage and _finished(run, name):
-            done = read_json(_seeds(run, name)[0] / "DONE")
+            done = read_record(_seeds(run, name)[0] / "DONE", {"steps": int})
             arguments.append(f"--config.{name}.steps={done['steps']}")
     return arguments
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shlex
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -10,11 +11,37 @@ import numpy as np
 from internal_rl.errors import ConfigError
 from internal_rl.paths import as_path, check_store
 from internal_rl.stages.catalogue import command_of
+from internal_rl.stages.config_file import CONFIG_FILES
 from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS, check_loggers
-from internal_rl.training.stage_directory import StageDirectory, check_stage, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import check_stage, load_stage
 
-_CONFIG_FILES = {"gridworld-pinpad": "configs/gridworld.py", "ant-pinpad": "configs/ant.py"}
+
+def config_arguments(settings: Settings) -> tuple[str, ...]:
+    """Arguments that choose the config file and the preset of some settings."""
+    name = settings.environment["name"]
+    return (f"--config={CONFIG_FILES.get(name, 'CONFIG.py')}:{settings.preset}",)
+
+
+def stage_command(
+    stage: str,
+    arguments: Sequence[str],
+    workdir: str | os.PathLike,
+    upstream: Sequence[str] = (),
+) -> str:
+    """The command that makes a stage.
+
+    Args:
+      stage: its name.
+      arguments: what chooses the config.
+      workdir: where it is written.
+      upstream: where earlier stages lie.
+    """
+    given = [*arguments, f"--workdir={workdir}"]
+    if upstream:
+        given.append(f"--upstream={','.join(upstream)}")
+    return f"{command_of(stage)} {shlex.join(given)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +89,8 @@ class Places:
 
     def command(self, settings: Settings, stage: str) -> str:
         """The command that makes a stage with the settings of this run."""
-        name = settings.environment["name"]
-        given = (f"--config={_CONFIG_FILES.get(name, 'CONFIG.py')}:{settings.preset}",)
-        arguments = [*(self.arguments or given), f"--workdir={self.workdir}"]
-        if self.upstream:
-            arguments.append(f"--upstream={','.join(self.upstream)}")
-        return f"{command_of(stage)} {shlex.join(arguments)}"
+        arguments = self.arguments or config_arguments(settings)
+        return stage_command(stage, arguments, self.workdir, self.upstream)
 
     def load(self, settings: Settings, stage: str, seed: int, step: int | None = None) -> dict:
         """Parameters of an earlier stage, which must have been run with these settings.

@@ -1,8 +1,9 @@
 """Runs stages by name: what the command line, the quickstart and Python call."""
 
+import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import jax
 from absl import logging
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from internal_rl import hosts
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
+from internal_rl.files import storage_faults
 from internal_rl.stages.catalogue import (
     STAGES,
     StageSpec,
@@ -57,11 +59,31 @@ def run(settings: Settings, stage: str, places: Places, deadline: float = math.i
     """
     spec = stage_spec(settings, stage)
     if spec.make is not None:
+        if _finished_here(settings, stage, places):
+            logging.info("%s: finished already", settings.folder_of(stage))
+            return
         run_stage(make_stage(settings, stage, places), places.workdir, places.loggers, deadline)
         return
     if deadline < math.inf:
         raise ConfigError(f"--minutes: given, allowed is none for {stage}, which has no updates")
     _run_on_first_host(spec, settings, places)
+
+
+def _finished_here(settings: Settings, stage: str, places: Places) -> bool:
+    """Whether nothing is left to do for a stage of updates; what it reads is not looked at then.
+
+    Raises:
+      StageConflictError: a seed was made with other settings.
+      StorageError: the work directory cannot be read.
+    """
+    config, folder = settings.stage_config(stage), settings.folder_of(stage)
+    with storage_faults(places.workdir):
+        for seed in settings.seeds_of(stage):
+            directory = StageDirectory(places.workdir, folder, seed)
+            begun = directory.check(config)
+            if not (begun and directory.complete) or begun.steps_raised:
+                return False
+    return True
 
 
 def _run_on_first_host(spec: StageSpec, settings: Settings, places: Places) -> None:
@@ -76,25 +98,58 @@ def _run_on_first_host(spec: StageSpec, settings: Settings, places: Places) -> N
     hosts.wait_for_all(spec.name)
 
 
-def run_all(settings: Settings, places: Places) -> None:
+def needed_stages(settings: Settings, only: Collection[str] = ()) -> set[str]:
+    """Folders of the stages that studies look at, and of what these read.
+
+    Args:
+      settings: of the run.
+      only: names of studies; empty for all, which need every stage.
+
+    Raises:
+      ConfigError: there is no study of that name.
+    """
+    # Here, because it brings matplotlib.
+    from internal_rl.analysis.report import choose_studies
+
+    run = [(stage, chosen, chosen.folder_of(stage)) for stage, chosen in whole_run(settings)]
+    if not only:
+        return {folder for _, _, folder in run}
+    needed = set()
+    for stage, chosen, folder in run:
+        if any(study.looks_at(folder) for study in choose_studies(only)):
+            inputs = STAGES[stage].inputs(chosen)
+            read = [name for name in inputs if name in STAGES and name in chosen.sections]
+            needed |= {folder, *map(chosen.folder_of, read)}
+    return needed
+
+
+def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> None:
     """Runs every stage in order, variants and baselines included, and writes the report.
 
     A stage that is finished in one of `places.upstream` with the same settings is not run again.
 
+    Args:
+      settings: of the run.
+      places: where stages are found.
+      only: names of studies; stages that these do not need are left out. Empty for all.
+
     Raises:
       UserError: a fault that the user can mend.
     """
+    needed = needed_stages(settings, only)
     for stage, chosen in whole_run(settings):
         folder = chosen.folder_of(stage)
-        if _finished_upstream(chosen, stage, places):
+        if folder not in needed:
+            continue
+        if finished_upstream(chosen, stage, places):
             logging.info("stage %s: finished in another work directory", folder)
             continue
         logging.info("stage %s", folder)
         run(chosen, stage, places)
-    report(places)
+    report(places, settings=settings, only=only)
 
 
-def _finished_upstream(settings: Settings, stage: str, places: Places) -> bool:
+def finished_upstream(settings: Settings, stage: str, places: Places) -> bool:
     """Whether all seeds are finished with these settings, none of them in the run's own folder."""
     folder = settings.folder_of(stage)
     seeds = settings.seeds_of(stage)
@@ -108,18 +163,35 @@ def _finished_upstream(settings: Settings, stage: str, places: Places) -> bool:
     return True
 
 
-def report(places: Places, wall_seconds: float = math.nan) -> dict:
+def report(
+    places: Places,
+    wall_seconds: float = math.nan,
+    *,
+    settings: Settings | None = None,
+    only: Collection[str] = (),
+) -> dict:
     """Writes `<workdir>/report/` of whatever stages there are, and returns its summary.
 
     Of several processes the first one writes, and the others have an empty summary.
+
+    Args:
+      places: where stages are found.
+      wall_seconds: duration of the whole run; if unknown, the sum over its stages.
+      settings: of the run, to tell what has not been run; None for what its stages tell.
+      only: names of studies that are shown; empty for all.
+
+    Raises:
+      UserError: a fault that the user can mend.
     """
-    # Here, because it brings matplotlib, which no other stage needs at its start.
+    # Here, because they bring matplotlib, which no other stage needs at its start.
     from internal_rl.analysis.report import write_report
+    from internal_rl.stages.page import report_page
 
     if not hosts.is_first():
         return {}
-    summary = write_report(places.workdir, wall_seconds, places.upstream)
-    logging.info("figures and tables are in %s/report", places.workdir)
+    page = functools.partial(report_page, places=places, settings=settings)
+    summary = write_report(places.workdir, wall_seconds, places.upstream, only, page)
+    logging.info("the report is %s/report/index.html", places.workdir)
     return summary
 
 

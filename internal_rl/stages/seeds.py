@@ -15,8 +15,9 @@ def for_each_seed(
     places: Places,
     stage: str,
     prepare: Callable[[int], Callable[[StageDirectory], int]],
+    intact: Callable[[StageDirectory], bool],
 ) -> None:
-    """Runs a stage for every seed; finished seeds stay as they are.
+    """Runs a stage for every seed; finished seeds stay as they are, if nothing of them is missing.
 
     Args:
       settings: of the run.
@@ -24,6 +25,7 @@ def for_each_seed(
       stage: its name.
       prepare: `prepare(seed)` reads what the seed needs, before its directory is made; it returns
         `work(directory)`, which goes on from what it finds there and returns the steps taken.
+      intact: whether all that a finished seed has left is there; what is missing is made again.
 
     Raises:
       StageConflictError: a directory was made with another configuration, or is in use.
@@ -34,7 +36,7 @@ def for_each_seed(
         for seed in settings.seeds_of(stage):
             directory = StageDirectory(places.workdir, folder, seed)
             directory.check(config)
-            if directory.finished:
+            if directory.finished and intact(directory):
                 logging.info("%s: seed %d finished already", stage, seed)
                 continue
             work = prepare(seed)

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from internal_rl.backend import PRECISIONS
-from internal_rl.envs.world import make_from_config, world_entry
+from internal_rl.envs.world import make_from_config, registered_worlds, world_entry
 from internal_rl.errors import ConfigError
 from internal_rl.section import Section, SettingError
 from internal_rl.stages.catalogue import STAGES, section_types, stage_spec
@@ -18,6 +18,9 @@ from internal_rl.types import World
 
 PRESETS = ("smoke", "small", "paper")
 """Presets of the worlds of this package; `paper` is what all others are overlaid on."""
+
+LARGEST_SEED = 2**31 - 1_000
+"""Seeds of a run are counted up from its first one, and stay numbers of 32 bits."""
 
 QUICKSTART_SECTIONS = ("internal_rl", "raw_rl")
 
@@ -65,8 +68,8 @@ class Settings:
         environment, seed = config.pop("environment", {}), config.pop("seed", 0)
         preset, quickstart = config.pop("preset", ""), config.pop("quickstart", {})
         precision = config.pop("precision", "auto")
-        if not isinstance(seed, int) or seed < 0:
-            raise ConfigError(f"config.seed: {seed!r} given, allowed is 0 or more")
+        if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
+            raise ConfigError(f"config.seed: {seed!r} given, allowed is 0 to {LARGEST_SEED}")
         if precision not in PRECISIONS:
             allowed = ", ".join(PRECISIONS)
             raise ConfigError(f"config.precision: {precision!r} given, allowed is {allowed}")
@@ -77,6 +80,11 @@ class Settings:
                     ["preset", "seed", "precision", "environment", "quickstart", *types]
                 )
                 raise ConfigError(f"config.{name}: unknown section, allowed are {known}")
+        for name, part in ({"environment": environment, "quickstart": quickstart} | config).items():
+            _check_fields(name, part)
+        if not isinstance(environment.get("name"), str):
+            allowed = ", ".join(registered_worlds())
+            raise ConfigError(f"config.environment.name: not given, allowed are {allowed}")
         sections = {}
         for name, section in types.items():
             if name in config:
@@ -85,6 +93,11 @@ class Settings:
         entry = world_entry(environment["name"])
         fields = {name: value for name, value in environment.items() if name != "name"}
         world_config = entry.config(**fields)
+        for name, fields in quickstart.items():
+            _check_fields(f"quickstart.{name}", fields)
+            if name in sections:
+                changed = sections[name].as_dict() | dict(fields)
+                checked(types[name].read, f"quickstart.{name}", changed)
         return cls(preset, seed, precision, environment, world_config, world, quickstart, sections)
 
     def updated(self, section: str, **fields) -> "Settings":
@@ -140,6 +153,13 @@ class Settings:
         values = json.loads(json.dumps(values))
         length = f"{stage}.steps" if "steps" in values.get(stage, {}) else ""
         return StageConfig(values, historical, length)
+
+
+def _check_fields(name: str, part: Any) -> None:
+    if not isinstance(part, Mapping):
+        raise ConfigError(
+            f"config.{name}: {part!r} given, allowed are single fields, as config.{name}.FIELD"
+        )
 
 
 def _historical(world_config: type) -> dict[str, Any]:

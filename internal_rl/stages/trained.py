@@ -59,7 +59,8 @@ def make_probe(settings: Settings, places: Places) -> Stage:
 def make_steer(settings: Settings, places: Places) -> Stage:
     """Supervised controllers at every layer of the base model."""
     source = make_source(settings, places, "clean")
-    model, axes = load_base(settings, places, settings.seeds_of("steer"))
+    step = settings.steer.base_step or None
+    model, axes = load_base(settings, places, settings.seeds_of("steer"), step)
     num_subgoals = _num_subgoals(settings, "steer")
     method = checked(Steering, "steer", settings.steer, model, source, num_subgoals)
     return stage_of("steer", settings, method, model_of=_frozen_model, source=source, axes=axes)

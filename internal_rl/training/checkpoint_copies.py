@@ -63,6 +63,15 @@ class CheckpointCopies:
             (self._store / step / _WHOLE).unlink()
             (self._store / step).rmtree()
 
+    def set_aside(self, step: int, target: AnyPath) -> None:
+        """Moves a checkpoint of the store elsewhere, and forgets it here."""
+        for file in _files(self.local / str(step)):
+            moved = target / file.relative_to(self.local / str(step)).as_posix()
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            moved.write_bytes(file.read_bytes())
+        shutil.rmtree(self.local / str(step))
+        self.copy()
+
     def close(self) -> None:
         """Removes the local folder."""
         shutil.rmtree(self.local, ignore_errors=True)

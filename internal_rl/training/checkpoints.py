@@ -4,21 +4,31 @@ Orbax writes them to file systems and to `gs://`; to other stores they are copie
 """
 
 import contextlib
+import logging as python_logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
-from internal_rl.errors import StorageError
+from internal_rl import hosts
+from internal_rl.errors import StorageError, UserError
 from internal_rl.paths import AnyPath
 from internal_rl.training.checkpoint_copies import CheckpointCopies, needs_copies
+from internal_rl.training.identity import DamagedError, Identity
 from internal_rl.training.randomness import with_keys, without_keys
 
 NUM_KEPT = 2
 # Names of the sums of metrics beside the leaves of the state.
 _SUM = "metrics since the last line: "
+_IDENTITY = "what it belongs to"
+# Where checkpoints go that cannot be read, beside `checkpoints`.
+_ASIDE = "damaged_checkpoints"
+
+
+_OTHER_CODE = "it is of another stage or of other code: allowed is another --workdir"
 
 
 def _names(tree: chex.ArrayTree) -> list[str]:
@@ -28,8 +38,19 @@ def _names(tree: chex.ArrayTree) -> list[str]:
 
 
 @contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps what libraries log about a damaged file, at length, from the one line that tells it."""
+    before = python_logging.root.manager.disable
+    python_logging.disable(python_logging.CRITICAL)
+    try:
+        yield
+    finally:
+        python_logging.disable(before)
+
+
+@contextlib.contextmanager
 def _faults(directory: AnyPath) -> Iterator[None]:
-    """Turns whatever Orbax and its storage raise into one line.
+    """Turns whatever Orbax and its storage raise while they write into one line.
 
     The writing happens in other threads and in C++, so that a full disk arrives here as any of
     several exceptions.
@@ -39,12 +60,17 @@ def _faults(directory: AnyPath) -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
         raise StorageError(
-            f"{directory}: checkpoint cannot be written or read ({type(error).__name__}: {reason});"
-            " --workdir must be a writable folder with free space"
+            f"{directory}: checkpoint cannot be written ({_reason(error)}); --workdir must be a"
+            " writable folder with free space"
         ) from error
+
+
+def _reason(error: Exception, most: int = 300) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
 
 
 class Checkpoints:
@@ -59,6 +85,7 @@ class Checkpoints:
     def __init__(
         self,
         directories: Sequence[AnyPath],
+        identities: Sequence[Identity],
         batched: bool,
         sharding: jax.sharding.Sharding | None = None,
     ):
@@ -66,6 +93,7 @@ class Checkpoints:
 
         Args:
           directories: one for each seed.
+          identities: what the checkpoints of each seed belong to.
           batched: the leaves of the state have a leading seed axis.
           sharding: where the leaves of one seed go before they are saved; None for where they are.
         """
@@ -75,14 +103,15 @@ class Checkpoints:
         self._orbax = ocp
         self._batched = batched
         self._directories = directories
+        self._identities = identities
         self._copies = []
         for path in directories:
             with _faults(path):
                 self._copies.append(CheckpointCopies(path) if needs_copies(path) else None)
-        self._managers = [
-            self._manager(path, copies.local if copies else path)
-            for path, copies in zip(directories, self._copies, strict=True)
-        ]
+        self._managers = []
+        for path, copies in zip(directories, self._copies, strict=True):
+            with _faults(path):
+                self._managers.append(self._manager(path, copies.local if copies else path))
         self._slice = jax.jit(self._slices, out_shardings=sharding)
 
     def _manager(self, path: AnyPath, written: AnyPath):
@@ -111,10 +140,14 @@ class Checkpoints:
             for index in range(len(self._managers))
         ]
 
+    def _steps(self) -> list[int]:
+        """Steps that every seed has, the newest one last."""
+        steps = [set(manager.all_steps()) for manager in self._managers]
+        return sorted(set.intersection(*steps))
+
     def latest_step(self) -> int:
         """Newest step that every seed has; 0 where there is none."""
-        steps = [set(manager.all_steps()) for manager in self._managers]
-        return max(set.intersection(*steps), default=0)
+        return max(self._steps(), default=0)
 
     def save(
         self, step: int, state: chex.ArrayTree, sums: Mapping[str, np.ndarray] | None = None
@@ -134,6 +167,7 @@ class Checkpoints:
             zip(self._managers, self._slice(state), strict=True)
         ):
             leaves |= {_SUM + name: np.array(x[index]) for name, x in (sums or {}).items()}
+            leaves[_IDENTITY] = self._identities[index].written(step, leaves)
             with _faults(self._directories[index]):
                 if step not in manager.all_steps():
                     manager.save(step, args=self._orbax.args.StandardSave(leaves))
@@ -142,14 +176,88 @@ class Checkpoints:
                     manager.check_for_errors()
                     self._copies[index].copy()
 
-    def _read(self, manager, step: int) -> dict[str, np.ndarray]:
-        """Everything that a checkpoint holds, on the host.
+    def _read(self, index: int, step: int) -> dict[str, np.ndarray]:
+        """Everything that a checkpoint of one seed holds, on the host, and no more than that.
 
-        The devices that it was saved from may be others than those that there are now.
+        The devices that it was saved from may be others than those that there are now. One without
+        an identity, from before there were any, is not compared.
+
+        Raises:
+          DamagedError: it cannot be read, or is not what was written.
+          StageConflictError: it belongs to something else.
         """
-        found = manager.item_metadata(step)
-        target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in found.items()}
-        return manager.restore(step, args=self._orbax.args.StandardRestore(target))
+        manager, directory = self._managers[index], self._directories[index]
+        try:
+            with _silence():
+                found = manager.item_metadata(step)
+                target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in found.items()}
+                stored = manager.restore(step, args=self._orbax.args.StandardRestore(target))
+        except Exception as error:
+            raise DamagedError(f"step {step} cannot be read, {_reason(error, 100)}") from error
+        identity = stored.pop(_IDENTITY, None)
+        if identity is not None:
+            self._identities[index].check(step, stored, identity, directory)
+        return stored
+
+    def restore_newest(
+        self, template: chex.ArrayTree
+    ) -> tuple[int, chex.ArrayTree | None, dict[str, np.ndarray]]:
+        """Reads the newest checkpoint that is intact; damaged ones are moved aside.
+
+        Returns:
+          Its step, and what `restore` gives; 0, None and nothing where there is no checkpoint.
+
+        Raises:
+          StorageError: there are checkpoints and none can be gone on from.
+          StageConflictError: one belongs to something else.
+        """
+        faults = {}
+        for step in reversed(self._steps()):
+            try:
+                state, sums = self.restore(step, template)
+            except DamagedError as error:
+                if hosts.several():
+                    raise self._none_intact({step: error}) from error
+                faults[step] = error
+                continue
+            for damaged, error in faults.items():
+                self._set_aside(damaged)
+                logging.warning(
+                    "a checkpoint is damaged (%s) and moved to %s; goes on from step %d",
+                    *(error, _ASIDE, step),
+                )
+            return step, state, sums
+        if faults:
+            raise self._none_intact(faults)
+        return 0, None, {}
+
+    def _none_intact(self, faults: Mapping[int, Exception]) -> StorageError:
+        newest, error = next(iter(faults.items()))
+        folders = " and ".join(str(path.parent) for path in self._directories)
+        if hosts.several():
+            return StorageError(
+                f"{self._directories[0]}: damaged checkpoint ({error}); to go on from the one"
+                f" before it remove checkpoints/{newest} in {folders}"
+            )
+        return StorageError(
+            f"{self._directories[0]}: no checkpoint is intact ({error}); remove {folders} and run"
+            " the same command again, which trains from the beginning, or choose another --workdir"
+        )
+
+    def _set_aside(self, step: int) -> None:
+        """Moves a checkpoint of all seeds away, so that its step can be saved again."""
+        for manager, path, copies in zip(
+            self._managers, self._directories, self._copies, strict=True
+        ):
+            with _faults(path):
+                target = path.parent / _ASIDE
+                target.mkdir(exist_ok=True)
+                name = f"{step}_{len(list(target.iterdir()))}"
+                if copies is None:
+                    (path / str(step)).rename(target / name)
+                else:
+                    copies.set_aside(step, target / name)
+                manager.reload()
 
     def restore(
         self, step: int, template: chex.ArrayTree
@@ -164,14 +272,18 @@ class Checkpoints:
           The state, on the host but for keys, and the sums that were saved with it.
 
         Raises:
-          StorageError: a checkpoint cannot be read or has another structure.
+          DamagedError: a checkpoint is damaged.
+          StorageError: it has another structure.
+          StageConflictError: it belongs to something else.
         """
         names, (leaves, structure) = _names(template), jax.tree.flatten(template)
         seeds, stored_sums = [], []
-        for directory, manager in zip(self._directories, self._managers, strict=True):
-            with _faults(directory):
-                stored = self._read(manager, step)
-                seeds.append([np.asarray(stored[name]) for name in names])
+        for index, directory in enumerate(self._directories):
+            stored = self._read(index, step)
+            for name in names:
+                if name not in stored:
+                    raise StorageError(f"{directory}/{step}: {name} is missing; {_OTHER_CODE}")
+            seeds.append([np.asarray(stored[name]) for name in names])
             stored_sums.append({k: x for k, x in stored.items() if k.startswith(_SUM)})
         restored = []
         for name, leaf, copies in zip(names, leaves, zip(*seeds, strict=True), strict=True):
@@ -179,8 +291,8 @@ class Checkpoints:
             array = with_keys(array, leaf)
             if array.shape != leaf.shape or array.dtype != leaf.dtype:
                 raise StorageError(
-                    f"checkpoint of step {step}: {name} is {array.dtype}{list(array.shape)},"
-                    f" expected {leaf.dtype}{list(leaf.shape)}"
+                    f"{self._directories[0]}/{step}: {name} is {array.dtype}{list(array.shape)},"
+                    f" expected {leaf.dtype}{list(leaf.shape)}; {_OTHER_CODE}"
                 )
             restored.append(array)
         sums = {

@@ -33,7 +33,10 @@ def curves(workdir: str | os.PathLike, stage: str = "") -> "pandas.DataFrame":
 
     rows, folder = [], as_path(workdir)
     for file in sorted(folder.glob(f"{stage or '*'}/seed_*/{METRICS_FILE}")):
-        seed = int(file.parent.name.removeprefix("seed_"))
+        number = file.parent.name.removeprefix("seed_")
+        if not number.isdecimal():
+            continue
+        seed = int(number)
         where = {"stage": file.parent.parent.name, "seed": seed}
         rows += [where | line for line in read_metrics(file.parent)]
     if not rows:

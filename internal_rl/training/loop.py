@@ -21,18 +21,20 @@ import numpy as np
 from absl import logging
 
 from internal_rl import hosts
-from internal_rl.errors import ConfigError, DivergenceError, StageConflictError
-from internal_rl.files import read_json, storage_faults, write_json
+from internal_rl.errors import ConfigError, DivergenceError, StageConflictError, StorageError
+from internal_rl.files import read_record, storage_faults, write_json
 from internal_rl.interruption import watched
 from internal_rl.paths import as_path
 from internal_rl.training.checkpoint_copies import needs_copies
 from internal_rl.training.checkpoints import Checkpoints
+from internal_rl.training.identity import Identity
 from internal_rl.training.loggers import DEFAULT_LOGGERS, LoggedRun, make_loggers
 from internal_rl.training.metrics import MetricsWriter, read_metrics
 from internal_rl.training.program import Program
 from internal_rl.training.progress import Progress
 from internal_rl.training.stage import Stage, State
 from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.traced_size import size_faults
 
 
 def run_stage(
@@ -67,21 +69,26 @@ def run_stage(
             " folder that all of them share"
         )
     directories = {seed: StageDirectory(workdir, stage.name, seed) for seed in stage.seeds}
-    with storage_faults(workdir):
+    with storage_faults(workdir), size_faults(stage.name):
         groups = _groups(stage, directories)
         if not groups:
             logging.info("%s: finished already", stage.name)
         # Every process has read before the first one writes.
         hosts.wait_for_all(f"{stage.name}: begin")
         for seeds in groups:
+            group = [directories[seed] for seed in seeds]
+            run = _Run(stage.for_seeds(seeds), group, loggers, deadline)
             with contextlib.ExitStack() as stack:
                 for seed in seeds:
                     if hosts.is_first():
                         stack.callback(directories[seed].release)
                         directories[seed].begin(stage.config, seeds, stage.computed)
                 hosts.wait_for_all(f"{stage.name}: begun")
-                group = [directories[seed] for seed in seeds]
-                _Run(stage.for_seeds(seeds), group, loggers, deadline).run()
+                try:
+                    run.run()
+                except (OSError, StorageError):
+                    run.check_there()
+                    raise
 
 
 def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[list[int]]:
@@ -94,7 +101,7 @@ def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[lis
     for seed in raised:
         if directories[seed].finished and not directories[seed].has_checkpoint:
             raise _cannot_go_on(stage, directories[seed])
-    unfinished = [seed for seed in stage.seeds if seed in raised or not directories[seed].finished]
+    unfinished = [seed for seed in stage.seeds if seed in raised or not directories[seed].complete]
     groups = []
     for seed in unfinished:
         if begun[seed] is None or begun[seed].seeds in groups:
@@ -134,6 +141,8 @@ class _Run:
         self._loggers = loggers
         self._directories = directories
         self._program = Program(stage)
+        # Before anything is written: what does not fit together is found out here.
+        self._program.trace()
         self._stack = contextlib.ExitStack()
 
     def run(self) -> None:
@@ -143,12 +152,11 @@ class _Run:
             paths = [directory.path / "checkpoints" for directory in self._directories]
             # Every process has to hold what is saved; one alone leaves it where it is.
             whole = program.whole if hosts.several() else None
-            self._checkpoints = Checkpoints(paths, program.batched, whole)
+            identities = [Identity(d.seed, asked.config) for d in self._directories]
+            self._checkpoints = Checkpoints(paths, identities, program.batched, whole)
             self._stack.callback(self._checkpoints.close)
-            first_step, sums = self._checkpoints.latest_step(), {}
+            first_step, state, sums = self._checkpoints.restore_newest(program.state_template())
             if first_step:
-                template = program.state_template()
-                state, sums = self._checkpoints.restore(first_step, template)
                 state = program.place_state(state)
                 logging.info("%s: goes on from step %d", self._stage.name, first_step)
             else:
@@ -174,6 +182,7 @@ class _Run:
                 state = self._train(state, first_step, sums)
                 self._checkpoints.wait()
             self._watch.check()
+            self.check_there()
             stage = self._stage
             if stage is not asked and hosts.is_first():
                 for directory in self._directories:
@@ -196,13 +205,15 @@ class _Run:
         raised = [
             (directory, found.seeds)
             for directory, found in zip(self._directories, begun, strict=True)
-            if found.steps_raised
+            if found and found.steps_raised
         ]
         for directory, _ in raised:
             if directory.finished and not first_step:
                 raise _cannot_go_on(self._stage, directory)
         for directory, seeds in raised:
             directory.extend(config, seeds)
+        for directory in self._directories:
+            directory.reopen()
 
     def _load_references(self) -> dict[str, float]:
         """Constants beside the curves, computed once and kept in `references.json`."""
@@ -210,7 +221,10 @@ class _Run:
             return {}
         file = self._directories[0].path / "references.json"
         if file.exists():
-            references = read_json(file)
+            remedy = "remove it: it is computed again"
+            references = read_record(file, {}, remedy)
+            if not all(isinstance(x, int | float) for x in references.values()):
+                raise StorageError(f"{file}: damaged, a value is no number; {remedy}")
         else:
             references = {f"reference/{k}": float(v) for k, v in self._stage.references().items()}
         for directory in self._directories:
@@ -224,8 +238,7 @@ class _Run:
             self._writers.append(MetricsWriter(directory.path, first_step, loggers))
             self._stack.callback(self._writers[-1].close)
         lines = read_metrics(self._directories[0].path)
-        seconds_before = lines[-1]["seconds"] if lines else 0.0
-        self._started -= seconds_before
+        self._started -= (lines[-1].get("seconds") or 0.0) if lines else 0.0
 
     def _train(self, state: State, step: int, sums: dict[str, np.ndarray]) -> State:
         """Advances from line to line of metrics.
@@ -286,7 +299,14 @@ class _Run:
         config = self._stage.config.with_length(step)
         self._stage = dataclasses.replace(self._stage, num_steps=step, config=config)
 
+    def check_there(self) -> None:
+        """Ends the run where a directory was removed; files that are open would hide it."""
+        if hosts.is_first():
+            for directory in self._directories:
+                directory.check_there()
+
     def _save(self, step: int, state: State, sums: Mapping[str, np.ndarray]) -> None:
+        self.check_there()
         for writer in self._writers:
             writer.flush()
         self._checkpoints.save(step, state, sums)
@@ -316,11 +336,13 @@ class _Run:
         self._checkpoints.wait()
         kept = self._checkpoints.latest_step()
         bad = [d.seed for d, good in zip(self._directories, finite, strict=True) if not good]
-        last = f"the checkpoint of step {kept} is kept" if kept else "there is no checkpoint yet"
+        last, where = f"the checkpoint of step {kept} is kept", " in another --workdir"
+        if not kept:
+            last, where = "there is no checkpoint yet", ""
         raise DivergenceError(
             f"{self._stage.name}: {what} not finite by step {step} (seed {bad[0]}); {last} in"
-            f" {self._directories[0].path.parent}; try a lower {self._stage.name}.learning_rate in"
-            " another --workdir"
+            f" {self._directories[0].path.parent}; try a lower {self._stage.name}.learning_rate"
+            f"{where}"
         )
 
     def _write_line(self, step: int, means: Mapping[str, np.ndarray]) -> None:

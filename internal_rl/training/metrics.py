@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from internal_rl.errors import StorageError
 from internal_rl.growing import GrowingFolder
 from internal_rl.paths import as_path
 from internal_rl.training.loggers import Logger
@@ -13,31 +14,77 @@ from internal_rl.training.loggers import Logger
 METRICS_FILE = "metrics.jsonl"
 
 
-def read_metrics(directory: str | os.PathLike) -> list[dict]:
+def read_metrics(directory: str | os.PathLike, faults: list[str] | None = None) -> list[dict]:
     """Reads the whole lines of `metrics.jsonl` of a stage directory; a torn last line is left out.
+
+    Args:
+      directory: of the stage.
+      faults: takes a message about lines that are damaged, which are left out then.
 
     Returns:
       One dictionary a line, in the order of `step`; empty where there is no file.
+
+    Raises:
+      StorageError: names a line that is damaged, where `faults` is None.
     """
     path = as_path(directory) / METRICS_FILE
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    found, damaged = [], []
+    whole = path.read_bytes().split(b"\n")[:-1]
+    for number, line in enumerate(whole, 1):
+        if not line.strip():
+            continue
+        values = _values_of(line)
+        if values is not None:
+            found.append(values)
+        elif faults is None:
+            raise _damaged(path, number)
+        else:
+            damaged.append(number)
+    if damaged:
+        left_out = f"{len(damaged)} of {len(found) + len(damaged)} lines are left out"
+        faults.append(f"{path}: line {damaged[0]} is damaged; {left_out}")
+    return found
+
+
+def _values_of(line: bytes) -> dict | None:
+    """Values by name that a line holds; None if it is damaged."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or type(values.get("step")) is not int:
+        return None
+    numbers = (value is None or type(value) in (int, float) for value in values.values())
+    return values if all(numbers) else None
+
+
+def _damaged(path: pathlib.Path, number: int) -> StorageError:
+    return StorageError(
+        f"{path}: line {number} is damaged; remove this line, and run the same command again: the"
+        " curve lacks it then"
+    )
 
 
 def _truncate(path: pathlib.Path, last_step: int) -> None:
-    """Cuts everything behind the last whole line whose step is at most `last_step`."""
-    keep = 0
+    """Cuts everything behind the last line whose step is at most `last_step`.
+
+    Raises:
+      StorageError: a line before that one is damaged; nothing has been cut.
+    """
+    keep = place = 0
+    damaged = None
     with open(path, "rb+") as file:
-        for line in file:
-            try:
-                behind = not line.endswith(b"\n") or json.loads(line)["step"] > last_step
-            except ValueError:
-                behind = True
-            if behind:
-                break
-            keep += len(line)
+        for number, line in enumerate(file, 1):
+            place += len(line)
+            values = _values_of(line) if line.endswith(b"\n") else None
+            if values is None:
+                damaged = damaged or (number if line.strip() else None)
+            elif values["step"] <= last_step:
+                if damaged is not None:
+                    raise _damaged(path, damaged)
+                keep = place
         file.truncate(keep)
 
 

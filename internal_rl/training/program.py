@@ -1,6 +1,7 @@
 """The compiled functions of a stage."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import chex
 import jax
@@ -13,6 +14,7 @@ from internal_rl.host_compiler import warn_of_host_compiler
 from internal_rl.training import mesh as mesh_lib
 from internal_rl.training.randomness import is_key, with_keys, without_keys
 from internal_rl.training.stage import Frozen, Metrics, Stage, State, map_frozen
+from internal_rl.training.traced_size import check_size
 
 
 def _strong(tree: chex.ArrayTree) -> chex.ArrayTree:
@@ -76,6 +78,7 @@ class Program:
         self._evaluated = None
         self._all_finite = self._jit(lambda state, frozen: _all_finite(stage.params(state)))
         self.compiled = None
+        self._traced_update = self._traced_evaluation = None
 
     @property
     def whole(self) -> jax.sharding.NamedSharding:
@@ -166,16 +169,51 @@ class Program:
         state, sums = jax.lax.fori_loop(0, count, body, (state, sums))
         return state, jax.tree.map(lambda s: s / count, sums)
 
+    def trace(self) -> None:
+        """Traces everything, which is where sizes that do not fit together are found out.
+
+        Raises:
+          ConfigError: there is not enough memory for an update.
+        """
+        self._trace_update()
+        self._trace_evaluation()
+        held = (self.state_template(), self.frozen)
+        check_size(self._stage.name, self._traced_update.jaxpr, held)
+
     def compile(self) -> None:
         """Compiles update and evaluation; arguments of another shape raise TypeError later."""
         self.compile_update()
-        if self._evaluate is not None:
+        self._trace_evaluation()
+        if self._traced_evaluation is not None:
             with jax.set_mesh(self._mesh):
-                state = _shapes(self.state_template(), self._sharding)
-                self._evaluated = self._evaluate.lower(state, self.frozen).compile()
+                self._evaluated = self._traced_evaluation.lower().compile()
+            self._traced_evaluation = None
 
     def compile_update(self) -> None:
         """Compiles the update alone."""
+        self._trace_update()
+        with self._in_force():
+            lowered = self._traced_update.lower()
+            self.compiled = lowered.compile()
+        self._traced_update = None
+
+    @contextlib.contextmanager
+    def _in_force(self) -> Iterator[None]:
+        """The mesh, and how many seeds a device trains side by side."""
+        side_by_side = len(self._stage.seeds) // self._mesh.shape[mesh_lib.SEED]
+        with jax.set_mesh(self._mesh), mesh_lib.side_by_side(side_by_side):
+            yield
+
+    def _trace_evaluation(self) -> None:
+        if self._evaluate is None or self._evaluated or self._traced_evaluation:
+            return
+        with jax.set_mesh(self._mesh):
+            state = _shapes(self.state_template(), self._sharding)
+            self._traced_evaluation = self._evaluate.trace(state, self.frozen)
+
+    def _trace_update(self) -> None:
+        if self._traced_update is not None:
+            return
         frozen_shardings = jax.tree.map(lambda leaf: leaf.sharding, self.frozen)
         updates = jax.jit(
             self._updates,
@@ -184,10 +222,8 @@ class Program:
             donate_argnums=0,
         )
         count = jax.ShapeDtypeStruct((), jnp.int32)
-        side_by_side = len(self._stage.seeds) // self._mesh.shape[mesh_lib.SEED]
-        with jax.set_mesh(self._mesh), mesh_lib.side_by_side(side_by_side):
-            lowered = updates.lower(self.state_template(), self.frozen, count)
-            self.compiled = lowered.compile()
+        with self._in_force():
+            self._traced_update = updates.trace(self.state_template(), self.frozen, count)
 
     def advance(self, state: State, count: int) -> tuple[State, dict[str, np.ndarray]]:
         """Runs `count` updates and reuses the memory of `state`, which is gone afterwards.

@@ -4,7 +4,16 @@ import dataclasses
 
 import optax
 
-from internal_rl.section import POSITIVE, Section, SettingError, at_least, one_of, setting, within
+from internal_rl.section import (
+    COUNT,
+    POSITIVE,
+    Section,
+    SettingError,
+    at_least,
+    below,
+    one_of,
+    setting,
+)
 from internal_rl.training.optimiser import OPTIMISERS, make_optimiser, make_schedule
 
 
@@ -31,14 +40,14 @@ class TrainingSettings(Section):
       steps_per_call: updates inside one compiled call.
     """
 
-    num_seeds: int = setting(1, at_least(1))
+    num_seeds: int = setting(1, COUNT)
     optimiser: str = setting("adamw", one_of(OPTIMISERS))
     learning_rate: float = setting(3e-4, POSITIVE)
     warmup_steps: int = setting(0, at_least(0))
     final_learning_rate: float = setting(-1.0)
     weight_decay: float = setting(0.03, at_least(0))
-    b1: float = setting(0.9, within(0, 1))
-    b2: float = setting(0.999, within(0, 1))
+    b1: float = setting(0.9, below(1))
+    b2: float = setting(0.999, below(1))
     max_gradient_norm: float = setting(0.0, at_least(0))
     steps: int = setting(1_000, at_least(1))
     log_every: int = setting(100, at_least(1))

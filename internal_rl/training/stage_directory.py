@@ -1,4 +1,4 @@
-"""The directory of one seed of one stage, and how later stages read it.
+"""The directory of one seed of one stage; `stage_results` is how later stages read it.
 
 `<workdir>/<stage>/seed_<k>/` holds `config.json`, `versions.json`, `references.json`,
 `metrics.jsonl`, `events/`, `checkpoints/`, `snapshots/` and, once the stage is finished,
@@ -7,61 +7,30 @@
 
 import dataclasses
 import fcntl
-import importlib.metadata
 import io
+import json
 import os
-import pathlib
-import platform
-import subprocess
+import shutil
 from collections.abc import Mapping, Sequence
 
 import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from internal_rl.errors import StageConflictError, StageMissingError
-from internal_rl.files import read_json, storage_faults, write_atomically, write_json
+from internal_rl.errors import StageConflictError, StorageError
+from internal_rl.files import read_record, write_json
 from internal_rl.paths import as_path, is_remote
+from internal_rl.training.checksums import write_checked
 from internal_rl.training.stage_config import StageConfig
-from internal_rl.training.weights import load_weights, save_weights
+from internal_rl.training.versions import package_versions
+from internal_rl.training.weights import save_weights
 
-_PACKAGES = (
-    *("internal_rl", "jax", "jaxlib", "flax", "optax"),
-    *("orbax-checkpoint", "numpy", "mujoco", "brax"),
-)
+ROUND = "round_"
+"""How the names of checkpoints begin that are no updates of the training loop."""
 
-
-def package_versions() -> dict[str, str | int]:
-    """Versions of Python and of the packages that decide the numbers, the devices, the commit."""
-    versions: dict[str, str | int] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    device = jax.devices()[0]
-    where = {"platform": device.platform, "device": device.device_kind}
-    where["num_devices"] = jax.device_count()
-    return versions | where | {"commit": source_commit()}
-
-
-def source_commit() -> str:
-    """The git commit of the checkout that runs, with `+changes` where files differ from it."""
-    root = pathlib.Path(__file__).parents[2]
-    if not (root / ".git").exists() or not (root / "setup.py").exists():
-        return "not a checkout"
-
-    def git(*arguments):
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "-uno")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{commit}{'+changes' if changes else ''}"
+_CONFIG = "config.json"
+# What a start leaves behind before there is anything to go on from.
+_OF_A_START = ("references.json", "metrics.jsonl", "wandb_id", "snapshots")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,28 +68,66 @@ class StageDirectory:
 
     @property
     def has_checkpoint(self) -> bool:
-        """There is a checkpoint to go on from; shipped stages have none."""
-        return any(path.name.isdigit() for path in self.path.glob("checkpoints/*"))
+        """There is a checkpoint to go on from, intact or not; shipped stages have none."""
+        names = [path.name for path in self.path.glob("checkpoints/*")]
+        return any(name.isdigit() or name.startswith(ROUND) for name in names)
+
+    @property
+    def has_params(self) -> bool:
+        """The final parameters are there."""
+        return (self.path / "params.msgpack").exists()
+
+    @property
+    def complete(self) -> bool:
+        """A stage that leaves parameters is done, and they are there."""
+        return self.finished and self.has_params
+
+    @property
+    def holds_work(self) -> bool:
+        """There is more than what a start leaves behind that came to nothing."""
+        found = self.finished or self.has_params or self.has_checkpoint
+        return found or any(self.path.glob("*/manifest.json"))
+
+    def read_config(self) -> dict:
+        """`config.json`: `seeds` trained together, and their `config`.
+
+        Raises:
+          StorageError: the file is missing or damaged.
+        """
+        file = self.path / _CONFIG
+        remedy = "put back what it was, or choose another --workdir"
+        if not file.exists():
+            raise StorageError(
+                f"{file}: is missing, so that nobody knows what is beside it; {remedy}"
+            )
+        stored = read_record(file, {"seeds": list, "config": dict}, remedy)
+        if not all(type(seed) is int for seed in stored["seeds"]):
+            raise StorageError(f"{file}: damaged, 'seeds' is of another kind; {remedy}")
+        return stored
 
     def check(self, config: StageConfig) -> Begun | None:
         """Compares a configuration with the one the directory was made with; writes nothing.
+
+        A start that came to nothing binds nobody: another configuration may begin anew.
 
         Returns:
           How it was begun, or None for a directory not yet begun.
 
         Raises:
           StageConflictError: the configurations differ in more than the length of the training.
+          StorageError: its `config.json` is missing or damaged.
         """
-        file = self.path / "config.json"
-        if not file.exists():
+        if not self.holds_work:
             return None
-        stored = read_json(file)
+        stored = self.read_config()
         return Begun(stored["seeds"], config.check(stored["config"], self.path))
 
     def begin(
         self, config: StageConfig, seeds: Sequence[int], computed: Mapping[str, str] | None = None
     ) -> None:
         """Makes and locks the directory; writes `config.json` and `versions.json` once.
+
+        What a start has left that came to nothing is cleared away.
 
         Stores know no locks: there it is left to the user that nothing else works in it.
 
@@ -138,9 +145,30 @@ class StageDirectory:
             logging.info("%s: no lock on a store; one run at a time is up to you", self.path)
         else:
             self._take_lock()
-        if not (self.path / "config.json").exists():
-            write_json(self.path / "versions.json", package_versions() | dict(computed or {}))
-            self._write_config(config, seeds)
+        if self.holds_work:
+            return
+        if self._begun_with(config, seeds):
+            return
+        self._clear()
+        write_json(self.path / "versions.json", package_versions() | dict(computed or {}))
+        self._write_config(config, seeds)
+
+    def _begun_with(self, config: StageConfig, seeds: Sequence[int]) -> bool:
+        """Whether a start with the same settings has been here: what it has computed stays."""
+        try:
+            stored = self.read_config()
+        except StorageError:
+            return False
+        return stored == json.loads(json.dumps({"seeds": list(seeds), "config": config.values}))
+
+    def _clear(self) -> None:
+        """Removes what a start has left, lest it be taken for that of the next one."""
+        for name in _OF_A_START:
+            found = self.path / name
+            if found.is_dir():
+                found.rmtree() if is_remote(found) else shutil.rmtree(found)
+            else:
+                found.unlink(missing_ok=True)
 
     def _take_lock(self) -> None:
         self._lock = open(self.path / ".lock", "w")  # noqa: SIM115
@@ -155,19 +183,27 @@ class StageDirectory:
     def record_start(self, step: int, computed: Mapping[str, str]) -> None:
         """Writes down with what the training goes on, where that is something else than before.
 
-        `versions.json` then holds, under `later`, what changed and from which step on.
+        `versions.json` then holds, under `later`, what changed and from which step on; the log says
+        so too.
         """
         file = self.path / "versions.json"
-        versions = read_json(file) if file.exists() else {}
+        remedy = "remove it: what is there now is written down in its place"
+        versions = read_record(file, {}, remedy) if file.exists() else {}
         later = versions.get("later", [])
+        if not isinstance(later, list) or not all(isinstance(entry, dict) for entry in later):
+            raise StorageError(f"{file}: damaged, 'later' is of another kind; {remedy}")
         before = {name: value for name, value in versions.items() if name != "later"}
         for entry in later:
             before |= entry
         now = package_versions() | dict(computed)
         changed = {name: value for name, value in now.items() if before.get(name) != value}
-        if step and changed:
-            versions["later"] = [*later, {"from_step": step, **changed}]
-            write_json(file, versions)
+        if not step or not changed:
+            return
+        versions["later"] = [*later, {"from_step": step, **changed}]
+        write_json(file, versions)
+        told = [f"{name} {now[name]}, was {before[name]}" for name in changed if name in before]
+        if told:
+            logging.warning("%s: goes on from step %d with %s", self.path, step, "; ".join(told))
 
     def extend(self, config: StageConfig, seeds: Sequence[int]) -> None:
         """Opens a stage again that is trained further; to be called once that is sure to begin."""
@@ -175,13 +211,26 @@ class StageDirectory:
         (self.path / "DONE").unlink(missing_ok=True)
         self._write_config(config, seeds)
 
+    def check_there(self) -> None:
+        """Raises StorageError if the directory was removed since it was begun."""
+        if not (self.path / _CONFIG).exists():
+            raise StorageError(
+                f"{self.path}: was removed while the stage was running; remove what is left of it"
+                " and run the same command again"
+            )
+
+    def reopen(self) -> None:
+        """Takes the mark of a finished stage away whose parameters are missing."""
+        if self.finished and not self.has_params:
+            (self.path / "DONE").unlink()
+
     def shorten(self, config: StageConfig) -> None:
         """Writes down that the stage has ended with fewer updates than were asked for."""
-        self._write_config(config, read_json(self.path / "config.json")["seeds"])
+        self._write_config(config, self.read_config()["seeds"])
 
     def _write_config(self, config: StageConfig, seeds: Sequence[int]) -> None:
         content = {"seeds": list(seeds), "config": config.values}
-        write_json(self.path / "config.json", content)
+        write_json(self.path / _CONFIG, content)
 
     def release(self) -> None:
         """Gives the directory free for other processes."""
@@ -203,110 +252,8 @@ class StageDirectory:
         """Writes named arrays to `artifacts.npz`."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **artifacts)
-        write_atomically(self.path / "artifacts.npz", buffer.getvalue())
+        write_checked(self.path / "artifacts.npz", buffer.getvalue())
 
     def finish(self, num_steps: int) -> None:
         """Marks the stage as done."""
         write_json(self.path / "DONE", {"steps": num_steps})
-
-
-def check_stage(
-    workdir: str | os.PathLike,
-    stage: str,
-    seed: int,
-    config: StageConfig | None = None,
-    command: str = "",
-) -> StageDirectory:
-    """Directory of a stage that has to be finished.
-
-    Args:
-      workdir: work directory of the run.
-      stage: name of the stage.
-      seed: which of its seeds.
-      config: configuration that the stage must have been run with; None accepts any.
-      command: the command that makes the stage, for the error message.
-
-    Raises:
-      StageMissingError: the stage is not finished; names the command that makes it.
-      StageConflictError: the stage was run with another configuration.
-      StorageError: its files cannot be read.
-    """
-    directory = StageDirectory(workdir, stage, seed)
-    with storage_faults(directory.path):
-        _check_same(directory, config, command)
-        if not directory.finished:
-            raise _missing(workdir, f"{stage} seed {seed}", stage, command)
-    return directory
-
-
-def _check_same(directory: StageDirectory, config: StageConfig | None, command: str) -> None:
-    begun = directory.check(config) if config is not None else None
-    if begun is not None and begun.steps_raised:
-        raise StageConflictError(
-            f"{config.length}: more asked for than {directory.path} was trained for; allowed is"
-            f" what it was trained for, or to train it further: {command}"
-        )
-
-
-def _missing(workdir, what: str, stage: str, command: str) -> StageMissingError:
-    command = command or f"internal-rl {stage} --workdir={workdir}"
-    return StageMissingError(f"{what}: not there or not finished in {workdir}; run: {command}")
-
-
-def load_stage(
-    workdir: str | os.PathLike,
-    stage: str,
-    seed: int,
-    *,
-    config: StageConfig | None = None,
-    step: int | None = None,
-    command: str = "",
-) -> tuple[dict, dict]:
-    """Reads the parameters a finished stage left.
-
-    Args:
-      workdir: work directory of the run.
-      stage: name of the stage.
-      seed: which of its seeds.
-      config: configuration that the stage must have been run with; None accepts any.
-      step: training age of a snapshot; None for the final parameters.
-      command: the command that makes the stage, for the error message.
-
-    Returns:
-      `(params, config)`: nested dictionaries of NumPy arrays, and the configuration of the stage.
-
-    Raises:
-      StageMissingError: the stage is not finished; names the command that makes it.
-      StageConflictError: the stage was run with another configuration.
-      StorageError: its files cannot be read.
-    """
-    directory = StageDirectory(workdir, stage, seed)
-    with storage_faults(directory.path):
-        if step is None:
-            check_stage(workdir, stage, seed, config, command)
-            file = directory.path / "params.msgpack"
-        else:
-            _check_same(directory, config, command)
-            file = directory.path / "snapshots" / f"params_{step}.msgpack"
-            if not file.exists():
-                raise _missing(workdir, f"{stage} seed {seed} at step {step}", stage, command)
-        params = jax.tree.map(_whole, load_weights(file))
-        return params, read_json(directory.path / "config.json")["config"]
-
-
-def _whole(leaf: np.ndarray) -> np.ndarray:
-    """Parameters are float32; large shipped ones are kept in half the bits."""
-    return leaf.astype(np.float32) if leaf.dtype == jnp.bfloat16 else leaf
-
-
-def load_artifacts(workdir: str | os.PathLike, stage: str, seed: int) -> dict[str, np.ndarray]:
-    """Reads `artifacts.npz` of a finished stage.
-
-    Raises:
-      StorageError: the file cannot be read.
-    """
-    directory = StageDirectory(workdir, stage, seed)
-    with storage_faults(directory.path):
-        content = (directory.path / "artifacts.npz").read_bytes()
-        with np.load(io.BytesIO(content)) as file:
-            return dict(file)

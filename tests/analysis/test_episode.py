@@ -57,7 +57,7 @@ def test_path_and_animation_show_the_episode_to_its_end(world, episodes, monkeyp
         shown[f"episode_{name}"] = values[: len(values) - cut]
     run = {"internal_rl": [SeedResults("internal_rl", 0, {}, [], shown)]}
     monkeypatch.setattr(episode, "world_of", lambda results: world)
-    panel = episode.figures([run])["internal_rl_path"].axes[0]
+    panel = episode.figures(run)["internal_rl_path"].axes[0]
     lines = panel.collections[0].get_segments()
     assert len(lines) == length
     np.testing.assert_allclose(lines[-1][-1], shown["episode_place"][-1])

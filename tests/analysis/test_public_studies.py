@@ -11,6 +11,7 @@ from internal_rl import studies
 from internal_rl.analysis import steering as steering_study
 from internal_rl.analysis.examples import example_trajectories
 from internal_rl.analysis.steering import SteeringResult
+from internal_rl.errors import ConfigError
 from internal_rl.methods import probing, steering
 
 SHORT = {"steps": 2, "log_every": 1, "checkpoint_every": 1, "evaluate_every": 0}
@@ -118,8 +119,8 @@ def test_controllers_are_trained_and_their_success_is_drawn(world, steered, sour
 def test_a_work_directory_without_the_stage_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing to show, allowed are runs with internal_rl"):
         studies.learning(tmp_path)
-    with pytest.raises(ValueError, match="nothing to show, allowed are runs with metacontroller"):
-        studies.rate_distortion(tmp_path)
+    with pytest.raises(ConfigError, match="the study rate_distortion has not been begun there"):
+        studies.sweep(tmp_path, "rate_distortion")
 
 
 def test_everything_that_is_public_has_a_docstring():

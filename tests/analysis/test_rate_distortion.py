@@ -35,20 +35,6 @@ def test_losses_are_compared_at_one_price_by_the_median_seed():
     assert [row["name"] for row in cheap] == ["forced", "discovered"]
 
 
-def test_sweep_is_summarised_per_alpha_in_order():
-    solutions = [
-        Solution("discovered", alpha, nll=alpha + seed, kl=1.0, f1=0.5, seed=seed)
-        for alpha in (0.3, 0.1)
-        for seed in range(5)
-    ]
-    rows = rate_distortion.summarise_sweep(solutions)
-    assert [row["alpha"] for row in rows] == [0.1, 0.3]
-    assert rows[0]["seeds"] == 5
-    assert (rows[0]["nll_low"], rows[0]["nll"], rows[0]["nll_high"]) == pytest.approx(
-        (1.1, 2.1, 3.1)
-    )
-
-
 def test_solutions_without_alpha_form_one_group():
     ideal = rate_distortion.ideal_solutions(0.2, 0.1)
     assert len(rate_distortion.compare_losses([*ideal, *ideal], 0.3)) == 3

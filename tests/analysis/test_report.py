@@ -13,109 +13,20 @@ from matplotlib.text import Text
 from internal_rl.analysis import drawing, report, study
 from internal_rl.analysis.learning import episodes_to
 from internal_rl.analysis.rate_distortion import loss_accounting
-from internal_rl.analysis.results import read_run, read_sweep, stacked_curves, standing
+from internal_rl.analysis.results import read_run, stacked_curves, standing
 from internal_rl.analysis.study import Animation, Study, register_study
 from internal_rl.analysis.table import Row, Table, format_markdown
-from internal_rl.errors import StorageError
-from internal_rl.training.metrics import MetricsWriter
-from internal_rl.training.stage_config import StageConfig
+from internal_rl.errors import ConfigError, StorageError
 from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import load_artifacts
+from tests.analysis.made_up_run import rl_config, rl_lines, write_run, write_stage
 from tests.stores import store
-
-LAYERS, STEPS, SUBGOALS = 3, 10, 4
-RNG = np.random.default_rng(0)
-
-
-def write_stage(workdir, stage, seed, config, lines, artifacts=None):
-    directory = StageDirectory(workdir, stage, seed)
-    directory.begin(StageConfig(config), [seed])
-    writer = MetricsWriter(directory.path, 0)
-    for step, values in lines:
-        writer.write(step, values, wall_time=0.0)
-    writer.close()
-    if artifacts:
-        directory.save_artifacts(artifacts)
-    directory.finish(lines[-1][0])
-    directory.release()
-
-
-def metacontroller_lines(nll, kl, f1):
-    values = {"loss": nll + 0.3 * kl, "action_nll": nll, "kl": kl, "f1": f1}
-    evaluation = {f"evaluation/{name}": value for name, value in values.items()}
-    references = {"reference/bayes": 0.2, "reference/goal_given": 0.05}
-    return [(10, values | evaluation | references | {"seconds": 3.0})]
-
-
-RL_CONFIG = {
-    section: {"episodes_per_update": 100, "evaluation_episodes": 500}
-    for section in ("internal_rl", "raw_rl")
-}
-
-
-def rl_lines(success):
-    return [
-        (step, {"success": value, "seconds": 2.0}) for step, value in enumerate(success, start=1)
-    ]
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
-    pretrain = [
-        (
-            step,
-            {
-                "action_nll": 1 / step,
-                "evaluation/action_nll": 1.1 / step,
-                "reference/bayes": 0.1,
-                "reference/goal_blind": 0.6,
-                "seconds": 1.0,
-            },
-        )
-        for step in (1, 2, 4)
-    ]
-    sampled = {"sampled_success": 0.0, "unseen_transition_rate": 0.005}
-    write_stage(path, "pretrain", 0, {"pretrain": {"batch_size": 32}}, pretrain, sampled)
-    for seed in range(2):
-        probe = {
-            "accuracy": np.array([0.3, 0.6, 0.5]) + 0.01 * seed,
-            "accuracy_by_time": RNG.random((LAYERS, STEPS)),
-            "example_beliefs": RNG.random((LAYERS, 20, SUBGOALS)),
-            "example_subgoal": np.repeat([0, 3, 1, 2], 5),
-            "example_segment": np.repeat([0, 1], 10),
-        }
-        line = [(5, {"loss": 1.0, "seconds": 1.0})]
-        write_stage(path, "probe", seed, {"probe": {"base_step": 0}}, line, probe)
-    write_stage(path, "steer", 0, {}, line, {"success": np.array([0.1, 0.8, 0.2])})
-    codes = {
-        "decoding_accuracy": np.array(0.9),
-        "example_beta": RNG.random((2, STEPS)),
-        "example_subgoal": np.tile(np.arange(STEPS) // 4, (2, 1)),
-        "example_mask": np.ones((2, STEPS), bool),
-        **{
-            f"injection_{visits}_reach_{arm}": np.array(rate)
-            for visits in (0, 1)
-            for arm, rate in (("injected", 0.8), ("prior", 0.3), ("uncontrolled", 0.2))
-        },
-    }
-    config = {"metacontroller": {"alpha": 0.3}}
-    for seed, f1 in enumerate((0.95, 0.91, 0.5)):
-        lines = metacontroller_lines(0.06, 0.2, f1)
-        write_stage(path, "metacontroller", seed, config, lines, codes)
-    lines = metacontroller_lines(0.01, 0.5, 0.2)
-    write_stage(path, "metacontroller_forced", 0, config, lines)
-    other = {"metacontroller": {"alpha": 1.0}}
-    lines = metacontroller_lines(0.15, 0.02, 0.4)
-    write_stage(path / "sweep" / "alpha_1", "metacontroller", 0, other, lines)
-    gradient = {
-        f"gradient_{name}": np.arange(1.0, 6.0)
-        for name in ("code", "raw", "code_score", "raw_score")
-    }
-    for seed in range(3):
-        success = {"success": np.array(0.7 + 0.1 * seed)}
-        lines = rl_lines([0.0, 0.1, 0.4, 0.6 + 0.1 * seed])
-        write_stage(path, "internal_rl", seed, RL_CONFIG, lines, success | gradient)
-    write_stage(path, "raw_rl", 0, RL_CONFIG, rl_lines([0.0, 0.0, 0.0]))
+    write_run(path)
     return path
 
 
@@ -128,10 +39,12 @@ def test_full_report_holds_all_figures_and_both_tables(workdir):
         "probe_accuracy.png",
         "steering.png",
         "gates.png",
-        "rate_distortion.png",
         "encoder_code_injection.png",
         "reinforcement_learning.png",
         "gradient_variance.png",
+        "rate_distortion.png",
+        "rate_distortion.md",
+        "rate_distortion.csv",
         "table.md",
         "table.csv",
         "summary.json",
@@ -160,7 +73,7 @@ def test_full_report_holds_all_figures_and_both_tables(workdir):
 
 
 def test_every_figure_says_on_how_many_runs_it_stands(workdir):
-    for name, figure in report.report_figures(read_sweep(workdir)).items():
+    for name, figure in report.report_figures(read_run(workdir)).items():
         told = " ".join([drawing.told(figure), *map(Text.get_text, figure.findobj(Text))])
         assert re.search(r"\d+ runs?\b.*, \d+ base model", told), name
 
@@ -193,19 +106,34 @@ def test_base_models_are_dealt_out_to_runs_in_turn(tmp_path):
     assert standing(seeds[:1]) == "1 run (seed 0), 1 base model"
 
 
+def test_what_is_trained_from_random_parameters_has_base_models_of_its_own(tmp_path):
+    line = [(1, {"f1": 0.5})]
+    write_stage(tmp_path, "pretrain", 0, {}, line)
+    for start, count in (("random", 2), ("pretrained", 1)):
+        config = {"metacontroller": {"variant": "cotrained", "base_from": start}}
+        for seed in range(2):
+            write_stage(tmp_path / start, "metacontroller_cotrained", seed, config, line)
+        for seed in range(4):
+            write_stage(tmp_path / start, "internal_rl_cotrained", seed, config, line)
+        for stage, runs in (("metacontroller_cotrained", 2), ("internal_rl_cotrained", 4)):
+            seeds = read_run(tmp_path / start, [tmp_path])[stage]
+            models = f"{count} base model{'s' if count > 1 else ''}"
+            assert standing(seeds) == f"{runs} runs, {models}"
+
+
 def test_the_ant_is_measured_against_its_expert(tmp_path):
     expert = {"post_training/success": 0.8, "pretraining/success": 0.9}
     write_stage(tmp_path, "expert", 0, {"expert": {"evaluation_episodes": 1000}}, [(1, expert)])
-    write_stage(tmp_path, "internal_rl", 0, RL_CONFIG, rl_lines([0.0, 0.4]))
+    write_stage(tmp_path, "internal_rl", 0, rl_config("internal_rl"), rl_lines([0.0, 0.4]))
     run = read_run(tmp_path)
-    figure = report.report_figures([run])["reinforcement_learning"]
+    figure = report.report_figures(run)["reinforcement_learning"]
     assert figure.axes[0].get_lines()[0].get_ydata()[-1] == pytest.approx(0.5)
     row = next(r for r in report.table_rows(run) if r.key == "expert_post_training_success")
     assert row.values == (0.8,) and row.episodes == (1000,)
 
 
 def test_partial_run_is_reported_without_what_is_missing(tmp_path):
-    write_stage(tmp_path, "raw_rl", 0, RL_CONFIG, rl_lines([0.0, 0.1]))
+    write_stage(tmp_path, "raw_rl", 0, rl_config("raw_rl"), rl_lines([0.0, 0.1]))
     summary = report.write_report(tmp_path)
     # Nothing was evaluated: training batches are no evaluation.
     assert summary["raw_rl_success"] is None
@@ -233,8 +161,8 @@ def test_solutions_are_compared_at_the_alpha_of_the_discovered_one(workdir):
 
 
 def test_seeds_of_different_length_are_cut_to_the_shortest(tmp_path):
-    write_stage(tmp_path, "internal_rl", 0, RL_CONFIG, rl_lines([0.1, 0.2, 0.3]))
-    write_stage(tmp_path, "internal_rl", 1, RL_CONFIG, rl_lines([0.4, 0.5]))
+    write_stage(tmp_path, "internal_rl", 0, rl_config("internal_rl"), rl_lines([0.1, 0.2, 0.3]))
+    write_stage(tmp_path, "internal_rl", 1, rl_config("internal_rl"), rl_lines([0.4, 0.5]))
     seeds = read_run(tmp_path)["internal_rl"]
     episodes, success = stacked_curves(seeds, "success", against="episodes")
     np.testing.assert_array_equal(episodes, [100, 200])
@@ -265,12 +193,12 @@ def test_a_study_from_outside_adds_row_figure_animation_and_text(tmp_path, monke
             name="mine",
             stages=("raw_rl",),
             rows=lambda stage, seeds: [Row(f"{stage}_mine", "mine", (float(len(seeds)),))],
-            figures=lambda runs: {"mine": Figure()},
+            figures=lambda run: {"mine": Figure()},
             animations=lambda run: {"mine": Animation(frames, 0.1)},
             text=lambda run: "What it means.\n",
         )
     )
-    write_stage(tmp_path, "raw_rl", 0, RL_CONFIG, rl_lines([0.0, 0.1]))
+    write_stage(tmp_path, "raw_rl", 0, rl_config("raw_rl"), rl_lines([0.0, 0.1]))
     assert report.write_report(tmp_path)["raw_rl_mine"] == 1.0
     folder = tmp_path / "report"
     assert (folder / "mine.png").exists()
@@ -280,14 +208,14 @@ def test_a_study_from_outside_adds_row_figure_animation_and_text(tmp_path, monke
 
 def test_studies_that_a_stage_left_out_are_named(tmp_path):
     skipped = {study.SKIPPED: np.array(["study paths left out: scene missing"])}
-    write_stage(tmp_path, "raw_rl", 0, RL_CONFIG, rl_lines([0.0, 0.1]), skipped)
+    write_stage(tmp_path, "raw_rl", 0, rl_config("raw_rl"), rl_lines([0.0, 0.1]), skipped)
     report.write_report(tmp_path)
     text = (tmp_path / "report" / "table.md").read_text()
     assert text.endswith("\n\n- raw_rl: study paths left out: scene missing\n")
 
 
 def test_a_variant_that_nobody_has_named_is_reported_under_its_own_name(tmp_path):
-    write_stage(tmp_path, "internal_rl_my_gate", 0, RL_CONFIG, rl_lines([0.0, 0.1]))
+    write_stage(tmp_path, "internal_rl_my_gate", 0, rl_config("internal_rl"), rl_lines([0.0, 0.1]))
     report.write_report(tmp_path)
     assert "internal RL, my gate, episodes" in (tmp_path / "report" / "table.md").read_text()
 
@@ -296,6 +224,66 @@ def test_a_table_shows_itself_and_gives_its_numbers():
     table = Table.of({"f1": 0.5}, {"f1": "F1 of the switches"})
     assert table.as_dict() == {"f1": 0.5}
     assert "| F1 of the switches | 0.5 |" in str(table)
+
+
+def damage(workdir):
+    """Harms one file after the other; the words by which each has to be named."""
+    pretrain, probe = workdir / "pretrain" / "seed_0", workdir / "probe"
+    metrics = pretrain / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes() + b'[1, 2]\n{"step": 9, "loss": "x"}\n{"step"')
+    (probe / "seed_0" / "artifacts.npz").write_bytes(b"PK\x03\x04 and no more")
+    shutil.copytree(probe / "seed_1", probe / "seed_1_old")
+    (workdir / "steer" / "seed_0" / "config.json").write_text("[]")
+    (workdir / "raw_rl" / "seed_0" / "metrics.jsonl").write_bytes(b"")
+    (workdir / "raw_rl" / "seed_0" / "versions.json").write_text("{")
+    controller = StageDirectory(workdir, "metacontroller", 0)
+    arrays = load_artifacts(workdir, "metacontroller", 0)
+    controller.save_artifacts(arrays | {"example_beta": np.zeros(3)})
+    return (
+        "pretrain/seed_0/metrics.jsonl: line 4 is damaged; 2 of 5 lines are left out",
+        "probe/seed_0/artifacts.npz: altered since it was written",
+        "probe/seed_1_old: left out, allowed are folders seed_0, seed_1",
+        "steer/seed_0/config.json: has another structure, allowed is an object with sections",
+        "raw_rl/seed_0/metrics.jsonl: holds no line, though the stage is finished",
+        "raw_rl/seed_0/versions.json: damaged, allowed is an object of JSON",
+        "study gates: cannot be shown, its data do not fit (",
+    )
+
+
+def test_what_is_damaged_is_named_and_all_else_is_shown(workdir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run, ignore=shutil.ignore_patterns("report", ".lock"))
+    named = damage(run)
+    found = report.gather(run)
+    for words in named:
+        assert sum(words in fault for fault in found.faults) == 1, (words, found.faults)
+    assert len(found.faults) == len(named)
+    figures = {picture.name for chapter in found.chapters for picture in chapter.figures}
+    whole = {"pretraining", "probe_beliefs", "probe_accuracy", "encoder_code_injection"}
+    assert figures == whole | {"reinforcement_learning", "gradient_variance"}
+    assert [picture.name for shown in found.sweeps for picture in shown.figures] == [
+        "rate_distortion"
+    ]
+    report.write_report(run)
+    assert all(words in (run / "report" / "table.md").read_text() for words in named)
+
+
+def test_a_reader_that_takes_no_notes_is_told_in_one_line(workdir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(workdir / "raw_rl", run / "raw_rl", ignore=shutil.ignore_patterns(".lock"))
+    (run / "raw_rl" / "seed_0" / "config.json").write_text("{")
+    with pytest.raises(StorageError, match="config.json: damaged, not JSON"):
+        read_run(run)
+    with pytest.raises(StorageError, match="nothing to report; .*config.json: damaged, not JSON"):
+        report.write_report(run)
+
+
+def test_studies_are_chosen_by_name(workdir):
+    found = report.gather(workdir, only=("learning",))
+    assert [chapter.study.name for chapter in found.chapters] == ["learning"]
+    assert {row.key.partition("_rl_")[0] for row in found.rows} == {"internal", "raw"}
+    with pytest.raises(ConfigError, match="--only: 'figure5' given, allowed are .*learning"):
+        report.gather(workdir, only=("figure5",))
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def test_gif_has_a_frame_per_cell_with_gate_and_code(tmp_path):
     frames = render.episode_frames(OBJECTS, WALLS, cells, 3, beta=beta, code=code)
     assert len(frames) == 4
     assert not np.array_equal(frames[0][:, 121:], frames[1][:, 121:])
-    render.save_gif(tmp_path / "episode.gif", frames, seconds=0.1)
+    (tmp_path / "episode.gif").write_bytes(render.as_gif(frames, seconds=0.1))
     with Image.open(tmp_path / "episode.gif") as animation:
         assert animation.n_frames == 4
         assert animation.size == (frames[0].shape[1], frames[0].shape[0])

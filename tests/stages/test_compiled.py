@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from internal_rl.analysis.results import read_run, read_sweep
+from internal_rl.analysis.results import read_run
 from internal_rl.errors import StageMissingError
 from internal_rl.stages import compiled
 from internal_rl.training.curves import curves
@@ -48,7 +48,7 @@ def test_a_run_keeps_its_programs_in_its_work_directory_and_finds_them_again(wor
 
 
 def test_what_is_compiled_is_no_stage(workdir):
-    assert list(read_run(workdir)) == ["toy"] and len(read_sweep(workdir)) == 1
+    assert list(read_run(workdir)) == ["toy"]
     with pytest.raises(StageMissingError, match="there are stages toy$"):
         curves(workdir, "none")
 

@@ -7,7 +7,7 @@ from internal_rl.errors import ConfigError
 from internal_rl.stages import catalogue, run_stages
 from internal_rl.stages.settings import Settings
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import load_stage
+from internal_rl.training.stage_results import load_stage
 from tests.stages.own_method import STAGE
 
 

@@ -16,7 +16,8 @@ from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, make_config
 from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import StageDirectory, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import load_stage
 from tests.stages import toy_run
 from tests.training.test_loop import ROOT
 from tests.training.toy import make_stage

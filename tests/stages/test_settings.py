@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+from unittest import mock
 
 import pytest
 from ml_collections import ConfigDict
@@ -124,8 +125,19 @@ def test_presets_have_the_same_fields_of_the_same_types(preset):
         ("pretrain.checkpoint_every", 7, "pretrain.checkpoint_every: 7 .* multiple of log_every"),
         ("pretrain.snapshot_steps", (7,), "pretrain.snapshot_steps"),
         ("probe.base_step", 50, r"probe.base_step: 50 .* 0 or one of pretrain.snapshot_steps"),
+        ("steer.base_step", 50, r"steer.base_step: 50 .* 0 or one of pretrain.snapshot_steps"),
+        ("pretrain.b2", 1.0, "pretrain.b2: 1.0 given, allowed is 0 or more and below 1"),
+        ("pretrain.num_seeds", 10**9, "pretrain.num_seeds: 1000000000 given, allowed is 1 to 1000"),
+        ("seed", 10**20, "config.seed: 100000000000000000000 given, allowed is 0 to"),
+        ("seed", True, "config.seed: True given"),
+        ("environment.layout_seed", -1, "environment: layout_seed is -1, allowed is 0 or more"),
+        ("environment.num_layouts", 10**12, "num_layouts is 1000000000000, allowed is up to"),
+        ("environment.tasks", "walks:4:20:0-1", "too many walks of length 20 over 4 subgoals"),
+        ("environment.tasks", "walks:4:99999999999999999999:0-1", "length of the walks is 9+,"),
+        ("internal_rl.task", "\u00b2", "internal_rl.task: task '\u00b2' cannot be read, allowed"),
+        ("base.depth", 10**6, "base.depth: 1000000 given, allowed is 1 to 1000"),
         ("pretrain.learning_rate", float("nan"), "pretrain.learning_rate: nan .* above 0"),
-        ("seed", -1, "config.seed: -1 given, allowed is 0 or more"),
+        ("seed", -1, "config.seed: -1 given, allowed is 0 to 2147482648"),
         ("precision", "half", "config.precision: 'half' .* auto, float32, bfloat16"),
     ],
 )
@@ -137,8 +149,48 @@ def test_values_outside_their_range_name_the_field_and_the_range(field, value, m
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("pretrain.batch_size", 10**9),
+        ("pretrain.num_parts", 10**9),
+        ("probe.evaluation_rows", 10**9),
+        ("metacontroller.evaluation_episodes", 2 * 10**9),
+        ("data.sequence_length", 2**31 - 1),
+        ("internal_rl.episodes_per_update", 2 * 10**9),
+        ("base.mlp_size", 2**20),
+    ],
+)
+def test_sizes_that_no_memory_holds_are_refused_by_name(field, value):
+    config = gridworld.get_config("paper")
+    config.update_from_flattened_dict({field: value})
+    message = rf"config.{field}: {value} given, which needs [\d,.]+ GiB at least, allowed is what"
+    with (
+        mock.patch("internal_rl.memory._host_memory", lambda: 8 * 2**30),
+        pytest.raises(ConfigError, match=message),
+    ):
+        check(config)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("world", [gridworld, ant])
+def test_presets_fit_into_a_small_machine(world, preset):
+    with mock.patch("internal_rl.memory._host_memory", lambda: 4 * 2**30):
+        check(world.get_config(preset))
+
+
+@pytest.mark.parametrize("part", ["pretrain", "environment", "quickstart"])
+def test_a_section_that_is_no_section_is_named(part):
+    config = gridworld.get_config("smoke").to_dict()
+    with pytest.raises(ConfigError, match=f"config.{part}: 3 given, allowed are single fields"):
+        check(config | {part: 3})
+
+
+@pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        ("environment.cell_size", float("inf"), "cell_size is inf, allowed is a finite number"),
+        ("expert.hidden_sizes", (1.5,), "config.expert.hidden_sizes: .* each 1 to"),
+        ("expert.hidden_sizes", (True,), "config.expert.hidden_sizes: .* each 1 to"),
         ("environment.cell_size", -1.0, "config.environment: cell_size is -1.0"),
         ("expert.ties", "random", "config.expert.ties: 'random' given"),
         ("expert.num_worlds", 7, "config.expert.num_worlds: 7 given"),
@@ -242,4 +294,5 @@ def test_variants_and_probed_ages_do_not_share_a_folder():
     assert forced.folder_of("raw_rl") == "raw_rl"
     assert settings.folder_of("probe") == "probe"
     assert settings.updated("probe", base_step=500).folder_of("probe") == "probe_500"
+    assert settings.updated("steer", base_step=500).folder_of("steer") == "steer_500"
     assert settings.probe.base_step == 0

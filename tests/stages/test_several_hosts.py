@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.faults import STAGES, command, differences
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import load_artifacts, load_stage
+from internal_rl.training.stage_results import load_artifacts, load_stage
 from tests.devices import several_devices
 from tests.training.test_hosts import free_port
 from tests.training.test_loop import ROOT

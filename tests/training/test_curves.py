@@ -10,7 +10,7 @@ from internal_rl.errors import ConfigError, StageMissingError
 from internal_rl.training import loggers, progress
 from internal_rl.training.curves import curves
 from internal_rl.training.loop import run_stage
-from internal_rl.training.stage_directory import package_versions, source_commit
+from internal_rl.training.versions import package_versions, source_commit
 from tests.training.toy import make_stage
 
 

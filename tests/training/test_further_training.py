@@ -8,7 +8,8 @@ import pytest
 from internal_rl.errors import StageConflictError
 from internal_rl.training.loop import run_stage
 from internal_rl.training.stage_config import StageConfig
-from internal_rl.training.stage_directory import StageDirectory, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import load_stage
 from tests.training.test_loop import (
     assert_same_params,
     checkpoint_steps,

@@ -13,7 +13,7 @@ import pytest
 from internal_rl import hosts
 from internal_rl.errors import ConfigError
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import load_stage
+from internal_rl.training.stage_results import load_stage
 from tests.devices import several_devices
 from tests.stores import Objects, address_of_server, use_store
 from tests.training.test_loop import ROOT

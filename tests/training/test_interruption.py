@@ -14,7 +14,7 @@ import pytest
 from internal_rl.interruption import Interrupted, watched
 from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import load_stage
+from internal_rl.training.stage_results import load_stage
 from tests.training.test_loop import ROOT
 from tests.training.toy import make_stage
 

@@ -26,7 +26,8 @@ from internal_rl.errors import (
 from internal_rl.training import checkpoints, loop
 from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import MetricsWriter, read_metrics
-from internal_rl.training.stage_directory import StageDirectory, load_artifacts, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import load_artifacts, load_stage
 from tests.training.toy import make_stage
 
 ROOT = pathlib.Path(__file__).parents[2]

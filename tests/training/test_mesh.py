@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 
 from internal_rl.training.loop import run_stage
 from internal_rl.training.mesh import make_mesh, num_shares, spread, total
-from internal_rl.training.stage_directory import load_stage
+from internal_rl.training.stage_results import load_stage
 from tests.devices import several_devices
 from tests.training.test_loop import ROOT
 from tests.training.toy import make_stage

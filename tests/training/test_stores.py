@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from internal_rl.analysis.results import read_run, read_sweep
+from internal_rl.analysis.results import read_run
 from internal_rl.errors import ConfigError, StageMissingError
 from internal_rl.paths import as_path
 from internal_rl.training import checkpoint_copies, loop
@@ -13,7 +13,8 @@ from internal_rl.training.checkpoints import Checkpoints
 from internal_rl.training.curves import curves
 from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import StageDirectory, load_artifacts, load_stage
+from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_results import load_artifacts, load_stage
 from tests.stores import store
 from tests.training.test_loop import (
     assert_same_params,
@@ -120,13 +121,10 @@ def test_a_finished_run_on_a_store_is_left_as_it_is_and_can_be_trained_further(p
 def test_results_and_curves_are_read_from_a_store(place):
     workdir, objects = place
     run_stage(whole_stage(), workdir)
-    for name in objects.below(workdir):
-        objects[name.replace(workdir, f"{workdir}/sweep/other")] = objects[name]
     run = read_run(workdir)
     assert list(run) == ["toy"] and [results.seed for results in run["toy"]] == [0, 1]
     assert run["toy"][0].artifacts["bias"].shape == ()
     assert len(run["toy"][1].metrics) == 10
-    assert len(read_sweep(workdir)) == 2
     assert len(curves(workdir)) == 20
 
 

@@ -27,7 +27,7 @@ from internal_rl.methods.reinforcement.update import (
     update_policy,
 )
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import POSITIVE, SettingError, at_least, one_of, setting
+from internal_rl.section import COUNT, POSITIVE, SettingError, at_least, one_of, setting
 from internal_rl.training.mesh import mean, num_shares, share_number, share_size
 from internal_rl.training.randomness import named_key
 from internal_rl.training.settings import TrainingSettings
@@ -51,7 +51,7 @@ class ReinforcementSettings(TrainingSettings):
       evaluation_episodes: episodes of an evaluation.
     """
 
-    num_seeds: int = setting(3, at_least(1))
+    num_seeds: int = setting(3, COUNT)
     learning_rate: float = setting(3e-5, POSITIVE)
     weight_decay: float = setting(0.0, at_least(0))
     steps: int = setting(100_000, at_least(1))
@@ -63,7 +63,7 @@ class ReinforcementSettings(TrainingSettings):
     episodes_per_update: int = setting(1024, at_least(2))
     objective: str = setting("ppo", one_of(OBJECTIVES))
     clip: float = setting(0.2, POSITIVE)
-    num_epochs: int = setting(4, at_least(1))
+    num_epochs: int = setting(4, COUNT)
     num_minibatches: int = setting(1, at_least(1))
     evaluation_episodes: int = setting(1024, at_least(1))
 

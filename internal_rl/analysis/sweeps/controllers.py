@@ -1,0 +1,155 @@
+"""What studies of supervised controllers share: runs on base models of their own (method §4, §7).
+
+A point of their figures is the success of controllers at the best layer of one base model, on the
+post-training task; lines and bands are the median and the quartiles over base models.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from internal_rl.analysis.drawing import draw_band, legend, palette, panels, tell
+from internal_rl.analysis.results import SeedResults
+from internal_rl.analysis.sweeps.sweep import FinishedRun, Run, SweepResults, tag
+from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
+from internal_rl.methods.internal_rl import CODE_STAGES
+
+CAPTION = (
+    "Success of supervised controllers at the best layer of each base model, a line for each depth."
+)
+
+
+def depth_fields(settings: Any, depth: int) -> dict[str, int]:
+    """Fields for a depth of the base model; layers of other stages are kept inside of it."""
+    fields = {"base.depth": depth}
+    for stage in CODE_STAGES:
+        if stage in settings.sections and settings.sections[stage].layer > depth:
+            fields[f"{stage}.layer"] = max(depth // 2, 1)
+    return fields
+
+
+def depths_of(depths: Sequence[int], settings: Any) -> tuple[int, ...]:
+    """Depths that a study goes through; without any that of the config."""
+    return tuple(depths) or (settings.base.depth,)
+
+
+def controllers_of_values(
+    settings: Any,
+    field: str,
+    values: Mapping[str, Sequence[float]],
+    *,
+    base_models: int,
+    depths: Sequence[int] = (),
+) -> list[Run]:
+    """For every depth and value base models that are trained with it, and controllers on each.
+
+    Args:
+      settings: of the config.
+      field: of the config that is changed.
+      values: of the field, under the label that they have in tables.
+      base_models: seeds of pretraining.
+      depths: see `depths_of`.
+    """
+    ((label, chosen),) = values.items()
+    return [
+        Run(
+            name=f"depth{depth}_{field.partition('.')[2]}{tag(value)}",
+            stages=("pretrain", "steer"),
+            fields={**depth_fields(settings, depth), field: value},
+            seeds={"pretrain": base_models, "steer": 1},
+            labels={"depth": depth, label: value},
+        )
+        for depth in depths_of(depths, settings)
+        for value in chosen
+    ]
+
+
+def success_at_best(results: SeedResults) -> float:
+    """Success at the layer where it is highest; NaN where nothing was measured."""
+    return float(np.max(success(results)))
+
+
+def success_at_middle(results: SeedResults) -> float:
+    """Success at layer `L/2`."""
+    values = success(results)
+    return float(values[(len(values) - 1) // 2])
+
+
+def success(results: SeedResults) -> np.ndarray:
+    """`(L + 1,)` success of the controllers of every layer; NaN where nothing was measured."""
+    missing = np.full(results.config["base"]["depth"] + 1, math.nan)
+    return np.asarray(results.artifacts.get("success", missing), float)
+
+
+def table_of_values(results: SweepResults, label: str) -> SweepTable:
+    """A row for each depth and value: success at the best and at the middle layer."""
+    columns = (
+        *("depth", label, *quartile_columns("success at the best layer")),
+        *(*quartile_columns("success at the middle layer"), "base models"),
+    )
+    rows = [
+        (
+            *(run.labels["depth"], tag(run.labels[label])),
+            *quartiles(run.values(success_at_best)),
+            *quartiles(run.values(success_at_middle)),
+            len(run.seeds),
+        )
+        for run in results.runs
+    ]
+    return SweepTable(columns, rows)
+
+
+def figure_of_values(results: SweepResults, label: str, title: str, *, even: bool) -> Figure | None:
+    """Success at the best layer against a value, a line for each depth; None without data.
+
+    Args:
+      results: of the sweep.
+      label: of the value.
+      title: of the figure.
+      even: values stand side by side in even steps instead of where they lie on a line.
+    """
+    groups = results.groups("depth")
+    if not groups:
+        return None
+    values = sorted({run.labels[label] for run in results.runs})
+    place = {value: index if even else value for index, value in enumerate(values)}
+    figure, axes = panels(1, 1, (5.4, 3.8))
+    panel = axes[0, 0]
+    for (depth, group), colour in zip(groups.items(), palette(len(groups)), strict=True):
+        group = sorted(group, key=lambda run: run.labels[label])
+        x = [place[run.labels[label]] for run in group]
+        draw_band(panel, x, _stacked(group), label=f"{depth} blocks", colour=colour)
+        for at, run in zip(x, group, strict=True):
+            points = run.values(success_at_best)
+            panel.plot([at] * len(points), points, ".", color=colour, markersize=5)
+    if even:
+        panel.set_xticks(range(len(values)), [tag(value) for value in values])
+    else:
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panel.set(xlabel=label, ylabel="success at the best layer", ylim=(-0.02, 1.02))
+    legend(panel)
+    figure.suptitle(title, fontsize=11)
+    tell(figure, f"Median and quartiles over {told_base_models(results)}; a point is one of them")
+    return figure
+
+
+def told_base_models(results: SweepResults) -> str:
+    """How many base models every run has, in words."""
+    counts = sorted({len(run.seeds) for run in results.runs})
+    return f"{' or '.join(map(str, counts))} base model{'s' if counts[-1] > 1 else ''} each"
+
+
+def _stacked(group: Sequence[FinishedRun]) -> np.ndarray:
+    """`(base models, values)`; NaN where a run has fewer base models than others."""
+    most = max(len(run.seeds) for run in group)
+    columns = [run.values(success_at_best) for run in group]
+    return np.array([column + [math.nan] * (most - len(column)) for column in columns]).T
+
+
+def draw(name: str, figure: Figure | None) -> Mapping[str, Figure]:
+    """The figure under its name, if there is one."""
+    return {} if figure is None else {name: figure}

@@ -1,0 +1,300 @@
+"""Rate against distortion over α, with a frozen and with a co-trained base model (method §5, §7).
+
+A point is one metacontroller: its action NLL against the KL of its codes, in nats per step, on
+held-out rows. The gap of the curve is measured, not looked for, in two ways: as the difference of
+NLL between neighbouring values of α on the frozen curve, and as that between both curves where
+their KL is the same.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from internal_rl.analysis.drawing import draw_references, legend, panels, tell
+from internal_rl.analysis.results import SeedResults, standing
+from internal_rl.analysis.sweeps.sweep import Run, Sweep, SweepResults, tag, values_of
+from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
+from internal_rl.analysis.table import format_number
+
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "frozen": {"metacontroller.variant": "discovered"},
+    "co-trained": {"metacontroller.variant": "cotrained"},
+}
+"""What each arm of the study changes; co-training starts from `metacontroller.base_from`."""
+
+GATES = {"gridworld-pinpad": "gumbel"}
+"""Gate by world (appendix C.6); other worlds keep that of their config."""
+
+MARKERS = {0.8: ("*", 90), 0.5: ("o", 34), -math.inf: ("X", 34)}
+"""Shape and size of a point by the least F1 that it stands for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """What the study goes through.
+
+    Attributes:
+      alphas: weights of the KL.
+      seeds: metacontrollers for each, all on one base model.
+    """
+
+    alphas: tuple[float, ...]
+    seeds: int
+
+
+VALUES = {
+    "smoke": Values((0.1, 1.0), 1),
+    "small": Values((0.0, 0.05, 0.1, 0.3, 1.0), 3),
+    "paper": Values((0.0, 0.05, 0.1, 0.17, 0.3, 0.5, 1.0), 10),
+}
+
+
+def alpha_fields(settings: Any, alpha: float) -> dict[str, float]:
+    """Fields for a weight of the KL, which may not start above where it ends."""
+    fields = {"metacontroller.alpha": alpha}
+    if settings.metacontroller.alpha_start > alpha:
+        fields["metacontroller.alpha_start"] = alpha
+    return fields
+
+
+def runs(settings: Any, values: Values | None = None) -> list[Run]:
+    """Every arm at every α."""
+    values = values or values_of(VALUES, settings)
+    gate = GATES.get(settings.environment["name"], settings.metacontroller.gate)
+    return [
+        Run(
+            name=f"{arm.replace('-', '')}_alpha{tag(alpha)}",
+            stages=("metacontroller",),
+            fields={**fields, "metacontroller.gate": gate, **alpha_fields(settings, alpha)},
+            seeds={"pretrain": 1, "metacontroller": values.seeds},
+            labels={"arm": arm, "alpha": alpha},
+        )
+        for arm, fields in ARMS.items()
+        for alpha in values.alphas
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Both ends of the trade at one α, medians over seeds in nats per step.
+
+    Attributes:
+      alpha: weight of the KL.
+      nll: of the actions.
+      kl: of the codes.
+    """
+
+    alpha: float
+    nll: float
+    kl: float
+
+
+def curve_of(results: SweepResults, arm: str) -> list[Point]:
+    """The points of an arm, α ascending."""
+    found = [
+        Point(float(run.labels["alpha"]), _median(run.values(nll)), _median(run.values(kl)))
+        for run in results.groups("arm").get(arm, ())
+    ]
+    return sorted(found, key=lambda point: point.alpha)
+
+
+def nll(results: SeedResults) -> float:
+    """NLL of the actions on held-out rows, nats per step."""
+    return results.scalar("action_nll")
+
+
+def kl(results: SeedResults) -> float:
+    """KL of the codes on held-out rows, nats per step."""
+    return results.scalar("kl")
+
+
+def switches(results: SeedResults) -> float:
+    """Steps of a trajectory with `β >= 0.5`, in the mean; the first one, which always has, too."""
+    return results.scalar("switches_per_trajectory") + 1.0
+
+
+def _median(values: Sequence[float]) -> float:
+    return quartiles(values)[0]
+
+
+def widest_gap(curve: Sequence[Point]) -> tuple[Point, Point] | None:
+    """Neighbours in α whose NLL is furthest apart; None with fewer than two points."""
+    pairs = list(zip(curve, curve[1:], strict=False))
+    return max(pairs, key=lambda pair: pair[1].nll - pair[0].nll, default=None)
+
+
+def nll_at(curve: Sequence[Point], rate: float) -> float:
+    """NLL of a curve where its KL is `rate`, by straight lines between points; NaN outside."""
+    ordered = sorted(curve, key=lambda point: point.kl)
+    rates = [point.kl for point in ordered]
+    if not rates or not rates[0] <= rate <= rates[-1]:
+        return math.nan
+    return float(np.interp(rate, rates, [point.nll for point in ordered]))
+
+
+def distances(frozen: Sequence[Point], other: Sequence[Point]) -> dict[float, float]:
+    """For every α of the frozen curve how much higher the other one's NLL is at the same KL.
+
+    Returns:
+      Nats per step by α; NaN where the other curve has no point of so much and of so little KL.
+    """
+    return {point.alpha: nll_at(other, point.kl) - point.nll for point in frozen}
+
+
+def table(results: SweepResults) -> SweepTable:
+    """A row for each arm and α, and what both gaps come to."""
+    curves = {arm: curve_of(results, arm) for arm in results.groups("arm")}
+    columns = (
+        *("arm", "α"),
+        *(heading for name in ("NLL", "KL") for heading in quartile_columns(name)),
+        *("switches per trajectory", "F1", "NLL of the co-trained arm at this KL, less NLL"),
+        "seeds",
+    )
+    apart = distances(curves.get("frozen", ()), curves.get("co-trained", ()))
+    rows = []
+    for run in results.runs:
+        arm, alpha = run.labels["arm"], float(run.labels["alpha"])
+        f1 = _median(run.values(lambda seed: seed.scalar("f1")))
+        distance = apart[alpha] if arm == "frozen" else math.nan
+        ends = (*quartiles(run.values(nll)), *quartiles(run.values(kl)))
+        cells = (*ends, _median(run.values(switches)), f1, distance)
+        rows.append((arm, tag(alpha), *cells, len(run.seeds)))
+    return SweepTable(columns, rows, [_told_gap(curves), _told_distance(apart)])
+
+
+def _told_gap(curves: Mapping[str, Sequence[Point]]) -> str:
+    pair = widest_gap(curves.get("frozen", ()))
+    if pair is None:
+        return "Gap of the frozen curve: needs two values of α."
+    low, high = pair
+    return (
+        "Gap of the frozen curve, the largest difference of NLL between neighbouring values of α:"
+        f" {format_number(high.nll - low.nll)} nats per step, from α = {low.alpha:g} to"
+        f" {high.alpha:g}, where the KL changes by {format_number(high.kl - low.kl)}. All are"
+        " medians over seeds."
+    )
+
+
+def _told_distance(apart: Mapping[float, float]) -> str:
+    known = {alpha: value for alpha, value in apart.items() if not math.isnan(value)}
+    if not known:
+        return "Distance of the arms at equal KL: no point of the frozen arm lies on the other's."
+    alpha = max(known, key=known.get)
+    return (
+        "Distance of the arms at equal KL, NLL of the co-trained arm (straight lines between its"
+        f" medians) less that of the frozen one: largest at the frozen α = {alpha:g} with"
+        f" {format_number(known[alpha])} nats per step, in the mean of {len(known)} points"
+        f" {format_number(float(np.mean(list(known.values()))))}."
+    )
+
+
+def figures(results: SweepResults) -> dict[str, Figure]:
+    """NLL against KL with a panel for each arm: every seed a point, a line through the medians."""
+    arms = results.groups("arm")
+    if not arms:
+        return {}
+    figure, axes = panels(1, len(arms), (4.6 * len(arms) + 1.6, 4.4), sharex=True, sharey=True)
+    seeds = [seed for run in results.runs for seed in run.seeds]
+    counts = [count for count in map(switches, seeds) if not math.isnan(count)]
+    norm = matplotlib.colors.LogNorm(1.0, max([2.0, *counts]))
+    rates = [rate for rate in map(kl, seeds) if rate > 0]
+    axes[0, 0].set_yscale("symlog", linthresh=max(min(rates, default=0.01), 1e-3))
+    axes[0, 0].set_ylim(0.0, 2.0 * max([0.01, *rates]))
+    for panel, (arm, group) in zip(axes[0], arms.items(), strict=True):
+        for seed in (seed for run in group for seed in run.seeds):
+            _draw_seed(panel, seed, norm)
+        _draw_curve(panel, curve_of(results, arm))
+        draw_references(panel, _references(seeds), across="x")
+        panel.set(xlabel="distortion: action NLL (nats per step)", title=f"{arm} base model")
+        if arm == "frozen":
+            _draw_gap(panel, widest_gap(curve_of(results, arm)))
+    axes[0, 0].set_ylabel("rate: KL (nats per step)")
+    legend(axes[0, -1])
+    shades = matplotlib.cm.ScalarMappable(norm, "viridis")
+    label = "switches per trajectory, the first step included"
+    bar = figure.colorbar(shades, ax=axes, label=label, format="{x:g}")
+    bar.minorticks_off()
+    bar.set_ticks([tick for tick in (1, 2, 3, 5, 10, 20, 50, 100, 500) if tick <= norm.vmax])
+    _draw_marker_legend(figure)
+    tell(figure, f"Points are single runs, the line joins medians; {standing(seeds)}")
+    return {"rate_distortion": figure}
+
+
+def _draw_seed(panel: Axes, seed: SeedResults, norm: Any) -> None:
+    f1 = seed.scalar("f1")
+    shape, size = next(
+        style for least, style in MARKERS.items() if f1 >= least or least == -math.inf
+    )
+    count = switches(seed)
+    colour = "0.6" if math.isnan(count) else matplotlib.colormaps["viridis"](norm(count))
+    panel.scatter(
+        nll(seed), kl(seed), s=size, marker=shape, color=[colour], linewidth=0.4, edgecolor="0.2"
+    )
+
+
+def _draw_curve(panel: Axes, curve: Sequence[Point]) -> None:
+    nlls, kls = [point.nll for point in curve], [point.kl for point in curve]
+    panel.plot(nlls, kls, "-", color="0.5", linewidth=1.0, zorder=0)
+    for point in curve:
+        panel.annotate(
+            rf"$\alpha$={point.alpha:g}",
+            (point.nll, point.kl),
+            xytext=(6, 5),
+            textcoords="offset points",
+            fontsize=7.5,
+        )
+
+
+def _draw_gap(panel: Axes, pair: tuple[Point, Point] | None) -> None:
+    if pair is None or pair[1].nll <= pair[0].nll:
+        return
+    low, high = pair
+    panel.axvspan(low.nll, high.nll, color="0.92", zorder=-1)
+    panel.text(
+        (low.nll + high.nll) / 2,
+        0.04,
+        f"widest gap\n{high.nll - low.nll:.2g} nats",
+        ha="center",
+        fontsize=8.5,
+        color="0.3",
+        transform=panel.get_xaxis_transform(),
+    )
+
+
+def _draw_marker_legend(figure: Figure) -> None:
+    least = list(MARKERS)
+    names = [f"F1 {value:g} or more" for value in least[:-1]] + [f"F1 below {least[-2]:g}"]
+    handles = [
+        Line2D([], [], linestyle="", marker=shape, color="0.4", markersize=size**0.5, label=name)
+        for name, (shape, size) in zip(names, MARKERS.values(), strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+
+
+def _references(seeds: Sequence[SeedResults]) -> dict[str, float]:
+    """Exact NLLs that are known, in nats per action."""
+    names = ("bayes", "goal_given")
+    values = {name: seed.last(f"reference/{name}") for seed in seeds[:1] for name in names}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+SWEEP = Sweep(
+    name="rate_distortion",
+    title="Rate and distortion",
+    runs=runs,
+    table=table,
+    figures=figures,
+    inputs=("pretrain",),
+    captions={
+        "rate_distortion": "KL of the codes against NLL of the actions, a point for each"
+        " metacontroller: its colour tells how often the gate switches, its shape how well switches"
+        " follow changes of the subgoal. Grey: the widest gap between neighbouring values of alpha."
+    },
+)

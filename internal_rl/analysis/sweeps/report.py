@@ -1,0 +1,148 @@
+"""What sweeps have left in a work directory, and the tables and figures of them.
+
+A sweep writes down its runs in `<workdir>/sweep/<study>/sweep.json` before it begins, so that those
+that are missing can be named.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from internal_rl.analysis.drawing import Picture, as_png, told
+from internal_rl.analysis.results import read_run
+from internal_rl.analysis.sweeps.sweep import FinishedRun, Sweep, SweepResults
+from internal_rl.errors import ConfigError
+from internal_rl.files import read_json, storage_faults, write_atomically, write_json
+from internal_rl.paths import AnyPath, as_path
+from internal_rl.training.stage_directory import StageDirectory
+
+LIST = "sweep.json"
+"""File with the runs of a sweep."""
+
+
+def folder_of(workdir: str | os.PathLike, study: str) -> AnyPath:
+    """Where the runs of a sweep lie."""
+    return as_path(workdir) / "sweep" / study
+
+
+def write_list(workdir: str | os.PathLike, study: str, runs: Sequence[dict[str, Any]]) -> None:
+    """Writes down which runs a sweep has.
+
+    Args:
+      workdir: work directory.
+      study: name of the sweep.
+      runs: of every run that is measured `name`, `labels`, `fields`, the folder of its last `stage`
+        and, as `bases`, for every seed of that the base model that it stands on.
+
+    Raises:
+      StorageError: the file cannot be written.
+    """
+    folder = folder_of(workdir, study)
+    with storage_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / LIST, {"study": study, "runs": list(runs)})
+
+
+def studies_in(workdir: str | os.PathLike) -> list[str]:
+    """Names of the sweeps that a work directory holds."""
+    with storage_faults(workdir):
+        return sorted(path.parent.name for path in as_path(workdir).glob(f"sweep/*/{LIST}"))
+
+
+def read_sweep(workdir: str | os.PathLike, study: str) -> SweepResults:
+    """Reads the finished runs of a sweep; a run counts once all of its seeds are finished.
+
+    Raises:
+      ConfigError: the sweep has not been begun.
+      StorageError: files cannot be read.
+    """
+    if study not in studies_in(workdir):
+        raise ConfigError(f"{workdir}: the study {study} has not been begun there")
+    folder = folder_of(workdir, study)
+    finished, missing = [], []
+    with storage_faults(folder):
+        for listed in read_json(folder / LIST)["runs"]:
+            name, stage, bases = (listed[key] for key in ("name", "stage", "bases"))
+            place = folder / name
+            if not all(StageDirectory(place, stage, seed).finished for seed in map(int, bases)):
+                missing.append(name)
+                continue
+            seeds = [
+                dataclasses.replace(results, base=bases[str(results.seed)])
+                for results in read_run(place)[stage]
+                if str(results.seed) in bases
+            ]
+            finished.append(FinishedRun(name, listed["labels"], listed["fields"], seeds))
+    return SweepResults(finished, missing)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownSweep:
+    """What a sweep shows.
+
+    Attributes:
+      name: of the study.
+      title: for headings.
+      text: the table as Markdown, with what is missing and notes.
+      table: the table as CSV.
+      figures: its figures.
+      captions: what they show, by name.
+      files: content of further files by name.
+    """
+
+    name: str
+    title: str
+    text: str
+    table: str
+    figures: tuple[Picture, ...]
+    captions: Mapping[str, str]
+    files: Mapping[str, str]
+
+    def write(self, folder: AnyPath) -> None:
+        """Writes `<study>.md`, `<study>.csv`, the figures and further files into a folder.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        write_atomically(folder / f"{self.name}.md", f"# {self.title}\n\n{self.text}")
+        write_atomically(folder / f"{self.name}.csv", self.table)
+        for name, content in self.files.items():
+            write_atomically(folder / name, content)
+        for picture in self.figures:
+            write_atomically(folder / f"{picture.name}.png", picture.content)
+
+
+def show_sweep(workdir: str | os.PathLike, sweep: Sweep) -> ShownSweep:
+    """Reads a sweep and draws what is finished.
+
+    Raises:
+      ConfigError: the sweep has not been begun.
+      StorageError: files cannot be read.
+    """
+    results = read_sweep(workdir, sweep.name)
+    table, figures = sweep.table(results), sweep.figures(results)
+    return ShownSweep(
+        name=sweep.name,
+        title=sweep.title,
+        text=f"{_count(results)}\n\n{table.markdown()}",
+        table=table.csv(),
+        figures=tuple(Picture(name, as_png(x), told(x)) for name, x in figures.items()),
+        captions=sweep.captions,
+        files=sweep.files(results) if sweep.files is not None else {},
+    )
+
+
+def write_sweep(workdir: str | os.PathLike, sweep: Sweep) -> ShownSweep:
+    """Writes what a sweep shows into `<workdir>/report/`; errors as `show_sweep`."""
+    shown, folder = show_sweep(workdir, sweep), as_path(workdir) / "report"
+    with storage_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        shown.write(folder)
+    return shown
+
+
+def _count(results: SweepResults) -> str:
+    whole = len(results.runs) + len(results.missing)
+    text = f"{len(results.runs)} of {whole} runs are finished."
+    return f"{text} Missing: {', '.join(results.missing)}." if results.missing else text

@@ -1,0 +1,230 @@
+"""Where the stages of a run come from, command, commit and device, and which ones it lacks."""
+
+import dataclasses
+import functools
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+
+from internal_rl.analysis.results import RunResults, SeedResults, standing
+from internal_rl.errors import StorageError
+from internal_rl.files import read_json
+from internal_rl.paths import AnyPath, as_path
+from internal_rl.stages.catalogue import STAGES, command_of, whole_run
+from internal_rl.stages.config_file import CONFIG_FILES, load_config
+from internal_rl.stages.places import Places
+from internal_rl.stages.settings import PRESETS, Settings
+from internal_rl.training.stage_directory import StageDirectory
+
+UNKNOWN = "not recorded"
+DIGITS_OF_COMMIT = 7
+
+# Fields that tell the variants of a stage apart; a whole run makes all of them.
+_VARIANTS = (
+    *("metacontroller.variant", "internal_rl.codes"),
+    *("probe.base_step", "steer.base_step"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What made the seeds of one stage.
+
+    Attributes:
+      stage: its folder.
+      seeds: which ones.
+      command: that makes it with the same settings.
+      steps: updates, or rounds of the expert; NaN where that is not known.
+      unit: what `steps` counts.
+      commits: of the code, each once.
+      software: jax and the device of the first seed.
+      seconds: of the first seed; NaN where that is not known.
+      standing: number of runs and of base models, in words.
+    """
+
+    stage: str
+    seeds: tuple[int, ...]
+    command: str
+    steps: float
+    unit: str
+    commits: tuple[str, ...]
+    software: str
+    seconds: float
+    standing: str
+
+
+def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origin:
+    """What made a stage, as its `config.json`, `versions.json` and `DONE` tell.
+
+    Args:
+      workdir: of the run.
+      seeds: of one stage, one or more.
+    """
+    first = seeds[0]
+    folders = [as_path(workdir) / first.stage / f"seed_{s.seed}" for s in seeds]
+    versions = [_read(folder / "versions.json") for folder in folders]
+    commits = dict.fromkeys(_short(str(found.get("commit", UNKNOWN))) for found in versions)
+    told = versions[0]
+    return Origin(
+        stage=first.stage,
+        seeds=tuple(results.seed for results in seeds),
+        command=command_that_made(first),
+        steps=_read(folders[0] / "DONE").get("steps", first.last("step")),
+        unit="rounds" if first.stage == "expert" else "updates",
+        commits=tuple(commits),
+        software=f"jax {told.get('jax', UNKNOWN)} on {told.get('device', UNKNOWN)}",
+        seconds=first.last("seconds"),
+        standing=standing(seeds),
+    )
+
+
+def _short(commit: str) -> str:
+    hashed, plus, changes = commit.partition("+")
+    if set(hashed) <= set("0123456789abcdef"):
+        return f"{hashed[:DIGITS_OF_COMMIT]}{plus}{changes}"
+    return commit
+
+
+def _read(file: AnyPath) -> Mapping:
+    """An object of JSON; empty where there is none. What is damaged the report has named."""
+    try:
+        found = read_json(file) if file.exists() else {}
+    except StorageError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _stage_of(folder: str) -> str:
+    """The stage that a folder is a variant of."""
+    return next((name for name in STAGES if f"{folder}_".startswith(f"{name}_")), folder)
+
+
+def command_that_made(results: SeedResults) -> str:
+    """The command that makes a stage with the settings of a run, preset and single fields."""
+    stage, world = _stage_of(results.stage), _world_of(results)
+    if world not in CONFIG_FILES:
+        whose = f", with the config of {world}" if world else ""
+        return f'irl.run_stages(config, workdir, ["{stage}"]){whose}'
+    preset, changes = _nearest_preset(CONFIG_FILES[world], stage, results.config)
+    fields = (f"--config.{field}={value}" for field, value in changes.items())
+    flags = shlex.join([f"--config={CONFIG_FILES[world]}:{preset}", *fields])
+    return f"{command_of(stage)} {flags}"
+
+
+def _world_of(results: SeedResults) -> str:
+    """Name of the world; empty for stages that depend on none."""
+    return results.config.get("environment", {}).get("name", "")
+
+
+def _nearest_preset(file: str, stage: str, stored: Mapping) -> tuple[str, dict[str, object]]:
+    """The preset from which a run differs in the fewest fields, and these fields."""
+    found = {preset: _changes(_preset(file, preset), stage, stored) for preset in PRESETS}
+    preset = min(found, key=lambda preset: len(found[preset]))
+    return preset, found[preset]
+
+
+@functools.cache
+def _preset(file: str, preset: str) -> Settings:
+    return Settings.read(load_config(f"{file}:{preset}"))
+
+
+def _changes(settings: Settings, stage: str, stored: Mapping) -> dict[str, object]:
+    """Fields of a run, by dotted name, that differ from those of a preset."""
+    if stage not in settings.sections:
+        return dict(_fields(stored))
+    own = {}
+    codes = stored.get("internal_rl", {}).get("codes")
+    if codes and codes != settings.internal_rl.codes:
+        # They decide which other sections the stage depends on.
+        settings, own = settings.updated("internal_rl", codes=codes), {"internal_rl.codes": codes}
+    config = settings.stage_config(stage)
+    asked, historical = dict(_fields(config.values)), dict(_fields(config.historical))
+    found = dict(_fields(stored))
+    held = {name: found.get(name, historical.get(name)) for name in asked}
+    return own | {name: held[name] for name in asked if asked[name] != held[name]}
+
+
+def _fields(config: Mapping) -> Iterator[tuple[str, object]]:
+    for section, fields in json.loads(json.dumps(config)).items():
+        for name, value in fields.items():
+            yield f"{section}.{name}", value
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """A stage that a whole run holds and this one does not.
+
+    Attributes:
+      stage: its folder.
+      seeds: that are not finished.
+      begun: whether any of them has been begun.
+      command: that makes it.
+    """
+
+    stage: str
+    seeds: tuple[int, ...]
+    begun: bool
+    command: str
+
+
+def settings_of_run(run: RunResults) -> tuple[Settings, tuple[str, ...]] | None:
+    """Settings that a run was made with, as far as its stages tell, and the flags that give them.
+
+    None for worlds from outside, whose config files are not known here.
+    """
+    stages = [seeds[0] for seeds in run.values() if _world_of(seeds[0])]
+    worlds = {_world_of(results) for results in stages}
+    file = CONFIG_FILES.get(next(iter(worlds))) if len(worlds) == 1 else None
+    if file is None:
+        return None
+    found = [_nearest_preset(file, _stage_of(results.stage), results.config) for results in stages]
+    chosen = [preset for preset, _ in found]
+    preset = max(PRESETS, key=chosen.count)
+    changes = {}
+    for results in stages:
+        changes |= _changes(_preset(file, preset), _stage_of(results.stage), results.config)
+    changes = {field: value for field, value in changes.items() if field not in _VARIANTS}
+    config = load_config(f"{file}:{preset}").to_dict()
+    for field, value in changes.items():
+        section, _, name = field.partition(".")
+        config[section][name] = value
+    flags = (f"--config.{field}={value}" for field, value in changes.items())
+    return Settings.read(config), (f"--config={file}:{preset}", *flags)
+
+
+def missing_stages(settings: Settings, places: Places) -> list[Missing]:
+    """Stages of a whole run that are finished nowhere, in order.
+
+    Args:
+      settings: of the run.
+      places: where its stages are found, and the arguments that give its settings.
+    """
+    found = []
+    for stage, chosen in whole_run(settings):
+        folder = chosen.folder_of(stage)
+        begun = [seed for seed in chosen.seeds_of(stage) if places.holds(folder, seed)]
+        lacking = tuple(
+            seed
+            for seed in chosen.seeds_of(stage)
+            if not any(
+                StageDirectory(place, folder, seed).finished
+                for place in (places.workdir, *places.upstream)
+            )
+        )
+        if lacking:
+            fields = _differing(settings, chosen)
+            varied = dataclasses.replace(places, arguments=(*places.arguments, *fields))
+            command = varied.command(chosen, stage)
+            found.append(Missing(folder, lacking, bool(set(begun) & set(lacking)), command))
+    return found
+
+
+def _differing(settings: Settings, chosen: Settings) -> list[str]:
+    """The flags that make a variant of settings."""
+    return [
+        f"--config.{section}.{name}={value}"
+        for section, own in chosen.sections.items()
+        for name, value in own.as_dict().items()
+        if value != settings.sections[section].as_dict()[name]
+    ]

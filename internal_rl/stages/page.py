@@ -1,0 +1,200 @@
+"""The report as one page: tables, figures and what made them, and what has not been run.
+
+The page needs nothing beside itself: pictures, style and script are inside of it, and it asks no
+other machine for anything. Everything that comes from files is escaped.
+"""
+
+import base64
+import dataclasses
+import functools
+import hashlib
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+
+import jinja2
+
+import internal_rl
+from internal_rl.analysis.drawing import Picture
+from internal_rl.analysis.report import Chapter, Report
+from internal_rl.analysis.sweeps.report import ShownSweep
+from internal_rl.analysis.table import HEADS, RATES, Row, cells, rate_cells
+from internal_rl.errors import UserError
+from internal_rl.stages.markdown import as_html
+from internal_rl.stages.origin import (
+    Missing,
+    Origin,
+    missing_stages,
+    origin_of,
+    settings_of_run,
+)
+from internal_rl.stages.places import Places
+from internal_rl.stages.settings import Settings
+
+_HERE = pathlib.Path(__file__).parent
+_MEDIA = {"figure": "image/png", "animation": "image/gif"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A picture on the page.
+
+    Attributes:
+      name: of its file, without the ending.
+      source: its content as a URL of data.
+      caption: what it shows.
+      told: on what it stands; empty for animations.
+    """
+
+    name: str
+    source: str
+    caption: str
+    told: str
+
+    @property
+    def alternative(self) -> str:
+        """What is read out in its place."""
+        return " ".join(f"{self.caption} {self.told}".split())
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What one study shows on the page.
+
+    Attributes:
+      name: of the study.
+      title: heading.
+      origins: what made the stages that it looks at.
+      figures: of the study.
+      animations: of the study.
+      text: HTML behind the figures.
+      lacking: why there is no figure, where it draws some; empty otherwise.
+    """
+
+    name: str
+    title: str
+    origins: tuple[Origin, ...]
+    figures: tuple[Shown, ...]
+    animations: tuple[Shown, ...]
+    text: str
+    lacking: str
+
+
+def report_page(report: Report, places: Places, settings: Settings | None = None) -> str:
+    """The page of a report.
+
+    Args:
+      report: what there is to show.
+      places: where the stages of the run are found.
+      settings: of the run, with the arguments of `places`; None for what its stages tell.
+    """
+    faults = list(report.faults)
+
+    def guarded(what: str, action: Callable, otherwise):
+        try:
+            return action()
+        except (UserError, LookupError, TypeError, ValueError, AttributeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            faults.append(f"{what}: cannot be told ({reason})")
+            return otherwise
+
+    origins = {
+        stage: guarded(
+            f"{stage}, what made it", functools.partial(origin_of, report.workdir, seeds), None
+        )
+        for stage, seeds in report.run.items()
+    }
+    missing = guarded("what has not been run", lambda: _missing(report, places, settings), None)
+    # What is told of a study that neither draws nor writes stands in the table.
+    shown = [x for x in report.chapters if x.study.figures or x.animations or x.text]
+    parts = [_part(chapter, origins) for chapter in shown]
+    parts += [_part_of_sweep(sweep) for sweep in report.sweeps]
+    script = (_HERE / "page.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _template().render(
+        workdir=report.workdir,
+        version=internal_rl.__version__,
+        worlds=sorted(_worlds(report)),
+        heads=HEADS,
+        rows=[(row, _sortable(row)) for row in report.rows],
+        rates_title=RATES,
+        rates=[(row, rate_cells(row)) for row in report.rows if row.rates],
+        parts=parts,
+        missing=missing,
+        left_out=report.left_out,
+        faults=faults,
+        script=script,
+        digest=digest,
+    )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string((_HERE / "page.html").read_text())
+
+
+def _worlds(report: Report) -> set[str]:
+    """Names of the worlds that the stages were trained in."""
+    sections = [s.config.get("environment", {}) for seeds in report.run.values() for s in seeds]
+    return {str(section.get("name", "unknown")) for section in sections}
+
+
+def _missing(
+    report: Report, places: Places, settings: Settings | None
+) -> tuple[Missing, ...] | None:
+    """What a whole run holds beyond this one; None where its settings are not known."""
+    if settings is None:
+        found = settings_of_run(report.run)
+        if found is None:
+            return None
+        settings, arguments = found
+        places = dataclasses.replace(places, arguments=arguments)
+    return tuple(missing_stages(settings, places))
+
+
+def _shown(picture: Picture, kind: str, captions: Mapping[str, str]) -> Shown:
+    content = base64.b64encode(picture.content).decode()
+    caption = captions.get(picture.name, picture.name.replace("_", " "))
+    return Shown(picture.name, f"data:{_MEDIA[kind]};base64,{content}", caption, picture.told)
+
+
+def _part_of_sweep(sweep: ShownSweep) -> Part:
+    """A study over several runs; each of them tells in its folder what made it."""
+    return Part(
+        name=f"sweep-{sweep.name}",
+        title=sweep.title,
+        origins=(),
+        figures=tuple(_shown(picture, "figure", sweep.captions) for picture in sweep.figures),
+        animations=(),
+        text=as_html(sweep.text),
+        lacking="" if sweep.figures else "none of its runs is finished",
+    )
+
+
+def _part(chapter: Chapter, origins: dict[str, Origin | None]) -> Part:
+    study = chapter.study
+    shown = functools.partial(_shown, captions=study.captions)
+    lacking = ""
+    if study.figures is not None and not chapter.figures:
+        lacking = study.asks or "the stages above have not left what it is drawn from"
+    return Part(
+        name=study.name,
+        title=study.title or study.name.replace("_", " "),
+        origins=tuple(origins[stage] for stage in chapter.stages if origins[stage] is not None),
+        figures=tuple(shown(picture, "figure") for picture in chapter.figures),
+        animations=tuple(shown(picture, "animation") for picture in chapter.animations),
+        text=as_html(chapter.text),
+        lacking=lacking,
+    )
+
+
+def _sortable(row: Row) -> list[tuple[str, float | str]]:
+    """Cells of a row, each with the number by which it is sorted; empty where there is none."""
+    found = row.summary
+    counts = (found.count, row.base_models or math.nan)
+    numbers = (found.median, found.lower, found.mean, found.interval[0], *counts)
+    keys = ("" if math.isnan(number) else number for number in numbers)
+    return list(zip(cells(row), keys, strict=True))

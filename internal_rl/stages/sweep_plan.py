@@ -1,0 +1,189 @@
+"""What the runs of a study are made from: settings, places and commands, and how far they are."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+from internal_rl.analysis.sweeps import report
+from internal_rl.analysis.sweeps.sweep import Run, Sweep
+from internal_rl.errors import ConfigError, StageConflictError
+from internal_rl.paths import as_path
+from internal_rl.stages import running
+from internal_rl.stages.places import Places, config_arguments, stage_command
+from internal_rl.stages.settings import Settings
+from internal_rl.training.stage_directory import StageDirectory
+
+FINISHED, BEGUN, TO_DO, ELSEWHERE = "finished", "begun", "to do", "finished elsewhere"
+OTHERWISE = "made with other settings"
+
+
+def seed_fields(seeds: dict[str, int]) -> dict[str, int]:
+    """Fields for the seeds of a run; see `Run.seeds`."""
+    fields, count = {}, 1
+    for stage, each in seeds.items():
+        count *= each
+        fields[f"{stage}.num_seeds"] = count
+    return fields
+
+
+def changed(settings: Settings, fields: dict[str, object]) -> Settings:
+    """Settings with fields `section.field` changed.
+
+    Raises:
+      ConfigError: a field is unknown, or its value is not allowed.
+    """
+    sections: dict[str, dict[str, object]] = {}
+    for name, value in fields.items():
+        section, _, field = name.partition(".")
+        if section not in settings.sections:
+            known = ", ".join(settings.sections)
+            raise ConfigError(f"config.{section}: asked for by a study, allowed are {known}")
+        sections.setdefault(section, {})[field] = value
+    for section, values in sections.items():
+        settings = settings.updated(section, **values)
+    return settings
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """A run with its settings and its places.
+
+    Attributes:
+      run: as the study has it.
+      settings: the config with its fields and seeds.
+      workdir: where its stages are written.
+      upstream: where earlier ones lie.
+      arguments: of the command line, which choose its config.
+    """
+
+    run: Run
+    settings: Settings
+    workdir: str
+    upstream: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+    def places(self, loggers: tuple[str, ...]) -> Places:
+        """Where its stages are found, as far as there are folders yet."""
+        upstream = tuple(folder for folder in self.upstream if as_path(folder).is_dir())
+        return Places(self.workdir, upstream, self.arguments, loggers)
+
+    def commands(self) -> list[str]:
+        """What is typed to make it, stage by stage."""
+        return [
+            stage_command(stage, self.arguments, self.workdir, self.upstream)
+            for stage in self.run.stages
+        ]
+
+    def state(self, stage: str) -> str:
+        """How far one of its stages is.
+
+        Raises:
+          StageConflictError: it was made with other settings.
+        """
+        settings, folder = self.settings, self.settings.folder_of(stage)
+        config = settings.stage_config(stage)
+        begun = []
+        for seed in settings.seeds_of(stage):
+            directory = StageDirectory(self.workdir, folder, seed)
+            found = directory.check(config)
+            if found is not None:
+                begun.append(directory.finished and not found.steps_raised)
+        if len(begun) == len(settings.seeds_of(stage)) and all(begun):
+            return FINISHED
+        if begun:
+            return BEGUN
+        # What is measured has to lie in the run's own folder.
+        measured = self.run.labels and stage == self.run.stages[-1]
+        if not measured and running.finished_upstream(settings, stage, self.places(())):
+            return ELSEWHERE
+        return TO_DO
+
+    def state_of_run(self) -> str:
+        """How far it is, told by its stages; see `state`."""
+        try:
+            states = {self.state(stage) for stage in self.run.stages}
+        except StageConflictError:
+            return OTHERWISE
+        if states <= {FINISHED, ELSEWHERE}:
+            return FINISHED if FINISHED in states else ELSEWHERE
+        return TO_DO if states <= {TO_DO, ELSEWHERE} else BEGUN
+
+
+def plan(sweep: Sweep, settings: Settings, places: Places) -> list[PlannedRun]:
+    """All runs of a study.
+
+    Raises:
+      ConfigError: the study does not fit to the config.
+    """
+    try:
+        runs = sweep.runs(settings)
+    except ValueError as error:
+        raise ConfigError(f"--study={sweep.name}: {error}") from None
+    folder = report.folder_of(places.workdir, sweep.name)
+    own = places.arguments or config_arguments(settings)
+    shared = [str(place) for place in (places.workdir, *places.upstream) if as_path(place).is_dir()]
+    planned: dict[str, PlannedRun] = {}
+    for run in runs:
+        fields = {**run.fields, **seed_fields(run.seeds)}
+        chosen = changed(settings, fields)
+        read = [planned[name] for name in run.reads]
+        # What a run reads may itself be finished elsewhere, and then has no folder.
+        reads = [other.workdir for other in read if other.state_of_run() != ELSEWHERE]
+        arguments = (*own, *_overrides(settings, fields))
+        planned[run.name] = PlannedRun(
+            run, chosen, str(folder / run.name), (*reads, *shared), arguments
+        )
+    return list(planned.values())
+
+
+def _overrides(settings: Settings, fields: dict[str, object]) -> list[str]:
+    """Arguments for fields that differ from the config."""
+    found = []
+    for name, value in fields.items():
+        section, _, field = name.partition(".")
+        if getattr(settings.sections[section], field) != value:
+            found.append(f"--config.{name}={value}")
+    return found
+
+
+def choose(planned: Sequence[PlannedRun], names: Sequence[str]) -> list[PlannedRun]:
+    """The runs of some names and those that they read, in the order of the study; all without any.
+
+    Raises:
+      ConfigError: there is no run of a name.
+    """
+    by_name = {item.run.name: item for item in planned}
+    for name in names:
+        if name not in by_name:
+            raise ConfigError(f"--runs: '{name}' given, allowed are {', '.join(by_name)}")
+    wanted, left = set(names or by_name), list(names)
+    while left:
+        reads = by_name[left.pop()].run.reads
+        left += [name for name in reads if name not in wanted]
+        wanted |= set(reads)
+    return [item for name, item in by_name.items() if name in wanted]
+
+
+def tell(planned: Sequence[PlannedRun]) -> str:
+    """All runs with how far they are and the commands that make them, and how many there are."""
+    lines, counts = [], {}
+    for item in planned:
+        state = item.state_of_run()
+        counts[state] = counts.get(state, 0) + 1
+        lines.append(f"# {item.run.name}: {state}")
+        lines += item.commands()
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    whole = f"{len(planned)} run{'s' if len(planned) != 1 else ''}"
+    return "\n".join([*lines, f"# {whole}: {told}"])
+
+
+def bases_of(item: PlannedRun) -> tuple[int, ...]:
+    """The base model of every seed of what is measured, by its seed."""
+    settings, stages = item.settings, list(item.run.seeds)
+    seeds = settings.seeds_of(stages[-1])
+    for stage, reader in reversed(list(itertools.pairwise(stages))):
+        if stage == "pretrain" and not getattr(settings.sections[reader], "reads_base", True):
+            # Every seed has drawn its own; numbers as in `analysis.results`.
+            return tuple(-1 - seed for seed in seeds)
+        seeds = settings.seeds_read(stage, seeds)
+    return seeds

@@ -1,0 +1,74 @@
+"""What a traced program needs of memory at least, before it is compiled."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import chex
+import jax
+from jax.extend import core
+
+from internal_rl.errors import ConfigError
+from internal_rl.memory import memory_there_is, shown
+from internal_rl.section import SettingError
+
+# Their results lie in memory whole; others may be made on the way into what reads them.
+_KEPT = ("dot_general", "conv_general_dilated")
+
+
+def check_size(name: str, jaxpr: core.ClosedJaxpr, held: chex.ArrayTree) -> None:
+    """Refuses a program that no memory here can hold.
+
+    Args:
+      name: of the stage.
+      jaxpr: the program.
+      held: arrays or shapes that are there all the time.
+
+    Raises:
+      ConfigError: tells what is needed at least and what there is.
+    """
+    held_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
+    largest = max(_kept(jaxpr.jaxpr), key=_bytes, default=None)
+    needed = held_bytes + (0 if largest is None else _bytes(largest))
+    there = memory_there_is()
+    if needed > there:
+        array = "" if largest is None else f" and {list(largest.shape)} numbers at once"
+        raise ConfigError(
+            f"{name}: an update needs {shown(needed)} at least ({shown(held_bytes)} of parameters"
+            f" and data{array}), allowed is what fits into the {shown(there)} of memory here: make"
+            " batches or models smaller, or num_parts larger"
+        )
+
+
+def _bytes(array) -> int:
+    return math.prod(array.shape) * array.dtype.itemsize
+
+
+def _kept(jaxpr) -> Iterator:
+    """Results of products, those in loops and branches included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in _KEPT:
+            yield from (variable.aval for variable in equation.outvars)
+        for inner in core.jaxprs_in_params(equation.params):
+            yield from _kept(inner)
+
+
+@contextlib.contextmanager
+def size_faults(name: str) -> Iterator[None]:
+    """Turns what is found out while a program is traced, compiled or run into one line.
+
+    Raises:
+      ConfigError: a setting is not allowed, or memory was not enough.
+    """
+    try:
+        yield
+    except SettingError as error:
+        raise ConfigError(f"config.{name}: {error}") from None
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        text = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text:
+            raise
+        raise ConfigError(
+            f"{name}: memory is not enough ({text[:200] or 'of the host'}): make batches or models"
+            " smaller, or num_parts larger; what was saved stays"
+        ) from error

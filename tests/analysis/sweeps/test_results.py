@@ -1,0 +1,160 @@
+"""Tables and figures of studies whose runs are made up."""
+
+import math
+
+import numpy as np
+import pytest
+
+from internal_rl.analysis.drawing import as_png, told
+from internal_rl.analysis.sweeps import (
+    ablation_age,
+    controllers,
+    layer_by_depth,
+    rate_distortion,
+    selection_results,
+)
+from internal_rl.analysis.sweeps.rate_distortion import Point
+from internal_rl.analysis.sweeps.sweep import SweepResults, all_sweeps
+from internal_rl.analysis.sweeps.table import SweepTable
+from tests.analysis.sweeps import made_up
+
+CURVE = [Point(0.1, 0.02, 2.0), Point(0.3, 0.30, 1.0), Point(1.0, 0.40, 0.0)]
+
+
+def cells(table, column):
+    return [row[table.columns.index(column)] for row in table.rows]
+
+
+def test_the_gap_is_the_largest_step_of_nll_between_neighbours_in_alpha():
+    low, high = rate_distortion.widest_gap(CURVE)
+    assert (low.alpha, high.alpha) == (0.1, 0.3)
+    assert rate_distortion.widest_gap(CURVE[:1]) is None
+
+
+def test_curves_are_compared_where_their_kl_is_the_same():
+    assert rate_distortion.nll_at(CURVE, 1.5) == pytest.approx(0.16)
+    assert math.isnan(rate_distortion.nll_at(CURVE, 2.5))
+    assert math.isnan(rate_distortion.nll_at([], 1.0))
+    frozen = [Point(0.2, 0.10, 1.5), Point(0.4, 0.1, 3.0)]
+    apart = rate_distortion.distances(frozen, CURVE)
+    assert apart[0.2] == pytest.approx(0.06) and math.isnan(apart[0.4])
+
+
+def test_the_table_of_rate_and_distortion_tells_both_gaps():
+    table = rate_distortion.table(made_up.rate_distortion_results())
+    assert cells(table, "arm") == ["frozen"] * 5 + ["co-trained"] * 5
+    assert cells(table, "seeds") == [3] * 10
+    # The first step is counted.
+    assert cells(table, "switches per trajectory")[:3] == [21.0, 9.0, pytest.approx(3.1)]
+    distance = cells(table, "NLL of the co-trained arm at this KL, less NLL")
+    assert distance[2] == pytest.approx(0.1, abs=0.03)
+    assert all(math.isnan(value) for value in distance[5:])
+    assert "from α = 0.1 to 0.3" in table.notes[0]
+    assert "largest at the frozen α = 0.1" in table.notes[1]
+    alone = rate_distortion.table(made_up.rate_distortion_results(arms=("frozen",)))
+    assert "no point of the frozen arm lies on the other's" in alone.notes[1]
+
+
+@pytest.mark.parametrize("arms", [("frozen", "co-trained"), ("frozen",)])
+def test_rate_and_distortion_are_drawn_arm_by_arm(arms):
+    results = made_up.rate_distortion_results(arms)
+    figure = rate_distortion.figures(results)["rate_distortion"]
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == [f"{arm} base model" for arm in arms]
+    assert all(len(axes.collections) >= 15 for axes in panels)
+    assert "15 runs" in told(figure) or "30 runs" in told(figure)
+    assert as_png(figure)
+
+
+def test_success_of_controllers_is_told_at_the_best_and_at_the_middle_layer():
+    label = ablation_age.LABEL
+    results = made_up.controllers_results(label, (100, 1_000), depths=(4,))
+    table = controllers.table_of_values(results, label)
+    assert cells(table, label) == ["100", "1000"] and cells(table, "base models") == [5, 5]
+    best = cells(table, "success at the best layer")
+    middle = cells(table, "success at the middle layer")
+    assert best[0] < best[1] and all(a >= b for a, b in zip(best, middle, strict=True))
+    seed = results.runs[0].seeds[0]
+    assert controllers.success_at_middle(seed) == seed.artifacts["success"][2]
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_success_is_drawn_against_a_value_with_a_line_for_each_depth(even):
+    results = made_up.controllers_results("x", (0.0, 0.01, 0.1))
+    figure = controllers.figure_of_values(results, "x", "Title", even=even)
+    panel = figure.axes[0]
+    assert panel.get_legend_handles_labels()[1] == ["4 blocks", "6 blocks"]
+    assert list(panel.get_lines()[0].get_xdata()) == ([0, 1, 2] if even else [0.0, 0.01, 0.1])
+    assert "5 base models each" in told(figure)
+    assert as_png(figure)
+
+
+def test_runs_with_fewer_base_models_leave_a_gap_and_nothing_else():
+    results = made_up.controllers_results("x", (0.0, 0.1), depths=(4,))
+    runs = list(results.runs)
+    runs[0] = type(runs[0])(runs[0].name, runs[0].labels, {}, runs[0].seeds[:2])
+    figure = controllers.figure_of_values(SweepResults(runs), "x", "Title", even=True)
+    line = figure.axes[0].get_lines()[0].get_ydata()
+    expected = [np.median(run.values(controllers.success_at_best)) for run in runs]
+    np.testing.assert_allclose(line, expected)
+    assert "2 or 5 base models each" in told(figure)
+
+
+def test_layers_are_counted_from_the_middle():
+    results = made_up.controllers_results("", (0,), depths=(3, 4))
+    table = layer_by_depth.table(results)
+    assert cells(table, "from the middle") == [-1.5, -0.5, 0.5, 1.5, -2.0, -1.0, 0.0, 1.0, 2.0]
+    figure = layer_by_depth.figures(results)["layer_by_depth"]
+    assert figure.axes[0].get_legend_handles_labels()[1] == ["3 blocks", "4 blocks"]
+    assert as_png(figure)
+
+
+def test_each_method_is_shown_at_its_best_median_and_the_mean_decides_between_equals():
+    results = made_up.selection_results()
+    best = selection_results.best_runs(results)
+    assert {way: run.labels["rate"] for way, run in best.items()} == {
+        "discovered": 1e-4,
+        "raw_actions": 1e-4,
+        "compile": 1e-4,
+    }
+    table = selection_results.table(results)
+    assert cells(table, "best").count("yes") == 3 and len(table.rows) == 8
+    assert "internal RL 3, raw actions 2, CompILE 3" in table.notes[0]
+    assert "do not compare them yet" in table.notes[0]
+
+
+def test_the_flags_of_the_best_are_written_for_each_method():
+    files = selection_results.files(made_up.selection_results())
+    assert files == {
+        "selection_discovered.flags": (
+            "--config.metacontroller.variant=discovered --config.internal_rl.learning_rate=0.0001\n"
+        ),
+        "selection_raw_actions.flags": "--config.raw_rl.learning_rate=0.0001\n",
+        "selection_compile.flags": (
+            "--config.metacontroller.variant=compile --config.internal_rl.learning_rate=0.0001\n"
+        ),
+    }
+
+
+def test_trials_and_the_curves_of_the_best_are_drawn():
+    figure = selection_results.figures(made_up.selection_results())["selection"]
+    assert len(figure.axes[1].get_lines()) == 3
+    assert as_png(figure)
+
+
+@pytest.mark.parametrize("study", sorted(all_sweeps()))
+def test_a_study_of_which_nothing_is_finished_has_an_empty_table_and_no_figure(study):
+    sweep, nothing = all_sweeps()[study], SweepResults([], ["first"])
+    assert sweep.table(nothing).rows in ([], ())
+    assert not sweep.figures(nothing)
+    assert not (sweep.files and sweep.files(nothing))
+
+
+def test_tables_are_written_for_readers_and_for_programs():
+    table = SweepTable(("name", "value"), [("a", 0.123456789), ("b", math.nan)], ["A note."])
+    assert table.markdown() == (
+        "| name | value |\n|---|---:|\n| a | 0.1235 |\n| b | – |\n\nA note.\n"
+    )
+    assert table.csv() == "name,value\na,0.123457\nb,nan\n"
+    with pytest.raises(ValueError, match="row of 1 cells given, allowed are 2"):
+        SweepTable(("name", "value"), [("a",)])
