@@ -141,7 +141,7 @@ class PinpadWorld:
         self.unseen_transitions = tasks.unseen_transitions(self.task_set)
         self.num_pretraining_visits = max(map(len, self.task_set.pretraining))
         self._subgoal_table = tasks.subgoal_table(self.task_set, config.num_colours)
-        if not config.solvable_only:
+        if not config.solvable_only and not config.num_layouts:
             self.solvable = self._solvable
 
     def __reduce__(self):
