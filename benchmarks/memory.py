@@ -42,7 +42,9 @@ def define_flags() -> None:
     flags.DEFINE_string("preset", "paper", "Preset of that file.")
     flags.DEFINE_list("only", list(METHODS), "Stages to compile.")
     flags.DEFINE_integer(
-        "num_seeds", 0, "Seeds of every stage in one program; 0 for those of the preset."
+        "num_seeds",
+        0,
+        "Seeds of every stage in one program; 0 for as many as the preset trains together.",
     )
 
 
@@ -79,20 +81,36 @@ def _over_seeds(frozen: Any, num_seeds: int) -> tuple[Any, SteeredModel | None]:
     return stack(frozen), axes
 
 
-def make_stage(name: str, settings: Settings) -> Stage:
-    """A stage on random models, each seed with a model of its own."""
+def make_stage(name: str, settings: Settings, num_seeds: int = 0) -> Stage:
+    """A stage on random models, each seed with a model of its own.
+
+    Args:
+      name: of the stage.
+      settings: of the run.
+      num_seeds: seeds in its program; 0 for as many as the settings train together.
+    """
     method = random_method(name, settings)
-    frozen, axes = _over_seeds(method.frozen, len(settings.seeds_of(name)))
+    together = min(settings.num_seeds(name), settings.sections[name].seeds_together)
+    seeds = tuple(range(num_seeds or together))
+    frozen, axes = _over_seeds(method.frozen, len(seeds))
     stage = stage_of(name, settings, method, source=getattr(method, "source", None), axes=axes)
-    return dataclasses.replace(stage, frozen=frozen)
+    return dataclasses.replace(stage, frozen=frozen, seeds=seeds)
 
 
-def measure(settings: Settings, stages: Sequence[str]) -> dict[str, dict[str, int]]:
-    """`update_memory` of each of `stages`, its `dataset`, and the seeds in its program."""
+def measure(
+    settings: Settings, stages: Sequence[str], num_seeds: int = 0
+) -> dict[str, dict[str, int]]:
+    """`update_memory` of each of `stages`, its `dataset`, and the seeds in its program.
+
+    Args:
+      settings: of the run.
+      stages: their names.
+      num_seeds: see `make_stage`.
+    """
     result = {}
     for name in stages:
         stage_spec(settings, name)
-        stage = make_stage(name, settings)
+        stage = make_stage(name, settings, num_seeds)
         held = dataset_bytes(settings) if name in READS_DATASET else 0
         sizes = update_memory(stage)
         sizes |= {"dataset": held, "total": sizes["total"] + held}
@@ -124,10 +142,7 @@ def main(arguments: list[str]) -> None:
             settings = Settings.read(module.get_config(flags.FLAGS.preset))
         except ValueError as error:
             raise ConfigError(f"--preset: {error}") from None
-        if flags.FLAGS.num_seeds:
-            for section in METHODS:
-                settings = settings.updated(section, num_seeds=flags.FLAGS.num_seeds)
-        figures = measure(settings, only)
+        figures = measure(settings, only, flags.FLAGS.num_seeds)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

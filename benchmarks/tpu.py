@@ -68,7 +68,7 @@ def estimate(
       topology: chip and arrangement, such as `v5e:2x4`.
       programs: pairs of world and stage.
       preset: of both worlds.
-      num_seeds: seeds in one program; 0 for those of the preset.
+      num_seeds: seeds in one program; 0 for those that the preset trains together.
       episode_steps: length of every episode of a rollout; 0 for the time limit.
       parts: how many of the most expensive operations to name.
       tell: is given a line about every program as soon as it is done.
@@ -173,7 +173,9 @@ def define_flags() -> None:
     flags.DEFINE_multi_enum("world", list(WORLDS), list(WORLDS), "Which worlds.")
     flags.DEFINE_list("only", list(METHODS), "Stages to compile.")
     flags.DEFINE_string("preset", "paper", "Preset of the worlds.")
-    flags.DEFINE_integer("num_seeds", 1, "Seeds in one program; 0 for those of the preset.", 0)
+    flags.DEFINE_integer(
+        "num_seeds", 1, "Seeds in one program; 0 for those that the preset trains together.", 0
+    )
     flags.DEFINE_integer("episode_steps", 0, "Length of episodes; 0 for the time limit.", 0)
     flags.DEFINE_integer("parts", 0, "How many of the most expensive operations to name.", 0)
     flags.DEFINE_bool("json", False, "Print JSON instead of a table.")

@@ -1,9 +1,9 @@
 """Compiles stages for TPUs that are not there; `benchmarks.tpu` starts it in a process of its own.
 
 `python -m benchmarks.tpu_programs REQUEST`, where REQUEST is JSON with `topology`, `preset`,
-`num_seeds` (0 for those of the preset), `episode_steps` (0 for the time limit), `programs`, pairs
-of world and stage, and `dump`, the folder that `hlo_cost.kernel_dump_options` names in
-`LIBTPU_INIT_ARGS`. Prints one line of JSON for each program, led by `RESULT `.
+`num_seeds` (0 for those that the preset trains together), `episode_steps` (0 for the time limit),
+`programs`, pairs of world and stage, and `dump`, the folder that `hlo_cost.kernel_dump_options`
+names in `LIBTPU_INIT_ARGS`. Prints one line of JSON for each program, led by `RESULT `.
 """
 
 import json
@@ -131,12 +131,10 @@ def _lengths(name: str, settings: Settings) -> np.ndarray:
 def measure(world: str, name: str, request: dict, devices: list[jax.Device]) -> dict:
     """Everything that is told about one program."""
     settings = Settings.read(memory.WORLDS[world][0].get_config(request["preset"]))
-    if request["num_seeds"]:
-        settings = settings.updated(name, num_seeds=request["num_seeds"])
     episode_steps = request["episode_steps"] or settings.world.time_limit
     chip = CHIPS[request["topology"].partition(":")[0]]
     with traced_for("tpu"):
-        stage = memory.make_stage(name, settings)
+        stage = memory.make_stage(name, settings, request["num_seeds"])
         program = Program(stage, devices)
         started = time.monotonic()
         program.compile_update()

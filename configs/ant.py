@@ -70,7 +70,8 @@ _PAPER = {
     "quickstart": {"internal_rl": {"steps": 51_200}, "raw_rl": {"steps": 51_200}},
 }
 
-# Real science for one seed on two CPU cores.
+# Real science on two CPU cores: two base models, two metacontrollers on each, a policy on each of
+# these.
 _SMALL = {
     # Half an hour on two cores; rates fall as in the first rounds of `paper`.
     "expert": {"rounds": 8, "final_learning_rate": 2.449e-4},
@@ -92,7 +93,7 @@ _SMALL = {
         "observation_loss": 0.1,
     },
     "pretrain": {
-        "num_seeds": 1,
+        "num_seeds": 2,
         "batch_size": 32,
         "num_parts": 1,
         "curriculum_steps": 3_000,
@@ -106,13 +107,11 @@ _SMALL = {
         **schedule(11_000, 50, 250, 50),
     },
     "probe": {
-        "num_seeds": 1,
         "batch_size": 64,
         "learning_rate": 1e-2,
         **schedule(400, 50, 200, 50),
     },
     "steer": {
-        "num_seeds": 1,
         "batch_size": 32,
         "num_parts": 1,
         "evaluation_episodes": 1_024,
@@ -127,7 +126,7 @@ _SMALL = {
         **schedule(1_500, 50, 250, 50),
     },
     "metacontroller": {
-        "num_seeds": 1,
+        "seeds_per_input": 2,
         # Deeper than this even controllers with labels do not reach unseen transitions.
         "layer": 1,
         # Read by `embedding=step` alone. Half a second of the future is skipped: it would tell
@@ -160,7 +159,7 @@ _SMALL = {
     },
     # Nothing has been tried here: what differs from the metacontroller's is the paper's.
     "compile": {
-        "num_seeds": 1,
+        "seeds_per_input": 2,
         "layer": 1,
         # About as long as a subgoal lasts.
         "prior_rate": 50.0,
@@ -174,7 +173,6 @@ _SMALL = {
         **schedule(4_000, 50, 250, 50),
     },
     "internal_rl": {
-        "num_seeds": 1,
         "policy_width": 128,
         # Twice as many chance successes as with 1.
         "initial_std": 1.5,
@@ -189,7 +187,7 @@ _SMALL = {
         **schedule(400, 10, 50, 5),
     },
     "raw_rl": {
-        "num_seeds": 1,
+        "seeds_per_input": 2,
         "episodes_per_update": 512,
         "learning_rate": 1e-4,
         **schedule(400, 10, 50, 5),
@@ -202,7 +200,7 @@ _SMALL = {
 }
 
 # Mechanics only: everything shrunk until a stage takes seconds.
-_TINY = {"num_seeds": 1, **schedule(8, 2, 4, 2)}
+_TINY = schedule(8, 2, 4, 2)
 _ROWS = {"batch_size": 8, "evaluation_rows": 4}
 _SMOKE = {
     "expert": {
@@ -224,6 +222,7 @@ _SMOKE = {
     "data": {"sequence_length": 64, "trajectories_per_row": 4.0, "held_out_shards": 1},
     "base": {"width": 16, "depth": 2, "num_heads": 2, "mlp_size": 32, "init_scale": 1.0},
     "pretrain": {
+        "num_seeds": 1,
         "evaluation_episodes": 8,
         "baseline_steps": 20,
         "snapshot_steps": (),
@@ -241,6 +240,7 @@ _SMOKE = {
         **_TINY,
     },
     "metacontroller": {
+        "seeds_per_input": 1,
         "layer": 1,
         "alpha_free_steps": 2,
         "alpha_ramp_steps": 2,
@@ -253,6 +253,7 @@ _SMOKE = {
         **_TINY,
     },
     "compile": {
+        "seeds_per_input": 1,
         "layer": 1,
         "num_segments": 3,
         "min_action_std": 0.2,
@@ -267,5 +268,5 @@ _SMOKE = {
         "evaluation_episodes": 8,
         **_TINY,
     },
-    "raw_rl": {"episodes_per_update": 8, "evaluation_episodes": 8, **_TINY},
+    "raw_rl": {"seeds_per_input": 1, "episodes_per_update": 8, "evaluation_episodes": 8, **_TINY},
 }

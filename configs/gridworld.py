@@ -28,7 +28,8 @@ _PAPER = {
     "quickstart": {"internal_rl": {"steps": 100_000}, "raw_rl": {"steps": 100_000}},
 }
 
-# Real science for one seed on two CPU cores.
+# Real science on two CPU cores: three base models, three metacontrollers on each, a policy on each
+# of these.
 _SMALL = {
     "data": {
         "sequence_length": 128,
@@ -37,6 +38,7 @@ _SMALL = {
         "clean_ties": "axis",
     },
     "pretrain": {
+        "num_seeds": 3,
         "evaluation_episodes": 40_000,
         # The cycle that runs backwards through the colours, in which every goal but the first
         # is certain.
@@ -45,8 +47,9 @@ _SMALL = {
         "snapshot_steps": (500, 2_500, 4_000),
     },
     # As often as subgoals change, and as long as they last.
-    "metacontroller": {"switch_rate": 0.17},
-    "compile": {"prior_rate": 6.0},
+    "metacontroller": {"seeds_per_input": 3, "switch_rate": 0.17},
+    "compile": {"seeds_per_input": 3, "prior_rate": 6.0},
+    "raw_rl": {"seeds_per_input": 3},
     "quickstart": {
         "internal_rl": {"steps": 200},
         "raw_rl": {"steps": 30},

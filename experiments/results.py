@@ -49,12 +49,18 @@ def _place_of(stage: str) -> tuple[int, str]:
 
 def _table(rows: Sequence[Row], seeds: Sequence[SeedResults]) -> list[str]:
     several = len(seeds) > 1
-    heads = [f"seed {results.seed}" for results in seeds] + ["median"] * several
+    heads = [_head(results, several) for results in seeds] + ["median"] * several
     lines = [f"| quantity | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for row in rows:
         values = [*row.values, *([row.median] if several else [])]
         lines.append(f"| {row.label} | {' | '.join(map(_shown, values))} |")
     return lines
+
+
+def _head(results: SeedResults, several: bool) -> str:
+    """A run by its seed, and where there are several by its base model."""
+    known = several and results.base is not None and results.stage != "pretrain"
+    return f"seed {results.seed}" + (f" (base model {results.base})" if known else "")
 
 
 def _shown(value: float) -> str:

@@ -21,7 +21,7 @@ from internal_rl.models.code_controller import CodeController
 from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.paths import as_path
-from internal_rl.training.stage_results import load_stage
+from internal_rl.training.stage_results import load_stage, seed_read
 from internal_rl.types import World
 
 # Rows whose residuals are computed at a time, which bounds the memory.
@@ -198,7 +198,7 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
     Args:
       name: `"<world>/<preset>"` of shipped weights, such as `"gridworld-pinpad/small"`, or the work
         directory of a run that has finished `pretrain` and `metacontroller`.
-      seed: which seed of the metacontroller.
+      seed: which seed of the metacontroller; the base model is the one that it was trained on.
       variant: `"discovered"`, `"forced"`, `"unaligned"` or `"cotrained"`; `"compile"` for CompILE
         in the place of the metacontroller.
 
@@ -235,6 +235,10 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
         world.time_limit,
     )
     # What was trained with the codes takes the place of the pretrained base model.
-    base_params = None if settings.trains_base else load_stage(workdir, "pretrain", seed)[0]
+    base_params = None
+    if not settings.trains_base:
+        base_params = load_stage(workdir, "pretrain", seed_read(workdir, stage, seed, "pretrain"))[
+            0
+        ]
     model = steered_by(settings, SteeredModel(base, 0, base_params), params)
     return Agent(world, jax.device_put(model))

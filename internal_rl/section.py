@@ -9,7 +9,7 @@ invalidates what was trained before there was one.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 _UNSET = object()
 
@@ -99,6 +99,9 @@ class Section:
       SettingError: names the first field whose value is not allowed, and what is.
     """
 
+    replaced: ClassVar[Mapping[str, str]] = {}
+    """Names that are no fields, though one may expect them, and what is allowed in their place."""
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             self._check_field(field)
@@ -157,11 +160,18 @@ class Section:
         Raises:
           SettingError: a field is unknown or its value is not allowed.
         """
-        known = cls.historical()
         for name in values:
-            if name not in known:
-                raise SettingError(name, f"unknown field, allowed are {', '.join(sorted(known))}")
-        return cls(**known | dict(values))
+            cls.check_known(name)
+        return cls(**cls.historical() | dict(values))
+
+    @classmethod
+    def check_known(cls, name: str) -> None:
+        """Raises SettingError unless there is a field of that name."""
+        known = cls.historical()
+        if name not in known:
+            instead = cls.replaced.get(name)
+            allowed = f"is {instead}" if instead else f"are {', '.join(sorted(known))}"
+            raise SettingError(name, f"unknown field, allowed {allowed}")
 
 
 SectionType = TypeVar("SectionType", bound=Section)

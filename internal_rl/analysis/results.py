@@ -29,6 +29,7 @@ class SeedResults:
       config: its configuration, nested dictionaries.
       metrics: lines of `metrics.jsonl`.
       artifacts: arrays by name; empty without any.
+      reads: on which seeds of earlier stages it stands, by stage; empty where that is not told.
       base: seed of the base model that it stands on; None where none is known.
     """
 
@@ -37,6 +38,7 @@ class SeedResults:
     config: Mapping
     metrics: Sequence[Mapping]
     artifacts: Mapping[str, np.ndarray]
+    reads: Mapping[str, int] = dataclasses.field(default_factory=dict)
     base: int | None = None
 
     @property
@@ -157,7 +159,11 @@ def _read_seed(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
     if not lines and (folder / "DONE").exists() and stage not in WITHOUT_LINES:
         _refuse(faults, f"{folder / 'metrics.jsonl'}: holds no line, though the stage is finished")
     metrics = _with_episodes(lines, stage, config)
-    return SeedResults(stage, seed, config, metrics, _read_artifacts(folder, faults))
+    reads = stored.get("reads", {})
+    if not isinstance(reads, dict):
+        _refuse(faults, f"{folder / 'config.json'}: 'reads' is of another kind")
+        reads = {}
+    return SeedResults(stage, seed, config, metrics, _read_artifacts(folder, faults), reads)
 
 
 def _check_objects(folder: AnyPath, faults: list[str] | None) -> None:
@@ -206,13 +212,17 @@ def _base_seeds(workdirs: Sequence[str | os.PathLike], stage: str) -> list[int]:
 
 
 def _base_of(results: SeedResults, bases: Mapping[str, Sequence[int]]) -> int | None:
-    """The base model of a seed; they are dealt out in turn, as in `Settings.seeds_read`."""
+    """The base model of a seed, as its `config.json` tells.
+
+    Where that is silent they are dealt out in turn, as in `Settings.seeds_read`.
+    """
     codes = results.config.get("metacontroller", {})
     own = codes.get("variant") == "cotrained" and codes.get("base_from") == "random"
     seeds = bases[COTRAINED if own else "pretrain"]
     if results.stage in WITHOUT_BASE or not seeds:
         return None
-    base = seeds[(results.seed - seeds[0]) % len(seeds)]
+    in_turn = seeds[(results.seed - seeds[0]) % len(seeds)]
+    base = results.reads.get("metacontroller" if own else "pretrain", in_turn)
     # Numbers of their own: seed 0 of both are two base models.
     return -1 - base if own else base
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from internal_rl.analysis.results import SeedResults, num_base_models
+from internal_rl.analysis.results import SeedResults
 from internal_rl.analysis.statistics import Summary, summarise, wilson
 
 
@@ -22,14 +22,22 @@ class Row:
       label: the same for readers, with its unit.
       values: one per seed; NaN where a seed has none, infinite for what never happened.
       episodes: of a success rate, of how many episodes each value is the share; else empty.
-      base_models: how many base models the values stand on; 0 where that is not known.
+      bases: seed of the base model on which each value stands, None where that is not known; empty
+        where nothing of the kind is.
     """
 
     key: str
     label: str
     values: tuple[float, ...]
     episodes: tuple[int, ...] = ()
-    base_models: int = 0
+    bases: tuple[int | None, ...] = ()
+
+    @property
+    def base_models(self) -> int:
+        """How many base models the values stand on; 0 where that is not known of all."""
+        pairs = zip(self.values, self.bases, strict=False)
+        found = {base for value, base in pairs if not math.isnan(value)}
+        return 0 if None in found else len(found)
 
     @functools.cached_property
     def summary(self) -> Summary:
@@ -106,9 +114,9 @@ def make_row(
     """
     seeds = list(seeds)
     values = tuple(value(results) for results in seeds)
-    valued = [s for s, x in zip(seeds, values, strict=True) if not math.isnan(x)]
+    bases = tuple(results.base for results in seeds)
     shares = tuple(map(episodes, seeds)) if episodes is not None else ()
-    return Row(key, label, values or (math.nan,), shares, num_base_models(valued))
+    return Row(key, label, values or (math.nan,), shares, bases)
 
 
 def best_layer_rows(
@@ -228,7 +236,7 @@ def format_markdown(rows: Sequence[Row]) -> str:
 CSV_HEADS = (
     *("key", "quantity", "median", "lower quartile", "upper quartile", "lowest", "highest"),
     *("interquartile mean", "interval from", "interval to", "runs", "base models"),
-    *("values by seed", "episodes by seed", "intervals by seed"),
+    *("values by seed", "base model by seed", "episodes by seed", "intervals by seed"),
 )
 
 
@@ -242,9 +250,11 @@ def format_csv(rows: Sequence[Row]) -> str:
         over_runs = (found.median, found.lower, found.upper, row.lowest, row.highest, found.mean)
         numbers = [f"{x:.6g}" for x in (*over_runs, *found.interval)]
         values = " ".join(f"{value:.6g}" for value in row.values)
+        bases = " ".join("–" if base is None else str(base) for base in row.bases)
         episodes = " ".join(map(str, row.episodes))
         ends = (wilson(x, n) for x, n in zip(row.values, row.episodes, strict=False))
         intervals = " ".join(f"{low:.6g}:{high:.6g}" for low, high in ends)
         counts = [found.count, row.base_models or ""]
-        writer.writerow([row.key, row.label, *numbers, *counts, values, episodes, intervals])
+        told = (values, bases, episodes, intervals)
+        writer.writerow([row.key, row.label, *numbers, *counts, *told])
     return text.getvalue()

@@ -29,14 +29,14 @@ from internal_rl.section import COUNT, POSITIVE, at_least, setting
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.training.randomness import named_keys
-from internal_rl.training.settings import TrainingSettings
+from internal_rl.training.settings import SeedsPerInput, TrainingSettings
 from internal_rl.types import DataSource, Trajectory, num_rows
 
 Loss = Callable[[SteeredModel, Trajectory, chex.PRNGKey, chex.Array], tuple[chex.Array, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CodeFindingSettings(CodeTestSettings, TrainingSettings, abc.ABC):
+class CodeFindingSettings(CodeTestSettings, TrainingSettings, SeedsPerInput, abc.ABC):
     """Fields that the sections `metacontroller` and `compile` share.
 
     Attributes:
@@ -50,7 +50,7 @@ class CodeFindingSettings(CodeTestSettings, TrainingSettings, abc.ABC):
     stage: ClassVar[str]
     """Stage whose section it is."""
 
-    num_seeds: int = setting(10, COUNT)
+    seeds_per_input: int = setting(3, COUNT)
     layer: int = setting(3, at_least(0))
     batch_size: int = setting(512, at_least(1))
     num_parts: int = setting(4, at_least(1))

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from internal_rl.section import Section, at_least, setting
+from internal_rl.section import Section, at_least, setting, within
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class CodeTestSettings(Section):
         earlier.
     """
 
-    source_layouts: int = setting(8, at_least(1))
+    source_layouts: int = setting(8, within(1, 10_000))
     source_steps: int = setting(0, at_least(0))
     injection_step: int = setting(30, at_least(0))
 

@@ -25,6 +25,7 @@ from internal_rl.models.policy import CodePolicy
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.section import SIZE, one_of, setting, within
 from internal_rl.training.mesh import total
+from internal_rl.training.settings import SeedsPerInput
 
 State = PolicyState
 
@@ -33,7 +34,7 @@ CODE_STAGES = ("metacontroller", "compile")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(ReinforcementSettings):
+class Config(ReinforcementSettings, SeedsPerInput):
     """Section `internal_rl` (method §6).
 
     Attributes:

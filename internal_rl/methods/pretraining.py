@@ -29,6 +29,7 @@ class Config(TrainingSettings):
     """Section `pretrain`; the weight of the observation loss stands in `base`.
 
     Attributes:
+      num_seeds: base models: `seed`, `seed + 1`, ... of the config.
       batch_size: trajectories of an update, in the mean.
       num_parts: parts in which a batch passes through the model one after the other, to save memory
         (the result is that of the whole batch).

@@ -18,10 +18,10 @@ from internal_rl.methods.batches import next_rows, num_targets
 from internal_rl.methods.evaluation import held_out, require_labels
 from internal_rl.methods.method import Metrics
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import COUNT, POSITIVE, at_least, setting
+from internal_rl.section import POSITIVE, at_least, setting
 from internal_rl.training.mesh import total
 from internal_rl.training.randomness import named_keys
-from internal_rl.training.settings import TrainingSettings
+from internal_rl.training.settings import SeedsPerInput, TrainingSettings
 from internal_rl.types import DataSource, Trajectory, num_rows
 
 # Fewer tokens than this say nothing about the accuracy at one time step.
@@ -29,7 +29,7 @@ MIN_TOKENS = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TrainingSettings):
+class Config(TrainingSettings, SeedsPerInput):
     """Section `probe`.
 
     Attributes:
@@ -38,7 +38,6 @@ class Config(TrainingSettings):
       base_step: training age of the base model, one of its snapshots; 0 for the final parameters.
     """
 
-    num_seeds: int = setting(10, COUNT)
     batch_size: int = setting(512, at_least(1))
     evaluation_rows: int = setting(64, at_least(1))
     base_step: int = setting(0, at_least(0))

@@ -17,13 +17,17 @@ from internal_rl.methods.reinforcement.trainer import (
 from internal_rl.methods.reinforcement.update import PolicyState
 from internal_rl.models.heads import action_log_prob
 from internal_rl.models.steered_model import SteeredModel
+from internal_rl.section import COUNT, setting
+from internal_rl.training.settings import SeedsPerInput
 
 State = PolicyState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(ReinforcementSettings):
+class Config(ReinforcementSettings, SeedsPerInput):
     """Section `raw_rl` (method §6)."""
+
+    seeds_per_input: int = setting(3, COUNT)
 
 
 class RawActionRL(PolicyTrainer):

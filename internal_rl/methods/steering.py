@@ -23,16 +23,16 @@ from internal_rl.models.controllers import Controllers, initial_controllers, ste
 from internal_rl.models.heads import action_log_prob
 from internal_rl.models.reach import gradient_through
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import COUNT, POSITIVE, at_least, setting
+from internal_rl.section import POSITIVE, at_least, setting
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.training.randomness import named_keys
-from internal_rl.training.settings import TrainingSettings
+from internal_rl.training.settings import SeedsPerInput, TrainingSettings
 from internal_rl.types import DataSource, Trajectory, num_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TrainingSettings):
+class Config(TrainingSettings, SeedsPerInput):
     """Section `steer`.
 
     Attributes:
@@ -45,7 +45,6 @@ class Config(TrainingSettings):
       base_step: training age of the base model, one of its snapshots; 0 for the final parameters.
     """
 
-    num_seeds: int = setting(10, COUNT)
     batch_size: int = setting(512, at_least(1))
     num_parts: int = setting(8, at_least(1))
     rank: int = setting(16, at_least(0))

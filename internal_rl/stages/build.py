@@ -221,6 +221,8 @@ def stage_of(
         frozen_axes=_frozen_axes(method.frozen, axes),
         artifacts=artifacts,
         seeds=settings.seeds_of(name),
+        seeds_together=section.seeds_together,
+        reads={seed: settings.reads(name, seed) for seed in settings.seeds_of(name)},
         num_steps=section.steps,
         log_every=section.log_every,
         evaluate_every=section.evaluate_every,

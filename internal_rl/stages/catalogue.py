@@ -107,6 +107,10 @@ class StageSpec:
       depends_on: parts of a config that decide its results, those of its inputs included, in the
         order of `config.json`, or a function of settings that gives them; a part that a config
         lacks is left out.
+      input: name of the stage that it reads seed by seed, or a function of settings that gives it;
+        empty for none. Its section has the field `seeds_per_input` then, else `num_seeds`.
+      reads_input: `reads_input(settings)`: whether it reads that stage at all, or has as many seeds
+        alone.
       one_process: it cannot be spread over several processes, nor wait for one of them.
       optional: only configs that name the section have the stage.
       folder: `folder(settings, name)`: name of its folder, another one for each variant.
@@ -120,6 +124,8 @@ class StageSpec:
     make: Callable[..., Any] | str | None = None
     run: Callable[..., None] | str | None = None
     depends_on: tuple[str, ...] | Callable[["Settings"], tuple[str, ...]] = ()
+    input: str | Callable[["Settings"], str] = ""
+    reads_input: Callable[["Settings"], bool] = _always
     one_process: bool = False
     optional: bool = False
     folder: Callable[["Settings", str], str] = lambda settings, name: name
@@ -133,6 +139,10 @@ class StageSpec:
     def inputs(self, settings: "Settings") -> tuple[str, ...]:
         """`depends_on` for these settings."""
         return self.depends_on(settings) if callable(self.depends_on) else self.depends_on
+
+    def input_of(self, settings: "Settings") -> str:
+        """`input` for these settings."""
+        return self.input(settings) if callable(self.input) else self.input
 
 
 _DATA = ("environment", "expert", "collect", "data")
@@ -170,6 +180,7 @@ STAGES: dict[str, StageSpec] = {
             probing.Config,
             make=f"{_HERE}.trained:make_probe",
             depends_on=(*_BASE, "probe"),
+            input="pretrain",
             folder=_age_folder,
             variants=_probed_ages,
         ),
@@ -178,6 +189,7 @@ STAGES: dict[str, StageSpec] = {
             steering.Config,
             make=f"{_HERE}.trained:make_steer",
             depends_on=(*_BASE, "steer"),
+            input="pretrain",
             folder=_age_folder,
         ),
         StageSpec(
@@ -185,6 +197,8 @@ STAGES: dict[str, StageSpec] = {
             discovery.Config,
             make=f"{_HERE}.trained:make_metacontroller",
             depends_on=_code_inputs,
+            input="pretrain",
+            reads_input=lambda settings: settings.metacontroller.reads_base,
             folder=_variant_folder,
             variants=_code_variants,
             takes_part=_makes_codes("metacontroller"),
@@ -194,6 +208,7 @@ STAGES: dict[str, StageSpec] = {
             compile.Config,
             make=f"{_HERE}.trained:make_compile",
             depends_on=(*_BASE, "compile"),
+            input="pretrain",
             variants=_code_variants,
             takes_part=_makes_codes("compile"),
         ),
@@ -202,6 +217,7 @@ STAGES: dict[str, StageSpec] = {
             internal_rl.Config,
             make=f"{_HERE}.trained:make_internal_rl",
             depends_on=_policy_inputs,
+            input=lambda settings: settings.internal_rl.codes,
             folder=_policy_folder,
             variants=_code_variants,
         ),
@@ -210,6 +226,7 @@ STAGES: dict[str, StageSpec] = {
             raw_action.Config,
             make=f"{_HERE}.trained:make_raw_rl",
             depends_on=(*_BASE, "raw_rl"),
+            input="pretrain",
         ),
     )
 }

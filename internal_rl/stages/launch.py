@@ -26,7 +26,7 @@ from internal_rl.stages.compiled import ON, keep_compiled
 from internal_rl.stages.config_file import CONFIG_FOLDERS, DEFAULT_CONFIG, find_config, load_config
 from internal_rl.stages.log import hush_closed_loops, show_log, tell_guards
 from internal_rl.stages.places import Places
-from internal_rl.stages.settings import Settings
+from internal_rl.stages.settings import Settings, checked
 from internal_rl.training.loggers import DEFAULT_LOGGERS
 
 EXIT_USER_ERROR = 2
@@ -242,6 +242,7 @@ def _check_overrides(specification: str, argv: Sequence[str]) -> None:
             if not isinstance(section, ConfigDict):
                 raise ConfigError(f"config.{'.'.join(path)}: has no fields, '{part}' asked for")
             if part not in section:
+                _check_known(path, part)
                 fields = ", ".join(sorted(section))
                 where = ".".join(["config", *path])
                 raise ConfigError(f"{where}.{part}: unknown field, allowed in {where}: {fields}")
@@ -252,6 +253,13 @@ def _check_overrides(specification: str, argv: Sequence[str]) -> None:
                 f"config.{'.'.join(path)}: a whole section given, allowed are single fields, as"
                 f" --config.{'.'.join(path)}.FIELD=VALUE"
             )
+
+
+def _check_known(path: Sequence[str], field: str) -> None:
+    """Raises ConfigError about a field that a section names as replaced by another one."""
+    section = section_types().get(path[0]) if len(path) == 1 else None
+    if section is not None and field in section.replaced:
+        checked(section.check_known, path[0], field)
 
 
 def _type_name(config: ConfigDict, field: str) -> str:

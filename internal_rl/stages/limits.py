@@ -54,6 +54,11 @@ def _needs(settings: Settings) -> Iterator[_Need]:
     yield from _of_expert(settings)
 
 
+def _together(settings: Settings, stage: str) -> int:
+    """Seeds of a stage in one program."""
+    return min(settings.num_seeds(stage), settings.sections[stage].seeds_together)
+
+
 def _observation_bytes(settings: Settings) -> int:
     spec = settings.world.observation_spec
     return spec.size * spec.dtype.itemsize
@@ -72,7 +77,9 @@ def _of_rows(settings: Settings) -> Iterator[_Need]:
         parts = getattr(section, "num_parts", 1)
         rows = max(section.batch_size / data.trajectories_per_row, parts)
         field = "num_parts" if parts > section.batch_size else "batch_size"
-        yield _Need(f"{name}.{field}", section.num_seeds * rows * data.sequence_length * token)
+        yield _Need(
+            f"{name}.{field}", _together(settings, name) * rows * data.sequence_length * token
+        )
 
 
 def _of_episodes(settings: Settings) -> Iterator[_Need]:
@@ -85,7 +92,9 @@ def _of_episodes(settings: Settings) -> Iterator[_Need]:
         # Internal RL keeps the residual stream, at which it learns.
         kept = width if name == "internal_rl" else 2
         needed = episodes * steps * _FLOAT * kept
-        yield _Need(f"{name}.episodes_per_update", needed * getattr(section, "num_seeds", 1))
+        if episodes:
+            needed *= _together(settings, name)
+        yield _Need(f"{name}.episodes_per_update", needed)
 
 
 def _of_model(settings: Settings) -> Iterator[_Need]:
@@ -95,7 +104,7 @@ def _of_model(settings: Settings) -> Iterator[_Need]:
         return
     attention = 4 * base.width * base.num_heads * base.head_size
     parameters = base.depth * (attention + 2 * base.width * base.mlp_size)
-    needed = parameters * _FLOAT * _COPIES * trained.num_seeds
+    needed = parameters * _FLOAT * _COPIES * _together(settings, "pretrain")
     sizes = {name: getattr(base, name) for name in ("width", "mlp_size", "head_size", "depth")}
     yield _Need(f"base.{max(sizes, key=sizes.get)}", needed)
 

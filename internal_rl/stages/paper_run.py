@@ -57,7 +57,7 @@ class PaperRun:
       minutes: how long all of it takes, at most.
       stages: to be trained, in the order of `SHARES`; empty for those that are not finished, or
         the last one if all are. Others are taken as they stand.
-      seeds: of every stage.
+      seeds: base models; one metacontroller on each, and one policy on each of these.
       weights: folder that an earlier run left; empty for none.
       overrides: further arguments for every stage, such as `--config.pretrain.log_every=100`.
     """
@@ -181,7 +181,8 @@ def _arguments(run: PaperRun, stage: str) -> list[str]:
     """Of the process of a stage: earlier ones count with as many updates as they have."""
     arguments = [f"--config={run.config}", f"--workdir={run.workdir}", *run.overrides]
     for name in SHARES:
-        arguments.append(f"--config.{name}.num_seeds={run.seeds}")
+        count = f"num_seeds={run.seeds}" if name == "pretrain" else "seeds_per_input=1"
+        arguments.append(f"--config.{name}.{count}")
         if name != stage and _finished(run, name):
             done = read_record(_seeds(run, name)[0] / "DONE", {"steps": int})
             arguments.append(f"--config.{name}.steps={done['steps']}")

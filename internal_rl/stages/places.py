@@ -112,6 +112,7 @@ class Places:
             folder,
             seed,
             config=settings.stage_config(stage),
+            reads=settings.reads(stage, seed),
             step=step,
             command=self.command(settings, stage),
         )
@@ -126,6 +127,7 @@ class Places:
             seed,
             settings.stage_config(stage),
             self.command(settings, stage),
+            reads=settings.reads(stage, seed),
         )
 
     def params(

@@ -79,7 +79,7 @@ def _finished_here(settings: Settings, stage: str, places: Places) -> bool:
     config, folder = settings.stage_config(stage), settings.folder_of(stage)
     with storage_faults(places.workdir):
         for seed in settings.seeds_of(stage):
-            directory = StageDirectory(places.workdir, folder, seed)
+            directory = StageDirectory(places.workdir, folder, seed, settings.reads(stage, seed))
             begun = directory.check(config)
             if not (begun and directory.complete) or begun.steps_raised:
                 return False

@@ -22,6 +22,13 @@ PRESETS = ("smoke", "small", "paper")
 LARGEST_SEED = 2**31 - 1_000
 """Seeds of a run are counted up from its first one, and stay numbers of 32 bits."""
 
+_COUNTS = ("num_seeds", "seeds_per_input")
+_SEEDS = (*_COUNTS, "seeds_together")
+"""Fields that decide which seeds there are, and nothing of what one of them finds."""
+
+MOST_SEEDS = 1_000
+"""Of a stage."""
+
 QUICKSTART_SECTIONS = ("internal_rl", "raw_rl")
 
 
@@ -31,7 +38,7 @@ class Settings:
 
     Attributes:
       preset: name of the preset.
-      seed: first seed; a stage trains `seed`, `seed + 1`, ... up to its `num_seeds`.
+      seed: first seed; a stage trains `seed`, `seed + 1`, ..., see `num_seeds`.
       precision: of the products in base models, one of `backend.PRECISIONS`. Parameters, residual
         stream, softmax, recurrences, log-probabilities and losses, and what steers a base model,
         are float32 always. How a result is computed, not what: a stage may go on in another
@@ -111,9 +118,37 @@ class Settings:
         sections = {**self.sections, section: checked(section_type.read, section, changed)}
         return dataclasses.replace(self, sections=sections)
 
+    def with_one_seed(self) -> "Settings":
+        """A copy in which every stage has a single seed."""
+        sections = {
+            name: dataclasses.replace(
+                section, **{field: 1 for field in _COUNTS if hasattr(section, field)}
+            )
+            for name, section in self.sections.items()
+        }
+        return dataclasses.replace(self, sections=sections)
+
+    def num_seeds(self, stage: str) -> int:
+        """How many seeds a stage has: `seeds_per_input` for each seed of the stage that it reads.
+
+        Raises:
+          ConfigError: this config has no such stage, or not the one that it reads; or there are
+            too many.
+        """
+        source, section = stage_spec(self, stage).input_of(self), self.sections[stage]
+        if not source:
+            return getattr(section, "num_seeds", 1)
+        read = self.num_seeds(source)
+        if section.seeds_per_input * read > MOST_SEEDS:
+            raise ConfigError(
+                f"config.{stage}.seeds_per_input: {section.seeds_per_input} given, allowed is 1 to"
+                f" {MOST_SEEDS // read} for {read} seeds of {source}"
+            )
+        return section.seeds_per_input * read
+
     def seeds_of(self, stage: str) -> tuple[int, ...]:
         """Seeds that a stage trains."""
-        return tuple(range(self.seed, self.seed + self.sections[stage].num_seeds))
+        return tuple(range(self.seed, self.seed + self.num_seeds(stage)))
 
     def seeds_read(self, stage: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
         """Which seed of an earlier stage each seed of a later one reads.
@@ -121,8 +156,20 @@ class Settings:
         The one that stands at the same place, counted modulo the number of seeds of the earlier
         stage: ten policies on one base model all read its only seed.
         """
-        num_seeds = self.sections[stage].num_seeds
+        num_seeds = self.num_seeds(stage)
         return tuple(self.seed + (seed - self.seed) % num_seeds for seed in seeds)
+
+    def reads(self, stage: str, seed: int) -> dict[str, int]:
+        """Seeds of earlier stages on which a seed of a stage stands, by stage.
+
+        For a policy these are a metacontroller and the base model of that metacontroller.
+        """
+        spec = stage_spec(self, stage)
+        source = spec.input_of(self)
+        if not source or not spec.reads_input(self):
+            return {}
+        (read,) = self.seeds_read(source, (seed,))
+        return {source: read, **self.reads(source, read)}
 
     def folder_of(self, stage: str) -> str:
         """Folder of a stage; each variant of the metacontroller and each probed age has its own.
@@ -147,7 +194,8 @@ class Settings:
                 historical[name] = _historical(world_entry(self.environment["name"]).config)
             elif name in self.sections:
                 values[name] = self.sections[name].decisive()
-                values[name].pop("num_seeds", None)
+                for field in _SEEDS:
+                    values[name].pop(field, None)
                 historical[name] = type(self.sections[name]).historical()
         # JSON knows no tuples.
         values = json.loads(json.dumps(values))
@@ -226,9 +274,10 @@ def make_config(
                 known = ", ".join([*types, "quickstart"])
                 raise ValueError(f"config.{name}: unknown section, allowed are {known}")
             for field, value in fields.items():
-                if field not in sections[name]:
-                    known = ", ".join(sections[name])
-                    raise ValueError(f"config.{name}.{field}: unknown field, allowed are {known}")
+                try:
+                    types[name].check_known(field)
+                except SettingError as error:
+                    raise ValueError(f"config.{name}.{error}") from None
                 sections[name][field] = value
     return ConfigDict(
         {

@@ -49,14 +49,12 @@ _SMALL: Overlay = {
         **schedule(6_000, 50, 500, 50),
     },
     "probe": {
-        "num_seeds": 1,
         "batch_size": 88,
         "evaluation_rows": 64,
         "learning_rate": 1e-2,
         **schedule(500, 50, 250, 50),
     },
     "steer": {
-        "num_seeds": 1,
         "batch_size": 88,
         "num_parts": 1,
         "rank": 8,
@@ -66,7 +64,7 @@ _SMALL: Overlay = {
         **schedule(1_000, 50, 250, 50),
     },
     "metacontroller": {
-        "num_seeds": 1,
+        "seeds_per_input": 1,
         "layer": 2,
         "rank": 8,
         "alpha": 0.1,
@@ -83,7 +81,7 @@ _SMALL: Overlay = {
         **schedule(2_500, 50, 250, 50),
     },
     "compile": {
-        "num_seeds": 1,
+        "seeds_per_input": 1,
         "layer": 2,
         "rank": 8,
         "batch_size": 88,
@@ -95,7 +93,6 @@ _SMALL: Overlay = {
         **schedule(2_500, 50, 250, 50),
     },
     "internal_rl": {
-        "num_seeds": 1,
         "policy_width": 64,
         # Codes spread wider than the prior at this alpha: a random one then takes an unseen
         # transition more often, and the first successes come sooner.
@@ -104,13 +101,13 @@ _SMALL: Overlay = {
         **schedule(400, 10, 50, 5),
     },
     "raw_rl": {
-        "num_seeds": 1,
+        "seeds_per_input": 1,
         "learning_rate": 1e-4,
         **schedule(400, 10, 50, 5),
     },
 }
 
-_TINY = {"num_seeds": 1, **schedule(8, 2, 4, 2)}
+_TINY = schedule(8, 2, 4, 2)
 _ROWS = {"batch_size": 16, "evaluation_rows": 4}
 _SMOKE: Overlay = {
     "base": {
@@ -122,6 +119,7 @@ _SMOKE: Overlay = {
         "init_scale": 1.0,
     },
     "pretrain": {
+        "num_seeds": 1,
         "evaluation_episodes": 16,
         "snapshot_steps": (),
         "optimiser": "muon",
@@ -132,6 +130,7 @@ _SMOKE: Overlay = {
     "probe": _ROWS | _TINY,
     "steer": {"batch_size": 16, "rank": 4, "evaluation_episodes": 16, "num_parts": 2, **_TINY},
     "metacontroller": {
+        "seeds_per_input": 1,
         "layer": 1,
         "rank": 4,
         "alpha_free_steps": 2,
@@ -142,6 +141,7 @@ _SMOKE: Overlay = {
         **_TINY,
     },
     "compile": {
+        "seeds_per_input": 1,
         "layer": 1,
         "rank": 4,
         "num_segments": 3,
@@ -156,7 +156,7 @@ _SMOKE: Overlay = {
         "evaluation_episodes": 16,
         **_TINY,
     },
-    "raw_rl": {"episodes_per_update": 16, "evaluation_episodes": 16, **_TINY},
+    "raw_rl": {"seeds_per_input": 1, "episodes_per_update": 16, "evaluation_episodes": 16, **_TINY},
 }
 
 SIZES: Mapping[str, Overlay] = {"paper": {}, "small": _SMALL, "smoke": _SMOKE}

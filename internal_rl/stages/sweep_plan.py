@@ -9,8 +9,10 @@ from internal_rl.analysis.sweeps.sweep import Run, Sweep
 from internal_rl.errors import ConfigError, StageConflictError
 from internal_rl.paths import as_path
 from internal_rl.stages import running
+from internal_rl.stages.catalogue import section_types
 from internal_rl.stages.places import Places, config_arguments, stage_command
 from internal_rl.stages.settings import Settings
+from internal_rl.training.settings import SeedsPerInput
 from internal_rl.training.stage_directory import StageDirectory
 
 FINISHED, BEGUN, TO_DO, ELSEWHERE = "finished", "begun", "to do", "finished elsewhere"
@@ -19,10 +21,11 @@ OTHERWISE = "made with other settings"
 
 def seed_fields(seeds: dict[str, int]) -> dict[str, int]:
     """Fields for the seeds of a run; see `Run.seeds`."""
-    fields, count = {}, 1
+    types = section_types()
+    fields = {}
     for stage, each in seeds.items():
-        count *= each
-        fields[f"{stage}.num_seeds"] = count
+        counted = "seeds_per_input" if issubclass(types[stage], SeedsPerInput) else "num_seeds"
+        fields[f"{stage}.{counted}"] = each
     return fields
 
 
@@ -84,7 +87,7 @@ class PlannedRun:
         config = settings.stage_config(stage)
         begun = []
         for seed in settings.seeds_of(stage):
-            directory = StageDirectory(self.workdir, folder, seed)
+            directory = StageDirectory(self.workdir, folder, seed, settings.reads(stage, seed))
             found = directory.check(config)
             if found is not None:
                 begun.append(directory.finished and not found.steps_raised)

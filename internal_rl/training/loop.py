@@ -1,10 +1,11 @@
 """The training loop of every stage: compile once, advance, log, save, resume.
 
 A stage is pure functions over a state pytree. Several updates run inside one compiled call that
-reuses the memory of the state; the seeds of a stage are one vmapped program. The state holds all
-that an update reads and changes (parameters, optimiser, keys, counters of the data), so that a run
-which goes on from a checkpoint repeats, bit for bit, what an undisturbed run would have done: the
-same number of devices provided, as sums over more of them round differently.
+reuses the memory of the state; the seeds of a stage are one vmapped program, or several of so many
+seeds as memory takes. The state holds all that an update reads and changes (parameters, optimiser,
+keys, counters of the data), so that a run which goes on from a checkpoint repeats, bit for bit,
+what an undisturbed run would have done: the same number of devices provided, as sums over more of
+them round differently.
 
 Checkpoints are saved every so many updates, every so many minutes, and when the process is told to
 stop (`internal_rl.interruption`). One between two lines of metrics holds the sums of the line.
@@ -68,7 +69,10 @@ def run_stage(
             f"--workdir: {workdir} given, allowed for several processes is gs://BUCKET/FOLDER or a"
             " folder that all of them share"
         )
-    directories = {seed: StageDirectory(workdir, stage.name, seed) for seed in stage.seeds}
+    directories = {
+        seed: StageDirectory(workdir, stage.name, seed, stage.reads.get(seed))
+        for seed in stage.seeds
+    }
     with storage_faults(workdir), size_faults(stage.name):
         groups = _groups(stage, directories)
         if not groups:
@@ -94,7 +98,8 @@ def run_stage(
 def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[list[int]]:
     """Which seeds still to be trained share a program.
 
-    Seeds begun together go on together, since a program over other seeds may round differently.
+    Seeds begun together go on together, since a program over other seeds may round differently. The
+    others are trained in groups of `seeds_together`, one after the other, which bounds the memory.
     """
     begun = {seed: directory.check(stage.config) for seed, directory in directories.items()}
     raised = [seed for seed in stage.seeds if begun[seed] and begun[seed].steps_raised]
@@ -109,13 +114,14 @@ def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[lis
         group = begun[seed].seeds
         if not set(group) <= set(stage.seeds):
             raise StageConflictError(
-                f"{stage.name}.num_seeds: seeds {list(stage.seeds)} asked for, but"
+                f"{stage.name}: seeds {list(stage.seeds)} asked for, but"
                 f" {directories[seed].path} was begun together with seeds {group}; allowed is a"
                 " range that holds these, or another --workdir"
             )
         groups.append(group)
     fresh = [seed for seed in unfinished if not any(seed in group for group in groups)]
-    return [*groups, fresh] if fresh else groups
+    size = stage.seeds_together
+    return [*groups, *(fresh[i : i + size] for i in range(0, len(fresh), size))]
 
 
 def _cannot_go_on(stage: Stage, directory: StageDirectory) -> StageConflictError:

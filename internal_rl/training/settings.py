@@ -1,6 +1,8 @@
 """Settings of every stage with updates: its optimiser, its length, how often it reports."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 import optax
 
@@ -18,11 +20,28 @@ from internal_rl.training.optimiser import OPTIMISERS, make_optimiser, make_sche
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedsPerInput(Section):
+    """The field of a stage that reads another one seed by seed.
+
+    Attributes:
+      seeds_per_input: seeds for each seed of the stage that is read: of 10 base models and 3 there
+        are 30, of which the k-th reads base model `k modulo 10`.
+    """
+
+    replaced: ClassVar[Mapping[str, str]] = {
+        "num_seeds": "seeds_per_input, the seeds for each seed of the stage that is read"
+    }
+
+    seeds_per_input: int = setting(1, COUNT)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Section):
     """Fields that the sections of all trained stages share.
 
     Attributes:
-      num_seeds: seeds trained as one program: `seed`, `seed + 1`, ... of the config.
+      seeds_together: seeds that are trained as one program, at most; the others follow in groups of
+        so many, which bounds the memory (open).
       optimiser: `"adamw"` or `"muon"`.
       learning_rate: after the warm-up.
       warmup_steps: updates over which the rate rises from 0.
@@ -40,7 +59,7 @@ class TrainingSettings(Section):
       steps_per_call: updates inside one compiled call.
     """
 
-    num_seeds: int = setting(1, COUNT)
+    seeds_together: int = setting(10, COUNT)
     optimiser: str = setting("adamw", one_of(OPTIMISERS))
     learning_rate: float = setting(3e-4, POSITIVE)
     warmup_steps: int = setting(0, at_least(0))

@@ -33,7 +33,9 @@ class Stage:
       checkpoint_every: updates between checkpoints, a multiple of `log_every`.
       steps_per_call: updates inside one compiled call.
       checkpoint_minutes: minutes after which a checkpoint is saved in between; 0 for none.
-      seeds: seeds to train, as one program.
+      seeds: seeds to train.
+      seeds_together: how many of them are one program, at most; groups follow each other.
+      reads: of each seed, on which seeds of earlier stages it stands, by stage.
       params: `state -> params`, what later stages read.
       frozen: constants of `init` and `update` such as the parameters of a frozen model, passed as
         arguments rather than compiled in, and never saved.
@@ -60,6 +62,8 @@ class Stage:
     steps_per_call: int = 1
     checkpoint_minutes: float = 0.0
     seeds: Sequence[int] = (0,)
+    seeds_together: int = 10
+    reads: Mapping[int, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     params: Callable[[State], chex.ArrayTree] = lambda state: state.params
     frozen: Frozen = None
     frozen_axes: Any = None
@@ -71,7 +75,13 @@ class Stage:
     computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        for field in ("num_steps", "log_every", "checkpoint_every", "steps_per_call"):
+        for field in (
+            "num_steps",
+            "log_every",
+            "checkpoint_every",
+            "steps_per_call",
+            "seeds_together",
+        ):
             if getattr(self, field) < 1:
                 raise ConfigError(
                     f"{self.name}.{field}: {getattr(self, field)} given, allowed is 1 or more"

@@ -52,13 +52,21 @@ class StageDirectory:
     Attributes:
       path: `<workdir>/<stage>/seed_<k>`.
       seed: k.
+      reads: on which seeds of earlier stages it stands, by stage; None where that is not asked.
     """
 
-    def __init__(self, workdir: str | os.PathLike, stage: str, seed: int):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        stage: str,
+        seed: int,
+        reads: Mapping[str, int] | None = None,
+    ):
         folder = as_path(workdir)
         folder = folder if is_remote(folder) else folder.absolute()
         self.path = folder / stage / f"seed_{seed}"
         self.seed = seed
+        self.reads = reads
         self._lock = None
 
     @property
@@ -89,7 +97,7 @@ class StageDirectory:
         return found or any(self.path.glob("*/manifest.json"))
 
     def read_config(self) -> dict:
-        """`config.json`: `seeds` trained together, and their `config`.
+        """`config.json`: `seeds` trained together, their `config`, and `reads` where it tells them.
 
         Raises:
           StorageError: the file is missing or damaged.
@@ -103,6 +111,9 @@ class StageDirectory:
         stored = read_record(file, {"seeds": list, "config": dict}, remedy)
         if not all(type(seed) is int for seed in stored["seeds"]):
             raise StorageError(f"{file}: damaged, 'seeds' is of another kind; {remedy}")
+        reads = stored.get("reads", {})
+        if not isinstance(reads, dict) or not all(type(seed) is int for seed in reads.values()):
+            raise StorageError(f"{file}: damaged, 'reads' is of another kind; {remedy}")
         return stored
 
     def check(self, config: StageConfig) -> Begun | None:
@@ -114,13 +125,24 @@ class StageDirectory:
           How it was begun, or None for a directory not yet begun.
 
         Raises:
-          StageConflictError: the configurations differ in more than the length of the training.
+          StageConflictError: the configurations differ in more than the length of the training, or
+            it stands on another seed of an earlier stage.
           StorageError: its `config.json` is missing or damaged.
         """
         if not self.holds_work:
             return None
         stored = self.read_config()
-        return Begun(stored["seeds"], config.check(stored["config"], self.path))
+        steps_raised = config.check(stored["config"], self.path)
+        # Older directories do not tell what they stand on.
+        before = stored.get("reads", {})
+        for stage, seed in (self.reads or {}).items():
+            if before.get(stage, seed) != seed:
+                raise StageConflictError(
+                    f"{stage}: seed {seed} is to be read, but {self.path} was made with seed"
+                    f" {before[stage]}; allowed is as many seeds of {stage} as there were, or"
+                    " another --workdir"
+                )
+        return Begun(stored["seeds"], steps_raised)
 
     def begin(
         self, config: StageConfig, seeds: Sequence[int], computed: Mapping[str, str] | None = None
@@ -151,7 +173,7 @@ class StageDirectory:
             return
         self._clear()
         write_json(self.path / "versions.json", package_versions() | dict(computed or {}))
-        self._write_config(config, seeds)
+        write_json(self.path / _CONFIG, self._content(config, seeds, self.reads))
 
     def _begun_with(self, config: StageConfig, seeds: Sequence[int]) -> bool:
         """Whether a start with the same settings has been here: what it has computed stays."""
@@ -159,7 +181,7 @@ class StageDirectory:
             stored = self.read_config()
         except StorageError:
             return False
-        return stored == json.loads(json.dumps({"seeds": list(seeds), "config": config.values}))
+        return stored == json.loads(json.dumps(self._content(config, seeds, self.reads)))
 
     def _clear(self) -> None:
         """Removes what a start has left, lest it be taken for that of the next one."""
@@ -209,7 +231,7 @@ class StageDirectory:
         """Opens a stage again that is trained further; to be called once that is sure to begin."""
         # In this order: a stage that is cut off in between is an unfinished one of its old length.
         (self.path / "DONE").unlink(missing_ok=True)
-        self._write_config(config, seeds)
+        self._rewrite(config, seeds)
 
     def check_there(self) -> None:
         """Raises StorageError if the directory was removed since it was begun."""
@@ -226,11 +248,20 @@ class StageDirectory:
 
     def shorten(self, config: StageConfig) -> None:
         """Writes down that the stage has ended with fewer updates than were asked for."""
-        self._write_config(config, self.read_config()["seeds"])
+        self._rewrite(config, self.read_config()["seeds"])
 
-    def _write_config(self, config: StageConfig, seeds: Sequence[int]) -> None:
-        content = {"seeds": list(seeds), "config": config.values}
-        write_json(self.path / _CONFIG, content)
+    def _rewrite(self, config: StageConfig, seeds: Sequence[int]) -> None:
+        """Another configuration of the same stage; what it stands on stays as it is told."""
+        reads = self.read_config().get("reads")
+        write_json(self.path / _CONFIG, self._content(config, seeds, reads))
+
+    @staticmethod
+    def _content(
+        config: StageConfig, seeds: Sequence[int], reads: Mapping[str, int] | None
+    ) -> dict:
+        """What `config.json` holds."""
+        told = {"reads": dict(reads)} if reads else {}
+        return {"seeds": list(seeds), **told, "config": config.values}
 
     def release(self) -> None:
         """Gives the directory free for other processes."""

@@ -4,6 +4,7 @@ import io
 import os
 import zipfile
 import zlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,8 @@ def check_stage(
     seed: int,
     config: StageConfig | None = None,
     command: str = "",
+    *,
+    reads: Mapping[str, int] | None = None,
 ) -> StageDirectory:
     """Directory of a stage that has to be finished.
 
@@ -35,13 +38,14 @@ def check_stage(
       seed: which of its seeds.
       config: configuration that the stage must have been run with; None accepts any.
       command: the command that makes the stage, for the error message.
+      reads: on which seeds of earlier stages it must stand; None accepts any.
 
     Raises:
       StageMissingError: the stage is not finished; names the command that makes it.
-      StageConflictError: the stage was run with another configuration.
+      StageConflictError: the stage was run with another configuration, or stands on other seeds.
       StorageError: its files cannot be read.
     """
-    directory = StageDirectory(workdir, stage, seed)
+    directory = StageDirectory(workdir, stage, seed, reads)
     with storage_faults(directory.path):
         _check_same(directory, config, command)
         if not directory.finished:
@@ -73,6 +77,7 @@ def load_stage(
     seed: int,
     *,
     config: StageConfig | None = None,
+    reads: Mapping[str, int] | None = None,
     step: int | None = None,
     command: str = "",
 ) -> tuple[dict, dict]:
@@ -83,6 +88,7 @@ def load_stage(
       stage: name of the stage.
       seed: which of its seeds.
       config: configuration that the stage must have been run with; None accepts any.
+      reads: on which seeds of earlier stages it must stand; None accepts any.
       step: training age of a snapshot; None for the final parameters.
       command: the command that makes the stage, for the error message.
 
@@ -91,13 +97,13 @@ def load_stage(
 
     Raises:
       StageMissingError: the stage is not finished; names the command that makes it.
-      StageConflictError: the stage was run with another configuration.
+      StageConflictError: the stage was run with another configuration, or stands on other seeds.
       StorageError: its files cannot be read.
     """
-    directory = StageDirectory(workdir, stage, seed)
+    directory = StageDirectory(workdir, stage, seed, reads)
     with storage_faults(directory.path):
         if step is None:
-            check_stage(workdir, stage, seed, config, command)
+            check_stage(workdir, stage, seed, config, command, reads=reads)
             file = directory.path / "params.msgpack"
         else:
             _check_same(directory, config, command)
@@ -113,6 +119,26 @@ def load_stage(
             command = command or _command(workdir, stage)
             raise StorageError(f"{error}; {_mended_by(directory, file, command)}") from error
         return params, directory.read_config()["config"]
+
+
+def seed_read(workdir: str | os.PathLike, stage: str, seed: int, earlier: str) -> int:
+    """On which seed of an earlier stage a seed stands.
+
+    Older directories do not tell: they count through the seeds of the earlier stage that lie beside
+    them.
+
+    Raises:
+      StorageError: files cannot be read.
+    """
+    directory = StageDirectory(workdir, stage, seed)
+    with storage_faults(directory.path):
+        told = directory.read_config().get("reads", {})
+        if earlier in told:
+            return told[earlier]
+        paths = directory.path.parent.parent.glob(f"{earlier}/seed_*")
+        numbers = [path.name.removeprefix("seed_") for path in paths]
+        seeds = sorted(int(number) for number in numbers if number.isdecimal())
+        return seeds[(seed - seeds[0]) % len(seeds)] if seeds else seed
 
 
 def _no_such_age(directory: StageDirectory, step: int) -> StageMissingError:

@@ -11,8 +11,8 @@ LAYERS, STEPS, SUBGOALS = 3, 10, 4
 RNG = np.random.default_rng(0)
 
 
-def write_stage(workdir, stage, seed, config, lines, artifacts=None):
-    directory = StageDirectory(workdir, stage, seed)
+def write_stage(workdir, stage, seed, config, lines, artifacts=None, reads=None):
+    directory = StageDirectory(workdir, stage, seed, reads)
     directory.begin(StageConfig(config), [seed])
     writer = MetricsWriter(directory.path, 0)
     for step, values in lines:

@@ -106,6 +106,24 @@ def test_base_models_are_dealt_out_to_runs_in_turn(tmp_path):
     assert standing(seeds[:1]) == "1 run (seed 0), 1 base model"
 
 
+def test_base_models_are_those_that_the_runs_tell(tmp_path):
+    for seed in range(2):
+        write_stage(tmp_path, "pretrain", seed, {}, [(1, {"loss": 0.5})])
+    told = [{"metacontroller": 0, "pretrain": 1}, {"metacontroller": 1, "pretrain": 1}, None]
+    for seed, reads in enumerate(told):
+        lines = [(1, {"evaluation/success": 0.5})]
+        write_stage(tmp_path, "internal_rl", seed, rl_config("internal_rl"), lines, reads=reads)
+    run = read_run(tmp_path)
+    # The last one is of a time before that was written down.
+    assert [results.base for results in run["internal_rl"]] == [1, 1, 0]
+    row = next(r for r in report.table_rows(run) if r.key == "internal_rl_success")
+    assert row.bases == (1, 1, 0) and row.base_models == 2
+    report.write_report(tmp_path)
+    with open(tmp_path / "report" / "table.csv") as file:
+        rows = {row["key"]: row for row in csv.DictReader(file)}
+    assert rows["internal_rl_success"]["base model by seed"] == "1 1 0"
+
+
 def test_what_is_trained_from_random_parameters_has_base_models_of_its_own(tmp_path):
     line = [(1, {"f1": 0.5})]
     write_stage(tmp_path, "pretrain", 0, {}, line)

@@ -32,8 +32,7 @@ def test_a_dataset_counts_with_its_full_size():
 
 
 def test_every_seed_has_a_model_of_its_own():
-    settings = Settings.read(gridworld.get_config("smoke")).updated("internal_rl", num_seeds=2)
-    stage = memory.make_stage("internal_rl", settings)
+    stage = memory.make_stage("internal_rl", Settings.read(gridworld.get_config("smoke")), 2)
     assert stage.seeds == (0, 1)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(stage.frozen)} == {2}
     assert stage.frozen_axes.base_params == stage.frozen_axes.metacontroller_params == 0

@@ -27,8 +27,7 @@ def run(name: str, num_seeds: int) -> tuple[dict[str, np.ndarray], list[str]]:
         name, config.metacontroller.variant = "metacontroller", name
     # Four devices cannot share these evenly.
     config.internal_rl.episodes_per_update = config.raw_rl.episodes_per_update = 16
-    settings = Settings.read(config).updated(name, num_seeds=num_seeds)
-    stage = make_stage(name, settings)
+    stage = make_stage(name, Settings.read(config), num_seeds)
     program = Program(stage)
     program.compile_update()
     kinds = re.findall(

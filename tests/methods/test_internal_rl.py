@@ -17,9 +17,7 @@ EPISODES = 32
 SMALL = Config(
     policy_width=16, episodes_per_update=EPISODES, evaluation_episodes=EPISODES, learning_rate=1e-2
 )
-ON_A_LINE = dataclasses.replace(
-    SMALL, policy_width=8, episodes_per_update=64, num_epochs=2, num_seeds=2
-)
+ON_A_LINE = dataclasses.replace(SMALL, policy_width=8, episodes_per_update=64, num_epochs=2)
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,23 @@ import dataclasses
 import jax
 
 from internal_rl.methods import raw_action
+from internal_rl.methods.reinforcement.trainer import ReinforcementSettings
 from internal_rl.models.steered_model import SteeredModel
+from internal_rl.section import at_least, setting
 from internal_rl.stages.build import make_base, stage_of
 from internal_rl.stages.catalogue import StageSpec
 from internal_rl.training.randomness import named_keys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(raw_action.Config):
-    """Section `scratch_rl`."""
+class Config(ReinforcementSettings):
+    """Section `scratch_rl`.
+
+    Attributes:
+      num_seeds: seeds that are trained.
+    """
+
+    num_seeds: int = setting(1, at_least(1))
 
 
 class ScratchRL(raw_action.RawActionRL):

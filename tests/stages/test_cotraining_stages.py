@@ -110,8 +110,8 @@ def test_stopped_half_way_it_goes_on_to_the_same_bits(workdir, tmp_path):
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_from_pretraining_every_seed_starts_from_its_own_base_model(tmp_path, seeds):
-    settings = settings_of(base_from="pretrained").updated("metacontroller", num_seeds=2)
-    settings = settings.updated("pretrain", num_seeds=seeds)
+    settings = settings_of(base_from="pretrained").updated("pretrain", num_seeds=seeds)
+    settings = settings.updated("metacontroller", seeds_per_input=2 // seeds)
     base = make_base(settings)
     finish(settings, tmp_path, "pretrain", lambda key: drawn_for(base, key))
     stage = make_stage(settings, "metacontroller", Places(tmp_path))

@@ -64,6 +64,7 @@ def test_a_workdir_that_cannot_be_written_is_one_line_and_exit_code_2(tmp_path):
         ("--config.pretrain.stepz=3", "config.pretrain.stepz: unknown field.*steps_per_call"),
         ("--config.nope.x=3", "config.nope: unknown field, allowed in config: base, compile, data"),
         ("--config.preset.x=3", "config.preset: has no fields"),
+        ("--config.raw_rl.num_seeds=3", "config.raw_rl.num_seeds: .* allowed is seeds_per_input"),
     ],
 )
 def test_unknown_fields_are_named_with_their_neighbours(override, message):

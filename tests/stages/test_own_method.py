@@ -15,7 +15,8 @@ from tests.stages.own_method import STAGE
 def config(monkeypatch):
     monkeypatch.setitem(catalogue.STAGES, STAGE.name, STAGE)
     config = gridworld.get_config("smoke")
-    config.scratch_rl.update(config.raw_rl)
+    shared = [name for name in config.scratch_rl if name in config.raw_rl]
+    config.scratch_rl.update({name: config.raw_rl[name] for name in shared})
     return config
 
 

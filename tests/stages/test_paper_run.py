@@ -54,7 +54,8 @@ def test_stages_follow_each_other_and_count_as_they_stand(tmp_path, started):
     assert "--config.pretrain.steps=5" not in started[1]
     assert "--config.pretrain.steps=5" in started[2]
     assert {"--config.pretrain.steps=5", "--config.metacontroller.steps=5"} < set(started[3])
-    assert all("--config.pretrain.num_seeds=1" in command for command in started[1:])
+    for seeds in ("pretrain.num_seeds=1", "internal_rl.seeds_per_input=1"):
+        assert all(f"--config.{seeds}" in command for command in started[1:])
     written = json.loads((tmp_path / "out" / RECORD).read_text())
     assert written["stages"]["internal_rl"]["updates"] == 5
     assert written["stages"]["internal_rl"]["updates_per_second"] == pytest.approx(1.0)

@@ -1,5 +1,6 @@
 """Stages from Python, with a world and stages of one's own: what reads what, and from where."""
 
+import json
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from internal_rl.stages.settings import Settings, make_config
 from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_directory import StageDirectory
-from internal_rl.training.stage_results import load_stage
+from internal_rl.training.stage_results import load_stage, seed_read
 from tests.stages import toy_run
 from tests.training.test_loop import ROOT
 from tests.training.toy import make_stage
@@ -49,7 +50,7 @@ def test_stages_run_in_the_order_given_and_read_each_other(tmp_path):
 def test_a_stage_that_is_registered_has_a_section_in_every_config():
     for config in (gridworld.get_config("smoke"), make_config(toy_run.WORLD, "only", {})):
         assert config.late.target == 1.0
-        assert Settings.read(config).late == toy_run.Config()
+        assert Settings.read(config).late == toy_run.LateConfig()
     with pytest.raises(ValueError, match="preset 'small' is unknown, allowed are only$"):
         make_config(toy_run.WORLD, "small", {})
 
@@ -114,15 +115,54 @@ def test_a_stage_trained_further_asks_for_later_ones_anew(tmp_path):
 
 
 def test_seeds_of_a_later_stage_read_those_of_the_earlier_one_in_turn(tmp_path):
-    config = toy_run.config_of(early={"num_seeds": 2}, late={"num_seeds": 3, "learning_rate": 1e-6})
+    late = {"seeds_per_input": 2, "learning_rate": 1e-6}
+    config = toy_run.config_of(early={"num_seeds": 2}, late=late)
     run_stages(config, tmp_path, ["early", "late"])
     settings = Settings.read(config)
+    assert settings.seeds_of("late") == (0, 1, 2, 3)
+    for seed in settings.seeds_of("late"):
+        stored = json.loads((tmp_path / "late" / f"seed_{seed}" / "config.json").read_text())
+        assert stored["reads"] == {"early": seed % 2}
     params, axis = Places(tmp_path).params(settings, "early", (0, 1, 2))
     assert axis == 0
     np.testing.assert_array_equal(params["x"][2], params["x"][0])
     assert params["x"][1] != params["x"][0]
     only, axis = Places(tmp_path).params(settings, "early", (0,))
     assert axis is None and only["x"] == params["x"][0]
+
+
+def test_a_seed_that_would_read_another_one_than_it_did_is_a_conflict(tmp_path):
+    def config(num_seeds):
+        return toy_run.config_of(early={"num_seeds": num_seeds}, late={"seeds_per_input": 3})
+
+    run_stages(config(1), tmp_path, ["early", "late"])
+    run_stages(config(2), tmp_path, ["early"])
+    message = "early: seed 1 is to be read, but .*late/seed_1 was made with seed 0; allowed is as"
+    with pytest.raises(StageConflictError, match=message):
+        run_stages(config(2), tmp_path, ["late"])
+    # A directory that does not tell counts as it would be counted now.
+    for seed in range(3):
+        file = tmp_path / "late" / f"seed_{seed}" / "config.json"
+        stored = json.loads(file.read_text())
+        del stored["reads"]
+        file.write_text(json.dumps(stored))
+    run_stages(config(2), tmp_path, ["late"])
+    assert seed_read(tmp_path, "late", 1, "early") == 1
+    assert seed_read(tmp_path, "late", 5, "early") == 1
+    assert json.loads((tmp_path / "late/seed_5/config.json").read_text())["reads"] == {"early": 1}
+
+
+def test_seeds_beyond_those_that_train_together_follow_in_groups(tmp_path):
+    late = {"seeds_per_input": 5, "seeds_together": 2}
+    run_stages(toy_run.config_of(late=late), tmp_path, ["early", "late"])
+    stored = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("late/*/config.json"))]
+    assert [found["seeds"] for found in stored] == [[0, 1], [0, 1], [2, 3], [2, 3], [4]]
+    alone = tmp_path / "alone"
+    late = {"seeds_per_input": 5, "seeds_together": 1}
+    run_stages(toy_run.config_of(late=late), alone, ["early", "late"])
+    for folder in (tmp_path, alone):
+        assert StageDirectory(folder, "late", 4).finished
+    np.testing.assert_allclose(parameter(tmp_path, "late"), parameter(alone, "late"), rtol=1e-6)
 
 
 def test_a_missing_earlier_stage_names_the_command_with_its_preset(tmp_path):

@@ -19,10 +19,9 @@ STAGES = ("probe", "steer", "metacontroller", "compile", "internal_rl", "raw_rl"
 @pytest.fixture(scope="module")
 def settings():
     config = gridworld.get_config("smoke")
-    for stage, num_seeds in {"pretrain": 2, "metacontroller": 2}.items():
-        config[stage].num_seeds = num_seeds
-    for stage in ("probe", "steer", "compile", "internal_rl", "raw_rl"):
-        config[stage].num_seeds = 3
+    config.pretrain.num_seeds = 2
+    for stage in ("compile", "internal_rl", "raw_rl"):
+        config[stage].seeds_per_input = 2
     return Settings.read(config)
 
 
@@ -81,7 +80,7 @@ def test_the_seeds_of_a_stage_are_one_program(stage, settings, places):
 
 
 def test_a_shared_base_model_has_no_axis(settings, places):
-    one = settings.updated("pretrain", num_seeds=1)
+    one = settings.updated("pretrain", num_seeds=1).updated("probe", seeds_per_input=2)
     made = make_stage(one, "probe", places)
     assert made.frozen_axes["model"].base_params is None
     assert (

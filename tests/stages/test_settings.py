@@ -39,6 +39,13 @@ def without_tuples(value):
     return json.loads(json.dumps(value))
 
 
+def without_seeds(fields):
+    """The fields of a section but for the number of its seeds."""
+    if not isinstance(fields, dict):
+        return fields
+    return {name: value for name, value in fields.items() if name != "num_seeds"}
+
+
 def historical(settings):
     """What fields mean that older configs lack, by section."""
     stages = [name for name in settings.sections if name not in ("data", "base")]
@@ -58,6 +65,8 @@ def test_presets_hold_the_values_that_shipped_runs_were_made_with(world, preset)
     assert found.pop("precision") == "auto"
     assert set(found) == set(golden)
     for section, fields in golden.items():
+        # Which seeds there are decides nothing of what one of them finds.
+        fields = without_seeds(fields)
         if not isinstance(fields, dict) or section == "quickstart":
             assert found[section] == fields
             continue
@@ -83,10 +92,7 @@ def test_a_directory_made_before_a_field_was_added_is_still_valid(world, preset)
         if stage in ("data", "base"):
             continue
         config = settings.stage_config(stage)
-        stored = {
-            name: {k: v for k, v in golden[name].items() if k != "num_seeds"}
-            for name in config.values
-        }
+        stored = {name: without_seeds(golden[name]) for name in config.values}
         assert config.check(stored, "x") is False
 
 
@@ -275,6 +281,56 @@ def test_later_seeds_read_the_earlier_ones_in_turn():
     config = gridworld.get_config("smoke")
     config.seed, config.pretrain.num_seeds = 3, 2
     assert Settings.read(config).seeds_read("pretrain", (3, 4, 5)) == (3, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("world", "preset", "expected"),
+    [
+        *((world, "paper", (10, 10, 30, 30, 30, 30)) for world in ("gridworld", "ant")),
+        ("gridworld", "small", (3, 3, 9, 9, 9, 9)),
+        ("ant", "small", (2, 2, 4, 4, 4, 4)),
+        *((world, "smoke", (1, 1, 1, 1, 1, 1)) for world in ("gridworld", "ant")),
+    ],
+)
+def test_each_seed_of_a_stage_has_seeds_of_the_next_one(world, preset, expected):
+    settings = preset_settings(world, preset)
+    stages = ("pretrain", "probe", "metacontroller", "compile", "internal_rl", "raw_rl")
+    assert tuple(map(settings.num_seeds, stages)) == expected
+    compiled = settings.updated("internal_rl", codes="compile").updated(
+        "compile", seeds_per_input=7
+    )
+    assert compiled.num_seeds("internal_rl") == 7 * expected[0]
+    assert {
+        settings.with_one_seed().num_seeds(stage)
+        for stage in settings.sections
+        if stage not in ("data", "base")
+    } == {1}
+
+
+def test_a_policy_stands_on_a_metacontroller_and_on_the_base_model_of_that_one():
+    settings = preset_settings("gridworld", "paper")
+    assert settings.reads("internal_rl", 13) == {"metacontroller": 13, "pretrain": 3}
+    assert settings.reads("raw_rl", 27) == {"pretrain": 7}
+    assert settings.reads("pretrain", 3) == {}
+    assert [
+        settings.reads("internal_rl", seed)["pretrain"] for seed in settings.seeds_of("internal_rl")
+    ] == 3 * list(range(10))
+    # Co-training from random parameters has as many seeds, and no base model that it reads.
+    random = settings.updated("metacontroller", variant="cotrained", base_from="random")
+    assert random.num_seeds("metacontroller") == 30
+    assert random.reads("internal_rl", 13) == {"metacontroller": 13}
+
+
+def test_the_number_of_seeds_of_a_stage_that_reads_another_one_names_the_field_in_its_place():
+    config = gridworld.get_config("smoke").to_dict()
+    config["internal_rl"]["num_seeds"] = 3
+    message = (
+        "config.internal_rl.num_seeds: unknown field, allowed is seeds_per_input, the seeds for"
+    )
+    with pytest.raises(ConfigError, match=message):
+        Settings.read(config)
+    with pytest.raises(ValueError, match=message):
+        make_config("gridworld-pinpad", "smoke", {"smoke": {"internal_rl": {"num_seeds": 3}}})
 
 
 def test_a_stage_that_a_config_lacks_is_named():

@@ -113,7 +113,11 @@ def test_a_plan_tells_commands_and_numbers_and_writes_nothing(tmp_path, settings
     folder = f"{workdir}/sweep/toy"
     assert commands[1][2:] == [
         *("experiments", "--stage=late", "--config=CONFIG.py:only"),
-        *("--config.early.target=2.0", "--config.late.target=0.0", "--config.late.num_seeds=2"),
+        *(
+            "--config.early.target=2.0",
+            "--config.late.target=0.0",
+            "--config.late.seeds_per_input=2",
+        ),
         *(f"--workdir={folder}/target0", f"--upstream={folder}/base"),
     ]
     # What is as the config has it is not repeated.
@@ -217,7 +221,10 @@ def test_fields_of_a_study_that_the_config_does_not_have_are_named(settings):
 
 def test_seeds_multiply_along_the_stages():
     seeds = {"pretrain": 10, "metacontroller": 3, "internal_rl": 1}
-    assert list(sweep_plan.seed_fields(seeds).values()) == [10, 30, 30]
+    fields = sweep_plan.seed_fields(seeds)
+    settings = Settings.read(gridworld.get_config("smoke"))
+    settings = sweep_plan.changed(settings, fields)
+    assert [settings.num_seeds(stage) for stage in seeds] == [10, 30, 30]
 
 
 def test_the_report_shows_the_studies_of_a_work_directory(tmp_path, settings, monkeypatch):

@@ -13,7 +13,7 @@ from internal_rl.envs.world import register_world
 from internal_rl.section import setting
 from internal_rl.stages.catalogue import StageSpec
 from internal_rl.training.optimiser import apply_gradients
-from internal_rl.training.settings import TrainingSettings
+from internal_rl.training.settings import SeedsPerInput, TrainingSettings
 from internal_rl.training.stage import Stage
 from internal_rl.types import ActionSpec, ObservationSpec, Timestep
 
@@ -51,7 +51,7 @@ class ToyWorld:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(TrainingSettings):
-    """Section of both stages.
+    """What the sections of both stages share.
 
     Attributes:
       target: what the parameter moves to.
@@ -64,6 +64,22 @@ class Config(TrainingSettings):
     steps_per_call: int = setting(2)
     learning_rate: float = setting(0.1)
     target: float = setting(1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EarlyConfig(Config):
+    """Section `early`.
+
+    Attributes:
+      num_seeds: seeds that are trained.
+    """
+
+    num_seeds: int = setting(1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LateConfig(Config, SeedsPerInput):
+    """Section `late`."""
 
 
 @struct.dataclass
@@ -107,6 +123,8 @@ def make_stage(name, settings, method, axes) -> Stage:
         log_every=section.log_every,
         checkpoint_every=section.checkpoint_every,
         seeds=settings.seeds_of(name),
+        seeds_together=section.seeds_together,
+        reads={seed: settings.reads(name, seed) for seed in settings.seeds_of(name)},
         frozen=method.frozen,
         frozen_axes=axes,
     )
@@ -125,8 +143,14 @@ def make_late(settings, places) -> Stage:
 
 
 STAGES = (
-    StageSpec("early", Config, make=make_early, depends_on=("environment", "early")),
-    StageSpec("late", Config, make=make_late, depends_on=("environment", "early", "late")),
+    StageSpec("early", EarlyConfig, make=make_early, depends_on=("environment", "early")),
+    StageSpec(
+        "late",
+        LateConfig,
+        make=make_late,
+        depends_on=("environment", "early", "late"),
+        input="early",
+    ),
 )
 
 
@@ -138,5 +162,7 @@ def register() -> None:
 def config_of(**sections) -> dict:
     """A config that has these two stages alone; `sections` change single fields."""
     config = {"preset": "only", "seed": 0, "environment": {"name": WORLD, "time_limit": 4}}
-    defaults = Config().as_dict()
-    return config | {name: defaults | sections.get(name, {}) for name in ("early", "late")}
+    defaults = {"early": EarlyConfig(), "late": LateConfig()}
+    return config | {
+        name: section.as_dict() | sections.get(name, {}) for name, section in defaults.items()
+    }

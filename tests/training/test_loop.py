@@ -156,7 +156,7 @@ def test_seeds_of_one_program_equal_runs_of_single_seeds(tmp_path, undisturbed):
 
 def test_seeds_begun_together_go_on_together(tmp_path, monkeypatch):
     run_interrupted(monkeypatch, make_stage(seeds=(0, 1)), tmp_path, 20)
-    with pytest.raises(StageConflictError, match=r"toy.num_seeds.*\[0, 1\]"):
+    with pytest.raises(StageConflictError, match=r"toy: seeds .*\[0, 1\]"):
         run_stage(make_stage(seeds=(0,)), tmp_path)
     run_stage(make_stage(seeds=(0, 1, 2)), tmp_path)
     run_stage(make_stage(seeds=(0, 1)), tmp_path / "whole")

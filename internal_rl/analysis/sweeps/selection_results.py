@@ -76,7 +76,7 @@ def table(results: SweepResults) -> SweepTable:
             rows.append((*cells, *numbers, "yes" if run is best[method] else ""))
     notes = [_told_trials(results)] if rows else []
     for way, run in best.items():
-        notes.append(f"Flags of {label(run)}, also in `{file_of(way)}`:\n\n    {flags_of(run)}")
+        notes.append(f"Flags of {label(run)}, also in `{file_of(way)}`: `{flags_of(run)}`")
     return SweepTable(columns, rows, notes)
 
 
@@ -87,6 +87,8 @@ def _told_trials(results: SweepResults) -> str:
     text = f"Finished trials: {told}."
     if len(set(counts.values())) > 1:
         text += " Methods were not tried equally often: do not compare them yet."
+    elif results.missing:
+        text += " Others are missing: the best may change."
     return (
         f"{text} Combinations were drawn with a seed, the same number for each. Best: the highest"
         " median over runs of the success of an evaluation at the end; of equal ones the highest"

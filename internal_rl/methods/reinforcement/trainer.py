@@ -39,7 +39,6 @@ class ReinforcementSettings(TrainingSettings):
     """What the sections `internal_rl` and `raw_rl` share (method §6).
 
     Attributes:
-      num_seeds: policies, each on the model of the same place among the earlier stage's seeds.
       task: post-training task as text that the world reads, such as "0-1-2"; empty for the world's
         own.
       episodes_per_update: size of a batch.
@@ -51,7 +50,6 @@ class ReinforcementSettings(TrainingSettings):
       evaluation_episodes: episodes of an evaluation.
     """
 
-    num_seeds: int = setting(3, COUNT)
     learning_rate: float = setting(3e-5, POSITIVE)
     weight_decay: float = setting(0.0, at_least(0))
     steps: int = setting(100_000, at_least(1))

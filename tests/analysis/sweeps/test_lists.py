@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 
 import pytest
@@ -73,6 +74,14 @@ def test_every_run_fits_to_its_config(world, preset, tmp_path):
             assert section.layer <= item.settings.base.depth
 
 
+def seeds_of(run):
+    """Of the last stage: the number of seeds per input, times that of the inputs."""
+    fields = sweep_plan.seed_fields(run.seeds)
+    assert list(fields)[0] == "pretrain.num_seeds"
+    assert set(list(fields)[1:]) == {f"{stage}.seeds_per_input" for stage in list(run.seeds)[1:]}
+    return math.prod(fields.values())
+
+
 @pytest.mark.parametrize(
     ("study", "count", "measured", "seeds"),
     [
@@ -90,8 +99,7 @@ def test_studies_at_paper_size_have_their_numbers_of_runs_and_seeds(study, count
     labelled = [run for run in runs if run.labels]
     assert (len(runs), len(labelled)) == (count, measured)
     for run in labelled:
-        fields = sweep_plan.seed_fields(run.seeds)
-        assert fields[f"{run.stages[-1]}.num_seeds"] == seeds
+        assert seeds_of(run) == seeds
 
 
 def test_rate_and_distortion_share_one_base_model_and_gates_of_the_world():
@@ -156,7 +164,7 @@ def test_all_trials_of_a_setting_read_one_discovery_and_stand_on_thirty_runs():
     for run in runs.values():
         if not run.labels:
             continue
-        assert sweep_plan.seed_fields(run.seeds)[f"{run.stages[-1]}.num_seeds"] == 30
+        assert seeds_of(run) == 30
         for name in run.reads:
             assert runs[name].fields.items() <= run.fields.items()
     discoveries = [run for run in runs.values() if not run.labels]

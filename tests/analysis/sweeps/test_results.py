@@ -121,6 +121,11 @@ def test_each_method_is_shown_at_its_best_median_and_the_mean_decides_between_eq
     assert cells(table, "best").count("yes") == 3 and len(table.rows) == 8
     assert "internal RL 3, raw actions 2, CompILE 3" in table.notes[0]
     assert "do not compare them yet" in table.notes[0]
+    flags = "Flags of raw actions, also in `selection_raw_actions.flags`: `--config.raw_rl."
+    assert any(note.startswith(flags) for note in table.notes)
+    runs = [run for run in results.runs if run.labels["rate"] < 3e-4]
+    partial = selection_results.table(SweepResults(runs, ["another"]))
+    assert "Others are missing: the best may change." in partial.notes[0]
 
 
 def test_the_flags_of_the_best_are_written_for_each_method():
