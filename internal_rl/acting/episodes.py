@@ -25,6 +25,9 @@ FIELDS = ("observation", "action", "action_log_prob", "reward", "visit", "progre
 LAST = "last_observation"
 """What can be kept of every episode's end."""
 
+SOLVABLE = "solvable"
+"""What can be kept of every episode's start, where the world tells it."""
+
 SHOWN = (*(name for name in FIELDS if name != "action_log_prob"), LAST)
 """What tells an episode from its start to what the last step led to."""
 
@@ -126,6 +129,8 @@ class Episodes:
       progress: `(B, T)` int32 how much of the task was done after the step.
       subgoal: `(B, T)` int32 subgoal that the task asked for before the step.
       last_observation: `(B, d)` after the last step.
+      solvable: `(B,)` bool, the task could be completed from the start; None in a world in which
+        that is always so, and in one that does not tell.
       record: what the control recorded, by name, `(B, T, ...)`.
     """
 
@@ -138,6 +143,7 @@ class Episodes:
     progress: chex.Array | None = None
     subgoal: chex.Array | None = None
     last_observation: chex.Array | None = None
+    solvable: chex.Array | None = None
     record: dict[str, chex.Array] = struct.field(default_factory=dict)
 
     @property
@@ -149,6 +155,12 @@ class Episodes:
     def success(self) -> chex.Array:
         """`(B,)` bool, something was rewarded."""
         return self.returns > 0
+
+    @property
+    def solvable_success(self) -> chex.Array:
+        """`()` share of successes among the episodes that could have one, NaN without any."""
+        count = jnp.sum(self.solvable, dtype=jnp.float32)
+        return jnp.sum(self.success & self.solvable, dtype=jnp.float32) / count
 
     @property
     def length(self) -> chex.Array:
@@ -210,7 +222,8 @@ def act(
       key: randomness of actions and control; the same key and start play the same episodes.
       deterministic: `()` bool, take the most probable action.
       free_running: no task ends an episode, see `step_without_task` in `envs.capabilities`.
-      keep: which of `FIELDS` to keep of every step, and `LAST` to keep what it led to at the end.
+      keep: which of `FIELDS` to keep of every step, `LAST` to keep what it led to at the end, and
+        `SOLVABLE`.
       num_slots: episodes that run side by side, which bounds the memory; 0 leaves the choice to
         `slots.choose_num_slots`.
       first_episode: number of the first episode, where these are some of more: random numbers are
@@ -263,7 +276,7 @@ def act(
         if "action_log_prob" in keep:
             spec = model.base.action_spec
             known["action_log_prob"] = action_log_prob(spec, output.action, action)
-        kept = {name: known[name] for name in keep if name != LAST and known[name] is not None}
+        kept = {name: known[name] for name in keep if known.get(name) is not None}
         state = (worlds, after, visits)
         return state, (base_memory, control_memory), after.done, {**kept, "record": record}
 
@@ -275,6 +288,8 @@ def act(
         world.time_limit,
         at_end=(lambda state: {LAST: state[1].observation}) if LAST in keep else None,
     )
+    if SOLVABLE in keep and hasattr(world, "solvable"):
+        records[SOLVABLE] = jax.vmap(world.solvable)(start[0])
     return Episodes(active=jnp.arange(world.time_limit) < length[:, None], **records)
 
 

@@ -11,7 +11,7 @@ from flax import struct
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from internal_rl.acting.episodes import NoControl, play
+from internal_rl.acting.episodes import SOLVABLE, NoControl, play
 from internal_rl.analysis.drawing import (
     REFERENCE_STYLES,
     draw_band,
@@ -37,10 +37,15 @@ class SampledSuccess:
     Attributes:
       sampled_success: `()` share of episodes.
       sampled_episodes: how many there were.
+      sampled_solvable: `()` of these, those that could have succeeded; None in a world in which
+        all could, or that does not tell.
+      sampled_solvable_success: `()` share of these; None likewise.
     """
 
     sampled_success: chex.Array
     sampled_episodes: int
+    sampled_solvable: chex.Array | None = None
+    sampled_solvable_success: chex.Array | None = None
 
 
 def sampling_keys() -> tuple[chex.PRNGKey, chex.PRNGKey]:
@@ -69,13 +74,19 @@ def sample_success(
             NoControl(),
             key,
             num_episodes,
-            keep=("reward",),
+            keep=("reward", SOLVABLE),
             num_slots=choose_slots(num_episodes),
             shared=True,
         )
-        return jnp.mean(episodes.success, dtype=jnp.float32)
+        found = SampledSuccess(jnp.mean(episodes.success, dtype=jnp.float32), num_episodes)
+        if episodes.solvable is None:
+            return found
+        count = jnp.sum(episodes.solvable, dtype=jnp.int32)
+        return found.replace(
+            sampled_solvable=count, sampled_solvable_success=episodes.solvable_success
+        )
 
-    return SampledSuccess(run(model.alone(), key), num_episodes)
+    return run(model.alone(), key)
 
 
 def measure(context: StudyContext) -> dict[str, chex.Array]:
@@ -109,7 +120,14 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
         return int(s.artifacts.get("sampled_episodes", 0))
 
     sampled = make_row(f"base_{name}", label, seeds, lambda s: s.scalar(name), episodes)
-    return [*found, sampled]
+    in_solvable = make_row(
+        "base_sampled_solvable_success",
+        f"{label} where the layout allows it",
+        seeds,
+        lambda s: s.scalar("sampled_solvable_success"),
+        lambda s: int(s.artifacts.get("sampled_solvable", 0)),
+    )
+    return [*found, sampled, in_solvable]
 
 
 def known_references(results: SeedResults) -> dict[str, float]:

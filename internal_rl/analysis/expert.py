@@ -10,7 +10,11 @@ from internal_rl.analysis.table import Row, make_row
 SUCCESS = "post_training/success"
 
 _TASKS = {"pretraining": "pretraining tasks", "post_training": "post-training task"}
-_LABELS = {"success": "success of mean actions", "steps_per_colour": "steps per colour"}
+_LABELS = {
+    "success": "success of mean actions",
+    "solvable_success": "success where the layout allows it",
+    "steps_per_colour": "steps per colour",
+}
 
 
 def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:

@@ -70,6 +70,12 @@ def first_episodes(results: SeedResults) -> int:
     return int(values[0]) if len(values) else 0
 
 
+def solvable_episodes(results: SeedResults) -> int:
+    """Episodes of an evaluation in layouts that allow a success; 0 where that is not told."""
+    share = results.scalar("solvable")
+    return 0 if math.isnan(share) else round(share * results.evaluation_episodes)
+
+
 def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     """Success of an evaluation and of the first batches, the number of episodes, and the speed."""
     label = label_of(stage)
@@ -83,6 +89,13 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
             lambda s: s.evaluation_episodes,
         )
 
+    in_solvable = make_row(
+        f"{stage}_solvable_success",
+        f"{label}, success on the task where the layout allows it",
+        seeds,
+        lambda s: s.scalar("solvable_success"),
+        solvable_episodes,
+    )
     at_first = f"{label}, success at first (mean of the first batches)"
     total = make_row(f"{stage}_episodes", f"{label}, episodes", seeds, lambda s: s.last("episodes"))
     speed = [
@@ -96,6 +109,7 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     ]
     return [
         evaluated("success", "success on the task"),
+        in_solvable,
         evaluated("deterministic_success", "success without sampling"),
         make_row(f"{stage}_success_at_first", at_first, seeds, first_success, first_episodes),
         total,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from internal_rl.acting.controls import SupervisedControl
-from internal_rl.acting.episodes import Episodes, play
+from internal_rl.acting.episodes import SOLVABLE, Episodes, play
 from internal_rl.analysis.drawing import draw_band, legend, palette, panels, tell
 from internal_rl.analysis.results import RunResults, SeedResults, standing, with_artifact
 from internal_rl.analysis.study import Study, StudyContext, as_arrays, choose_slots
@@ -31,11 +31,14 @@ class SteeringResult:
       colours_visited: `(L + 1,)` mean progress; None where the world does not tell.
       reached: `(L + 1, K)` share of episodes whose progress is at least 1, 2, ..., up to the most
         that any had; None likewise.
+      solvable_success: `(L + 1,)` success in layouts that allow it; None in a world in which all
+        do, or that does not tell.
     """
 
     success: chex.Array
     colours_visited: chex.Array | None
     reached: chex.Array | None
+    solvable_success: chex.Array | None = None
 
 
 def play_controlled(
@@ -60,7 +63,7 @@ def play_controlled(
         SupervisedControl(controllers),
         key,
         num_episodes,
-        keep=("reward", "progress"),
+        keep=("reward", "progress", SOLVABLE),
         num_slots=choose_slots(num_episodes),
         shared=True,
     )
@@ -77,7 +80,7 @@ def examine_controllers(
       layers: controllers of all subgoals, for each layer from 0 on.
       num_episodes: episodes for each layer.
     """
-    success, progress = [], []
+    success, progress, solvable = [], [], []
     for layer, controllers in enumerate(layers):
         run = by_all_devices(
             lambda model, controllers, key: play_controlled(
@@ -86,6 +89,8 @@ def examine_controllers(
         )
         episodes = run(model.at_layer(layer), controllers, jax.random.key(layer))
         success.append(jnp.mean(episodes.success, dtype=jnp.float32))
+        if episodes.solvable is not None:
+            solvable.append(episodes.solvable_success)
         if episodes.progress is not None:
             progress.append(np.asarray(episodes.furthest))
     visited = reached = None
@@ -95,7 +100,8 @@ def examine_controllers(
         reached = np.stack(
             [np.mean(x[:, None] > steps, axis=0, dtype=np.float32) for x in progress]
         )
-    return SteeringResult(jnp.stack(success), visited, reached)
+    in_solvable = jnp.stack(solvable) if solvable else None
+    return SteeringResult(jnp.stack(success), visited, reached, in_solvable)
 
 
 def measure(context: StudyContext) -> dict[str, chex.Array]:
@@ -112,9 +118,11 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     if stage != "steer":
         return []
     label = "steering success"
-    return best_layer_rows(
+    found = best_layer_rows(
         seeds, "success", "steering_success", label, lambda s: s.evaluation_episodes
     )
+    key = "steering_solvable_success"
+    return found + best_layer_rows(seeds, "solvable_success", key, f"{label} in solvable layouts")
 
 
 def figures(run: RunResults) -> dict[str, Figure | None]:

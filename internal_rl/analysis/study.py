@@ -42,7 +42,7 @@ from absl import logging
 from matplotlib.figure import Figure
 
 import internal_rl.analysis
-from internal_rl.acting.episodes import SHOWN, Episodes
+from internal_rl.acting.episodes import SHOWN, SOLVABLE, Episodes
 from internal_rl.analysis.results import RunResults, SeedResults
 from internal_rl.analysis.table import Row
 from internal_rl.envs.slots import choose_num_slots
@@ -120,7 +120,7 @@ class StudyContext:
         key = named_key(jax.random.key(2), "evaluation")
 
         def play(params, frozen, deterministic):
-            options = {"deterministic": deterministic, "keep": SHOWN, "shared": True}
+            options = {"deterministic": deterministic, "keep": (*SHOWN, SOLVABLE), "shared": True}
             return self.method.rollout(params, frozen, key, self.num_episodes, **options)
 
         return by_all_devices(play)

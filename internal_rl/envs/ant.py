@@ -37,6 +37,8 @@ class AntWorldConfig(LayoutPoolConfig):
       tasks: name of the task set, see `tasks.task_set`.
       cell_size: side of a cell, in metres. The ant's feet stand 0.8 to 1.1 m from its torso.
       frame_skip: physics steps of 0.01 s in a control step; 5 is customary for this ant.
+      torso_speed: at a reset the six velocities of the torso are drawn uniformly within this, in
+        metres or radians per second (open: the paper names those of the joints alone).
       border: `"open"`: the outer cells go on beyond the border, so that a step over it changes
         nothing (12 of the 16 cells lie at the border, and the ant starts anywhere in a cell);
         `"terminal"`: leaving the grid ends the episode, as a wall does.
@@ -50,6 +52,7 @@ class AntWorldConfig(LayoutPoolConfig):
     tasks: str = "ant-pinpad"
     cell_size: float = 2.0
     frame_skip: int = 5
+    torso_speed: float = 0.0
     border: str = "open"
     physics: str = "auto"
 
@@ -62,6 +65,10 @@ class AntWorldConfig(LayoutPoolConfig):
             )
         if self.frame_skip > MAX_FRAME_SKIP:
             raise ValueError(f"frame_skip is {self.frame_skip}, allowed is up to {MAX_FRAME_SKIP}")
+        if not 0 <= self.torso_speed < MAX_SPEED:
+            raise ValueError(
+                f"torso_speed is {self.torso_speed}, allowed is 0 or more and below {MAX_SPEED:g}"
+            )
         for name, allowed in (("border", BORDERS), ("physics", KINDS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -220,7 +227,10 @@ class AntWorld(pinpad.PinpadWorld):
         return pinpad.with_own_buffers((state, timestep), state.cell, task)
 
     def sample_body(self, key: chex.PRNGKey, cell: chex.Array) -> PhysicsState:
-        """Draws a posture: torso anywhere in `cell ()`, any yaw, joints near the standing pose."""
+        """Draws a posture: torso anywhere in `cell ()`, any yaw, joints near the standing pose.
+
+        Velocities are near zero.
+        """
         keys = jax.random.split(key, 4)
 
         def uniform(key, shape, limit):
@@ -237,9 +247,15 @@ class AntWorld(pinpad.PinpadWorld):
         shape = (ant_body.NUM_TORQUES,)
         joints = jnp.array(ant_body.STANDING_JOINTS) + uniform(keys[2], shape, RESET_NOISE)
         height = constant(ant_body.STANDING_HEIGHT, place[:1])
+        velocities = uniform(keys[3], shape, RESET_NOISE)
+        if self.config.torso_speed:
+            torso = uniform(jax.random.fold_in(keys[3], 1), (6,), self.config.torso_speed)
+            velocities = jnp.concatenate([torso, velocities])
+        else:
+            velocities = jnp.pad(velocities, (6, 0))
         return PhysicsState(
             qpos=jnp.concatenate([place, height, quaternion, joints]),
-            qvel=jnp.pad(uniform(keys[3], shape, RESET_NOISE), (6, 0)),
+            qvel=velocities,
         )
 
     @on_any_mesh
@@ -383,7 +399,7 @@ class AntWorld(pinpad.PinpadWorld):
 
 
 PRESETS = {
-    "paper": AntWorldConfig(),
+    "paper": AntWorldConfig(solvable_only=False),
     # Nothing lies on the way between two colours, nor from the start to any of them: to plan paths
     # around others is what a small model learns last. The wall then always closes a corner off.
     "small": AntWorldConfig(

@@ -239,7 +239,7 @@ class GridWorld(pinpad.PinpadWorld):
 
 
 PRESETS = {
-    "paper": GridWorldConfig(),
+    "paper": GridWorldConfig(solvable_only=False),
     "small": GridWorldConfig(
         grid_size=7,
         num_colours=5,

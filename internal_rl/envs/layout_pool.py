@@ -28,6 +28,10 @@ class LayoutPoolConfig:
 
     Attributes:
       num_layouts: 0 draws a new layout at every reset; otherwise the size of a fixed pool.
+      solvable_only: a layout in which the task cannot be completed is drawn again. False draws
+        layouts uniformly, as in the paper, so that some episodes cannot succeed (grid world, preset
+        `paper`: 19 % of those on the post-training task, ant 13 %). Layouts of a pool can all be
+        solved, whatever it says.
       layout_seed: seed of the pool.
       min_colour_distance: smallest L1 distance between two colours of a pool layout, in cells.
       min_line_distance: smallest number of rows, and of columns, between two colours of a pool
@@ -51,6 +55,7 @@ class LayoutPoolConfig:
     """
 
     num_layouts: int = 0
+    solvable_only: bool = True
     layout_seed: int = 0
     min_colour_distance: int = 1
     min_line_distance: int = 0

@@ -104,6 +104,8 @@ class PinpadWorld:
       num_places: `O`, colours.
       num_subgoals: subgoals of the task set.
       subgoal_places: `(G,)` colour that each subgoal visits first.
+      solvable: `solvable(state) -> () bool`, whether the task of an episode can be completed from
+        its start; where layouts are drawn in which it cannot (`solvable_only=False`) alone.
       unseen_transitions: pairs of colours that only the post-training task needs.
       num_pretraining_visits: visits of the longest pretraining task.
       switch_tolerance: steps by which a switch may miss the change of subgoal and still count as
@@ -139,6 +141,8 @@ class PinpadWorld:
         self.unseen_transitions = tasks.unseen_transitions(self.task_set)
         self.num_pretraining_visits = max(map(len, self.task_set.pretraining))
         self._subgoal_table = tasks.subgoal_table(self.task_set, config.num_colours)
+        if not config.solvable_only and not config.num_layouts:
+            self.solvable = self._solvable
 
     def __reduce__(self):
         return type(self), (self.config,)
@@ -164,24 +168,43 @@ class PinpadWorld:
         return jnp.asarray(task, jnp.int32)
 
     def sample_start(
-        self, key: chex.PRNGKey, task: chex.Array
+        self, key: chex.PRNGKey, task: chex.Array, solvable_only: bool | None = None
     ) -> tuple[chex.Array, chex.Array, chex.Array, chex.Array]:
         """Draws what `reset` starts from.
+
+        Args:
+          key: randomness.
+          task: `(K,)`.
+          solvable_only: whether layouts that cannot be solved are drawn again; None for what the
+            config says.
 
         Returns:
           objects `(O,)`, walls `(W,)`, layout index `()` (-1 without a pool), start cell `()`.
         """
         config = self.config
         if self.layouts is None:
-            objects, walls, start_cell = sample_layout(
-                key, config.grid_size, config.num_colours, config.num_walls, jnp.asarray(task)
-            )
+            solvable_only = config.solvable_only if solvable_only is None else solvable_only
+            sizes = config.grid_size, config.num_colours, config.num_walls
+            wanted = jnp.asarray(task) if solvable_only else None
+            objects, walls, start_cell = sample_layout(key, *sizes, wanted)
             return objects, walls, jnp.int32(-1), start_cell
         objects, walls, starts, num_starts = (jnp.asarray(cells) for cells in self.layouts)
         layout_key, start_key = jax.random.split(key)
         index = jax.random.randint(layout_key, (), 0, config.num_layouts, jnp.int32)
         start = jax.random.randint(start_key, (), 0, num_starts[index], jnp.int32)
         return objects[index], walls[index], index, starts[index, start]
+
+    def _solvable(self, state) -> chex.Array:
+        """Whether the task of an episode can be completed from its start, `()` bool."""
+        layout = state.objects, state.walls, state.start_cell
+        return solvable(*layout, state.task, self.grid_size)
+
+    def with_solvable_layouts(self) -> "PinpadWorld":
+        """The world with `solvable_only`; itself, if it has that."""
+        if self.config.solvable_only:
+            return self
+        make, (config, *rest) = self.__reduce__()
+        return make(dataclasses.replace(config, solvable_only=True), *rest)
 
     def scene(self, observation: chex.Array) -> Scene:
         """Reads observations `(..., d)`."""
@@ -330,9 +353,16 @@ def solvable(
 
 
 def sample_layout(
-    key: chex.PRNGKey, grid_size: int, num_colours: int, num_walls: int, task: chex.Array
+    key: chex.PRNGKey, grid_size: int, num_colours: int, num_walls: int, task: chex.Array | None
 ) -> tuple[chex.Array, chex.Array, chex.Array]:
-    """Draws a layout and a start cell, uniformly without overlap among those that solve `task`.
+    """Draws a layout and a start cell, uniformly without overlap.
+
+    Args:
+      key: randomness.
+      grid_size: side `G` of the grid, in cells.
+      num_colours: `O`.
+      num_walls: `W`.
+      task: `(K,)`; layouts that do not solve it are drawn again. None takes the first one.
 
     Returns:
       objects `(O,)`, walls `(W,)`, start cell `()`, all int32. After `MAX_REDRAWS` unsolvable
@@ -340,9 +370,12 @@ def sample_layout(
     """
     num_things = num_colours + num_walls + 1
 
-    def draw(key):
+    def draw_one(key):
         cells = sample_distinct(key, grid_size**2, num_things)
-        layout = cells[:num_colours], cells[num_colours:-1], cells[-1]
+        return cells[:num_colours], cells[num_colours:-1], cells[-1]
+
+    def draw(key):
+        layout = draw_one(key)
         return layout, solvable(*layout, task, grid_size)
 
     def redraw(carry):
@@ -355,6 +388,8 @@ def sample_layout(
         return (count < MAX_REDRAWS) & ~solved
 
     key, draw_key = jax.random.split(key)
+    if task is None:
+        return draw_one(draw_key)
     layout, solved = draw(draw_key)
     # All that the loop carries is spread over devices as its condition is; the same numbers.
     start = (key, jnp.int32(1), layout, solved)

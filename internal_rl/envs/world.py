@@ -29,6 +29,8 @@ CAPABILITIES = {
     "free_running": "step_without_task(state, action): a step that no task ends, only what would"
     " end any episode, such as a fall; its time limit is kept by the caller",
     "layouts": "layout_fingerprint(observation (..., d)) -> (...) uint32 that tells layouts apart",
+    "solvable": "solvable(state) -> () bool: whether an episode's task can be completed from its"
+    " start; of worlds that also draw starts from which it cannot",
     "scene": "scene(observation (..., d)) -> Scene, and grid_size in cells",
     "pictures": "frames(observations (T, d), beta (T,), code (T, n_z)) -> images, and"
     " seconds_per_frame",
@@ -44,6 +46,7 @@ ATTRIBUTES = {
     "transitions": ("unseen_transitions", "num_pretraining_visits"),
     "free_running": ("step_without_task",),
     "layouts": ("layout_fingerprint",),
+    "solvable": ("solvable",),
     "scene": ("scene", "grid_size"),
     "pictures": ("frames", "seconds_per_frame"),
     "task_text": ("parse_task",),

@@ -64,7 +64,7 @@ def train_round(
     seed: int,
     params: tuple | None,
 ) -> tuple[tuple, dict[str, float]]:
-    """One call of brax's PPO on the pretraining tasks.
+    """One call of brax's PPO on the pretraining tasks, in layouts that can be solved.
 
     The result is a function of the arguments alone, so that a training that was cut off inside a
     round repeats it.
@@ -88,7 +88,8 @@ def train_round(
             if section == "episode" and not rest.startswith("policy_dist"):
                 metrics[f"episode/{rest}"] = float(value)
 
-    environment = GuidedAnt(world, config, world.pretraining_tasks)
+    # Where there is no way to the next colour, none can be shown.
+    environment = GuidedAnt(world.with_solvable_layouts(), config, world.pretraining_tasks)
     train = functools.partial(
         brax_ppo.train,
         environment,
@@ -158,6 +159,7 @@ class Episodes:
       progress: `(B, T)` int32 colours visited after it.
       length: `(B,)` int32 control steps.
       success: `(B,)` bool.
+      solvable: `(B,)` bool, whether the task could be completed on the grid.
       diverged: `(B,)` bool, the simulation did not stay finite.
     """
 
@@ -169,6 +171,7 @@ class Episodes:
     progress: chex.Array
     length: chex.Array
     success: chex.Array
+    solvable: chex.Array
     diverged: chex.Array
 
 
@@ -225,7 +228,10 @@ def play(
     records, length = run_episodes(step, fresh, (), num_slots, world.time_limit)
     for name in ("success", "diverged"):
         records[name] = jnp.any(records[name], axis=1)
-    return Episodes(task=index, length=length, **records)
+    solvable = jnp.ones_like(records["success"])
+    if hasattr(world, "solvable"):
+        solvable = jax.vmap(world.solvable)(fresh[0].ant)
+    return Episodes(task=index, length=length, solvable=solvable, **records)
 
 
 def make_policy(

@@ -44,7 +44,8 @@ class ExpertStream:
     """Successful expert trajectories of a grid world, episode after episode.
 
     Layouts and start cells are drawn as by `world.reset`, tasks uniformly. Episodes that run into
-    the time limit are skipped.
+    the time limit are skipped. So would those be that cannot be completed: they are not even begun,
+    whatever `solvable_only` of the world says.
 
     Attributes:
       world: the world.
@@ -272,7 +273,7 @@ class ExpertStream:
             task_key, start_key, action_key = jax.random.split(key, 3)
             task_index = jax.random.randint(task_key, (), 0, tasks.shape[0], jnp.int32)
             objects, walls, layout_index, start_cell = self.world.sample_start(
-                start_key, tasks[task_index]
+                start_key, tasks[task_index], solvable_only=True
             )
             seed = jax.random.key_data(action_key)
             return Episodes(seed, objects, walls, layout_index, task_index, start_cell)

@@ -18,7 +18,7 @@ from internal_rl.models.blocks import MLP
 from internal_rl.models.code_controller import CodeController, CodeControllerConfig
 from internal_rl.models.integration import Gate, codes_before, mixed
 from internal_rl.models.recurrence import starts_segment
-from internal_rl.models.sequence_embedding import EMBEDDINGS, SequenceEmbedding
+from internal_rl.models.sequence_embedding import EMBEDDING_LAYERS, EMBEDDINGS, SequenceEmbedding
 from internal_rl.section import COUNT, POSITIVE, SIZE, at_least, one_of, setting, within
 
 GATES = ("sigmoid", "gumbel", "one", "random")
@@ -57,9 +57,14 @@ class MetacontrollerConfig(CodeControllerConfig):
     Attributes:
       embedding: `"trajectory"` for one non-causal embedding `s` per trajectory, `"step"` for one
         per step (open).
+      embedding_layers: `"gated"` for layers of bare gated recurrences, `"hawk"` for those of the
+        base model in both directions, as published.
+      embedding_heads: diagonal blocks of the gates of Hawk layers; divides `embedding_size` (open).
+      embedding_mlp_size: hidden size of the perceptrons of Hawk layers (open).
       embedding_size: width of the sequence embedding.
       embedding_depth: its bidirectional layers (open).
-      embedding_slowness: how far back it sees at the start, about `e^slowness / 4` steps (open).
+      embedding_slowness: how far back it sees at the start, about `e^slowness / 4` steps; of gated
+        layers (open).
       embedding_gap: steps of the future that `embedding="step"` skips (open).
       encoder_size: hidden size of the encoder MLP.
       gate: `"sigmoid"`; `"gumbel"` adds logistic noise in training; `"one"` forces `beta = 1`;
@@ -69,6 +74,9 @@ class MetacontrollerConfig(CodeControllerConfig):
     """
 
     embedding: str = setting("trajectory", one_of(EMBEDDINGS))
+    embedding_layers: str = setting("gated", one_of(EMBEDDING_LAYERS))
+    embedding_heads: int = setting(8, COUNT)
+    embedding_mlp_size: int = setting(64, SIZE)
     embedding_size: int = setting(32, SIZE)
     embedding_depth: int = setting(1, COUNT)
     embedding_slowness: float = setting(4.0, POSITIVE)
@@ -77,6 +85,14 @@ class MetacontrollerConfig(CodeControllerConfig):
     gate: str = setting("sigmoid", one_of(GATES))
     temperature: float = setting(1.0, POSITIVE)
     switch_rate: float = setting(0.2, within(0, 1))
+
+    def check(self) -> None:
+        """The gates of Hawk layers are cut into equal blocks."""
+        super().check()
+        if self.embedding_layers == "hawk":
+            divides = self.embedding_size % self.embedding_heads == 0
+            allowed = f"a divisor of embedding_size = {self.embedding_size}"
+            self.require(divides, "embedding_heads", allowed)
 
 
 class Metacontroller(CodeController):
@@ -98,6 +114,9 @@ class Metacontroller(CodeController):
             self.config.embedding,
             self.config.embedding_slowness,
             self.config.embedding_gap,
+            self.config.embedding_layers,
+            self.config.embedding_heads,
+            self.config.embedding_mlp_size,
         )
         self.encoder = MLP(self.config.encoder_size, 2 * self.config.code_size, activation=nn.gelu)
 

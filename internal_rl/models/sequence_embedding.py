@@ -5,6 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from internal_rl.models.hawk import HawkBlock
 from internal_rl.models.recurrence import ends_segment, linear_recurrence, starts_segment
 
 DECAY_SHARPNESS = 8.0  # the constant `c` of the RG-LRU, De et al. 2024, eq. 4
@@ -47,6 +48,38 @@ class GatedRecurrence(nn.Module):
 
 
 EMBEDDINGS = ("trajectory", "step")
+EMBEDDING_LAYERS = ("gated", "hawk")
+# As in the base model, method §3.
+HAWK_INIT_SCALE = 0.1
+
+
+class BidirectionalHawk(nn.Module):
+    """A layer of the base model's, made non-causal by running in both directions (appendix D.1.1).
+
+    Attributes:
+      width: of input and output.
+      num_heads: diagonal blocks of the gates; divides `width`.
+      mlp_size: hidden size of the perceptrons.
+    """
+
+    width: int
+    num_heads: int
+    mlp_size: int
+
+    @nn.compact
+    def __call__(self, x: chex.Array, segment: chex.Array) -> tuple[chex.Array, chex.Array]:
+        """What a block that reads forwards and one that reads backwards make of `(B, S, n)`.
+
+        Both are as wide as `x`, which they carry on as their residual stream; nothing crosses a
+        border of `segment (B, S)`.
+        """
+
+        def block(name):
+            sizes = (self.width, self.num_heads, self.mlp_size)
+            return HawkBlock(*sizes, HAWK_INIT_SCALE, name=name)
+
+        backwards = jnp.flip(x, axis=1), jnp.flip(segment, axis=1)
+        return block("forward")(x, segment), jnp.flip(block("backward")(*backwards), axis=1)
 
 
 def later_in_segment(x: chex.Array, segment: chex.Array, gap: int) -> chex.Array:
@@ -88,9 +121,13 @@ class SequenceEmbedding(nn.Module):
       depth: number of bidirectional layers.
       kind: `"trajectory"` for one vector per trajectory, `"step"` for one per step.
       slowness: how far back the slowest recurrences see at the start, as the logarithm of a number
-        of steps: about `exp(slowness) / 4`.
+        of steps: about `exp(slowness) / 4`; of gated layers alone.
       gap: with `"step"`, how many steps of the future are skipped: what is left tells where the
         agent is going, not what it does next.
+      layers: `"gated"` for bare gated recurrences; `"hawk"` for the layers of the base model as
+        published, of width `size` behind a projection.
+      num_heads: diagonal blocks of the gates of Hawk layers.
+      mlp_size: hidden size of the perceptrons of Hawk layers.
     """
 
     size: int = 32
@@ -98,6 +135,9 @@ class SequenceEmbedding(nn.Module):
     kind: str = "trajectory"
     slowness: float = 4.0
     gap: int = 0
+    layers: str = "gated"
+    num_heads: int = 8
+    mlp_size: int = 64
 
     @nn.compact
     def __call__(self, residual: chex.Array, segment: chex.Array) -> chex.Array:
@@ -110,6 +150,8 @@ class SequenceEmbedding(nn.Module):
             raise ValueError(
                 f"metacontroller.embedding: got {self.kind!r}, allowed: {', '.join(EMBEDDINGS)}"
             )
+        if self.layers == "hawk":
+            return self._of_hawk(residual, segment)
         if self.kind == "step":
             x = nn.Dense(self.size, name="projection")(residual)
             for i in range(1, self.depth + 1):
@@ -123,6 +165,30 @@ class SequenceEmbedding(nn.Module):
             mixed = self._mix([x, forward, backward], i)
             x = jnp.concatenate([residual, mixed], axis=-1)
         forward, backward = self._recurrences(x, segment, self.depth)
+        return self._summary(forward, backward, segment)
+
+    def _of_hawk(self, residual: chex.Array, segment: chex.Array) -> chex.Array:
+        """The same with layers of the base model's.
+
+        A layer adds what its two blocks add to the residual stream; with one embedding per step
+        the backward block's part comes from `gap` steps later.
+        """
+        x = nn.Dense(self.size, name="projection")(residual)
+        for i in range(1, self.depth + 1):
+            sizes = (self.size, self.num_heads, self.mlp_size)
+            forward, backward = BidirectionalHawk(*sizes, name=f"layer_{i}")(x, segment)
+            if self.kind == "trajectory" and i == self.depth:
+                return self._summary(forward, backward, segment)
+            added = backward - x
+            if self.kind == "step":
+                added = later_in_segment(added, segment, self.gap)
+            x = forward + added
+        return nn.RMSNorm(name="output_norm")(x)
+
+    def _summary(
+        self, forward: chex.Array, backward: chex.Array, segment: chex.Array
+    ) -> chex.Array:
+        """One vector per trajectory, `(B, S, size)`: what was read in each direction at its end."""
         end = later_in_segment(forward, segment, segment.shape[1])
         start = first_in_segment(backward, segment)
         return nn.Dense(self.size, name="summary")(jnp.concatenate([end, start], axis=-1))

@@ -36,6 +36,9 @@ def evaluate(settings: Settings, params: tuple, key: jax.Array) -> dict[str, flo
         colours = (tasks >= 0).sum(axis=1)[played.task]
         visited, success = np.asarray(played.progress.max(axis=1)), np.asarray(played.success)
         results[f"{name}/success"] = float(success.mean())
+        if hasattr(world, "solvable"):
+            solvable = np.asarray(played.solvable)
+            results[f"{name}/solvable_success"] = float(success[solvable].mean())
         results[f"{name}/share_of_colours"] = float((visited / colours).mean())
         results[f"{name}/steps_per_colour"] = float(
             played.length[success].sum() / max(colours[success].sum(), 1)

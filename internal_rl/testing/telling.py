@@ -87,6 +87,7 @@ def capability_faults(world: World, key: chex.PRNGKey) -> list[str]:
     tried = {
         "layouts": lambda: _layout_faults(world, observations),
         "scene": lambda: _scene_faults(world, observations),
+        "solvable": lambda: _solvable_faults(world),
         "pictures": lambda: _picture_faults(world, observations[:, 0]),
         "task_text": lambda: _task_text_faults(world),
     }
@@ -154,6 +155,16 @@ def _layout_faults(world: World, observations: np.ndarray) -> list[str]:
         ]
     if (found != found[0]).any():
         return ["layout_fingerprint: changes within an episode, allowed is that it stays"]
+    return []
+
+
+def _solvable_faults(world: World) -> list[str]:
+    state, _ = jax.eval_shape(world.reset, jax.random.key(0), world.post_training_task)
+    found = jax.eval_shape(world.solvable, state)
+    if found.shape != () or found.dtype != bool:
+        return [
+            f"solvable: gives {found.dtype}{list(found.shape)}, allowed is a bool, of one state"
+        ]
     return []
 
 

@@ -124,6 +124,22 @@ def test_reset_draws_a_solvable_layout_and_a_standing_ant():
     assert counts.min() > 80
 
 
+def test_the_torso_starts_at_rest_unless_it_is_told_to_move():
+    resting, moving = (AntWorld(AntWorldConfig(torso_speed=x), teleport) for x in (0.0, 0.5))
+    keys = jax.random.split(jax.random.key(0), 200)
+    rest, moved = (
+        jax.jit(jax.vmap(world.sample_body, (0, None)))(keys, jnp.int32(5))
+        for world in (resting, moving)
+    )
+    np.testing.assert_array_equal(rest.qpos, moved.qpos)
+    np.testing.assert_array_equal(rest.qvel[:, 6:], moved.qvel[:, 6:])
+    assert not np.any(rest.qvel[:, :6])
+    assert 0.45 < np.abs(moved.qvel[:, :6]).max() <= 0.5
+    assert np.abs(np.mean(moved.qvel[:, :6], axis=0)).max() < 0.1
+    with pytest.raises(ValueError, match="torso_speed is -1.0, allowed is 0 or more and below 200"):
+        AntWorldConfig(torso_speed=-1.0)
+
+
 def test_small_layouts_keep_each_colour_at_its_side_and_nothing_in_between():
     world = AntWorld(PRESETS["small"], teleport)
     keys = jax.random.split(jax.random.key(1), 500)

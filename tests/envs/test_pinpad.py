@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from internal_rl.envs import pinpad
+from internal_rl.envs.gridworld import GridWorld, GridWorldConfig
+from internal_rl.envs.tasks import task_array, task_set
+from internal_rl.envs.world import capabilities, make_from_config
 from tests.envs.numpy_gridworld import path_graph
 
 SIZE = 5
@@ -75,3 +78,58 @@ def test_visit_rule(content, moved, progress, expected):
 def test_visit_completes_a_task_without_padding():
     outcome = pinpad.visit(jnp.int8(0), jnp.bool_(True), jnp.array([1, 0]), jnp.int32(1))
     assert tuple(int(x) for x in outcome) == (2, True, False)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tasks", "shares"),
+    [((7, 8, 4), "gridworld-pinpad", (0.141, 0.189)), ((4, 4, 1), "ant-pinpad", (0.110, 0.134))],
+    ids=["grid world", "ant"],
+)
+def test_so_many_uniform_layouts_cannot_be_solved(sizes, tasks, shares):
+    """On the pretraining tasks and on the post-training task of the preset `paper`."""
+    chosen = task_set(tasks)
+    for task_list, share in zip((chosen.pretraining, (chosen.post_training,)), shares, strict=True):
+        array = jnp.asarray(task_array(task_list, max(map(len, task_list))))
+
+        def unsolved(key, array=array):
+            task_key, key = jax.random.split(key)
+            task = array[jax.random.randint(task_key, (), 0, len(array))]
+            layout = pinpad.sample_layout(key, *sizes, None)
+            return ~pinpad.solvable(*layout, task, sizes[0])
+
+        keys = jax.random.split(jax.random.key(3), 20_000)
+        found = float(jnp.mean(jax.jit(jax.vmap(unsolved))(keys)))
+        # Five standard errors.
+        assert abs(found - share) < 0.0005 + 5 * np.sqrt(share / 20_000)
+
+
+def test_without_redrawing_the_first_layout_is_taken():
+    keys = jax.random.split(jax.random.key(2), 200)
+    task = jnp.array([2, 0, 1, 3])
+    first = jax.jit(jax.vmap(lambda key: pinpad.sample_layout(key, SIZE, 4, 7, None)))(keys)
+    redrawn = jax.jit(jax.vmap(lambda key: pinpad.sample_layout(key, SIZE, 4, 7, task)))(keys)
+    same = np.all(
+        [(x == y).reshape(200, -1).all(axis=1) for x, y in zip(first, redrawn, strict=True)], axis=0
+    )
+    layouts = zip(*map(np.asarray, first), strict=True)
+    expected = [solvable_by_search(*layout, np.asarray(task)) for layout in layouts]
+    np.testing.assert_array_equal(same, expected)
+    assert 20 < same.sum() < 180
+
+
+def test_a_world_tells_what_cannot_be_solved_where_it_draws_that_alone():
+    sizes = {"grid_size": SIZE, "num_colours": 4, "num_walls": 7, "tasks": "ant-pinpad"}
+    every, solved = (GridWorld(GridWorldConfig(**sizes, solvable_only=x)) for x in (False, True))
+    assert "solvable" in capabilities(every) and "solvable" not in capabilities(solved)
+    assert "solvable" not in capabilities(every.with_solvable_layouts())
+    keys = jax.random.split(jax.random.key(4), 100)
+    state, _ = jax.jit(jax.vmap(every.reset, (0, None)))(keys, every.post_training_task)
+    layouts = zip(*map(np.asarray, (state.objects, state.walls, state.start_cell)), strict=True)
+    expected = [solvable_by_search(*layout, every.post_training_task) for layout in layouts]
+    np.testing.assert_array_equal(jax.jit(jax.vmap(every.solvable))(state), expected)
+    assert 10 < np.sum(expected) < 90
+    # An older config knows no such field, and layouts were redrawn then.
+    assert make_from_config({"name": "gridworld-pinpad", **sizes}).config.solvable_only
+    sizes |= {"num_walls": 1, "num_layouts": 2}
+    pool = GridWorld(GridWorldConfig(**sizes, solvable_only=False))
+    assert "solvable" not in capabilities(pool)

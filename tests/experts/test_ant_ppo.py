@@ -35,6 +35,24 @@ def world_at(place, yaw=0.0):
     return world, ant_guide.solve(world, ant, "axis"), timestep.observation
 
 
+def test_the_expert_learns_in_layouts_that_can_be_solved_whatever_the_world_draws(monkeypatch):
+    world, learnt_in = AntWorld(AntWorldConfig(solvable_only=False), drive), []
+
+    def train(environment, **keywords):
+        learnt_in.append(environment.world)
+        return None, "parameters"
+
+    monkeypatch.setattr(ant_ppo.brax_ppo, "train", train)
+    assert ant_ppo.train_round(world, AntExpertConfig(), 0, 0, None) == ("parameters", {})
+    assert learnt_in[0].config == AntWorldConfig()
+    keys = jax.random.split(jax.random.key(0), 300)
+    state, _ = jax.jit(jax.vmap(learnt_in[0].reset, (0, None)))(keys, world.post_training_task)
+    solvable = jax.jit(jax.vmap(world.solvable))
+    assert solvable(state).all()
+    state, _ = jax.jit(jax.vmap(world.reset, (0, None)))(keys, world.post_training_task)
+    assert 0.05 < 1 - solvable(state).mean() < 0.25
+
+
 def test_way_leads_to_the_next_colour_without_wrong_ones():
     world, state, _ = world_at((-3.0, 1.0))
     for start in (1, 2, 4, 6, 8, 13, 14):

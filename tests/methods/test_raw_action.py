@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from internal_rl.acting.episodes import start_worlds
 from internal_rl.methods.raw_action import Config, RawActionRL
+from internal_rl.training.randomness import named_key
 from tests.acting.steered import make_model, make_world
 from tests.methods import line
 
@@ -84,3 +86,34 @@ def test_it_learns_either_end_of_a_line():
     for end in (0, 1):
         success = np.asarray(train(jnp.array([end]))[1]["success"])
         assert success[0] < 0.85 and success[-5:].mean() > 0.95
+
+
+class Told:
+    """The grid world, which claims that a task can be completed from every other cell."""
+
+    def __getattr__(self, name):
+        return getattr(make_world(), name)
+
+    @staticmethod
+    def solvable(state):
+        return state.cell % 2 == 0
+
+
+def test_success_is_also_told_of_the_layouts_that_allow_it():
+    world, model, task = Told(), make_model().alone(), jnp.array([0])
+    method = RawActionRL(SETTINGS, world, model, task=task)
+    state = jax.jit(method.init)(jax.random.key(0), method.frozen)
+    found = jax.jit(method.evaluate)(state, method.frozen)
+    key = named_key(jax.random.key(1), "evaluation")
+    play = jax.jit(lambda params, model: method.rollout(params, model, key, EPISODES))
+    success = np.asarray(play(state.params, method.frozen).success)
+    starts = jax.jit(lambda key: start_worlds(world, key, task, EPISODES))
+    solvable = np.asarray(starts(jax.random.split(key)[0])[0].cell) % 2 == 0
+    assert 0 < solvable.sum() < EPISODES
+    np.testing.assert_allclose(found["solvable"], solvable.mean(), rtol=1e-6)
+    np.testing.assert_allclose(found["solvable_success"], success[solvable].mean(), rtol=1e-6)
+    np.testing.assert_allclose(found["success"], success.mean(), rtol=1e-6)
+    # Training batches are not asked, nor are worlds that do not tell.
+    assert "solvable" not in jax.eval_shape(method.update, state, method.frozen)[1]
+    plain = RawActionRL(SETTINGS, make_world(), model, task=task)
+    assert "solvable" not in jax.eval_shape(plain.evaluate, state, plain.frozen)

@@ -17,6 +17,9 @@ from internal_rl.training.stage_config import StageConfig
 CONFIGS = {"gridworld": gridworld, "ant": ant}
 # Stages that read the sections without a stage of their own.
 READER = {"environment": "pretrain", "data": "pretrain", "base": "pretrain"}
+# Presets that follow the paper where they did not before: what runs were made with is asked for by
+# name.
+CHANGED = {(world, "paper", "environment", "solvable_only"): True for world in CONFIGS}
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden_configs.json").read_text())
 
 
@@ -71,13 +74,19 @@ def test_presets_hold_the_values_that_shipped_runs_were_made_with(world, preset)
         # Whatever has been added since means what it meant before, where anything reads it.
         read = settings.stage_config(READER.get(section, section)).values[section]
         for name in read.keys() - fields.keys():
+            if (world, preset, section, name) in CHANGED:
+                continue
             assert found[section][name] == historical(settings)[section][name], (section, name)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("world", sorted(CONFIGS))
 def test_a_directory_made_before_a_field_was_added_is_still_valid(world, preset):
-    settings = preset_settings(world, preset)
+    config = CONFIGS[world].get_config(preset)
+    for (*which, section, name), before in CHANGED.items():
+        if which == [world, preset]:
+            config[section][name] = before
+    settings = check(config)
     golden = GOLDEN[world][preset]
     for stage in settings.sections:
         if stage in ("data", "base"):

@@ -403,6 +403,12 @@ def test_what_a_machine_lacks_is_no_fault_of_the_world():
     assert testing.world_faults(broken(frames=frames)) == []
 
 
+def test_what_can_be_solved_is_told_of_one_episode():
+    (fault,) = testing.world_faults(broken(solvable=lambda self, state: state.cell))
+    assert fault.startswith("solvable: gives int32[], allowed is a bool")
+    assert testing.world_faults(broken(solvable=lambda self, state: state.cell >= 0)) == []
+
+
 @pytest.mark.parametrize("name", ["gridworld-pinpad", "ant-pinpad"])
 def test_worlds_of_this_package_have_no_fault(name):
     testing.check_world(envs.make(name, "smoke"))

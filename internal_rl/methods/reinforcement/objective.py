@@ -1,6 +1,7 @@
 """The objective of internal RL and of its raw-action baseline (method §6).
 
-PPO's clipped surrogate (Schulman et al. 2017, equation 7) without critic and without entropy bonus.
+PPO's clipped surrogate (Schulman et al. 2017, equation 7) without critic and without entropy bonus,
+or equation 10 of the paper as it is printed (`OBJECTIVES`).
 Credit goes to whole trajectories: every decision of trajectory τ has the advantage
 
     A(τ) = (R(τ) - mean_batch R) / (std_batch R + 1e-3).
@@ -17,6 +18,10 @@ from flax import struct
 from internal_rl.training.mesh import mean
 
 STD_OFFSET = 1e-3
+
+OBJECTIVES = ("ppo", "as_printed")
+"""How the ratio ρ is clipped: `min(ρ A, clip(ρ) A)` as in PPO, or `min(ρ, clip(ρ)) A` as equation
+10 prints it, which sets no lower bound to the ratio of decisions of negative advantage."""
 
 
 @struct.dataclass
@@ -54,8 +59,10 @@ def clipped_surrogate(
     advantage: chex.Array,
     mask: chex.Array,
     clip: float,
+    *,
+    objective: str = "ppo",
 ) -> ObjectiveSums:
-    """Sums the clipped surrogate `-min(ρ A, clip(ρ, 1 - ε, 1 + ε) A)` over the decisions in `mask`.
+    """Sums the negative clipped surrogate over the decisions in `mask`.
 
     Args:
       log_prob: `(B, K)` log-probability of each decision under the current policy, nats.
@@ -63,12 +70,17 @@ def clipped_surrogate(
       advantage: `(B, K)` advantage of the trajectory that each decision belongs to.
       mask: `(B, K)` bool, entries that hold a decision.
       clip: ε, half-width of the trust region of the ratio ρ.
+      objective: one of `OBJECTIVES`.
     """
     chex.assert_equal_shape((log_prob, old_log_prob, advantage, mask))
     log_ratio = jnp.where(mask, log_prob - old_log_prob, 0.0)
     ratio = jnp.exp(log_ratio)
     advantage = jnp.where(mask, advantage, 0.0)
-    surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+    clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
+    if objective == "ppo":
+        surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
+    else:
+        surrogate = jnp.minimum(ratio, clipped) * advantage
     return ObjectiveSums(
         loss=-jnp.sum(surrogate),
         clipped=jnp.sum(jnp.abs(ratio - 1) > clip).astype(jnp.float32),

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from internal_rl.acting.episodes import Control, Episodes, play
+from internal_rl.acting.episodes import SOLVABLE, Control, Episodes, play
 from internal_rl.methods.reinforcement.objective import (
+    OBJECTIVES,
     ObjectiveSums,
     clipped_surrogate,
     trajectory_advantage,
@@ -26,7 +27,7 @@ from internal_rl.methods.reinforcement.update import (
     update_policy,
 )
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import COUNT, POSITIVE, SettingError, at_least, setting
+from internal_rl.section import COUNT, POSITIVE, SettingError, at_least, one_of, setting
 from internal_rl.training.mesh import mean, num_shares, share_number, share_size
 from internal_rl.training.randomness import named_key
 from internal_rl.training.settings import TrainingSettings
@@ -41,6 +42,8 @@ class ReinforcementSettings(TrainingSettings):
       task: post-training task as text that the world reads, such as "0-1-2"; empty for the world's
         own.
       episodes_per_update: size of a batch.
+      objective: `"ppo"`, or `"as_printed"` for equation 10 to the letter, see
+        `objective.OBJECTIVES`.
       clip: half-width ε of the trust region of the probability ratio (open).
       num_epochs: passes over a batch (open).
       num_minibatches: gradient steps per pass (open).
@@ -56,6 +59,7 @@ class ReinforcementSettings(TrainingSettings):
     steps_per_call: int = setting(10, at_least(1))
     task: str = setting("")
     episodes_per_update: int = setting(1024, at_least(2))
+    objective: str = setting("ppo", one_of(OBJECTIVES))
     clip: float = setting(0.2, POSITIVE)
     num_epochs: int = setting(4, COUNT)
     num_minibatches: int = setting(1, at_least(1))
@@ -196,11 +200,11 @@ class PolicyTrainer:
         state = state.replace(key=key, episodes=state.episodes + num_episodes)
         return state, {**mean(self.metrics(episodes)), **metrics}
 
-    def _own_episodes(self, params, frozen, key, num_episodes: int) -> Episodes:
+    def _own_episodes(self, params, frozen, key, num_episodes: int, more=()) -> Episodes:
         """The episodes of this device; all devices together play `num_episodes` or a few more."""
         own = share_size(num_episodes)
         place = {"first_episode": share_number() * own, "out_of": num_shares() * own}
-        return self.rollout(params, frozen, key, own, keep=self.KEPT, **place)
+        return self.rollout(params, frozen, key, own, keep=(*self.KEPT, *more), **place)
 
     def _part_sums(
         self, choices: Choices, params, advantage, episode, index, segment
@@ -214,6 +218,7 @@ class PolicyTrainer:
             advantage[episode],
             segment >= 0,
             self.config.clip,
+            objective=self.config.objective,
         )
 
     def rollout(
@@ -241,7 +246,8 @@ class PolicyTrainer:
         """Metrics of `config.evaluation_episodes` episodes, the same ones at every call."""
         key = named_key(jax.random.key(1), "evaluation")
         number = self.config.evaluation_episodes
-        return mean(self.metrics(self._own_episodes(state.params, frozen, key, number)))
+        episodes = self._own_episodes(state.params, frozen, key, number, more=(SOLVABLE,))
+        return mean(self.metrics(episodes))
 
     def params(self, state: PolicyState) -> chex.ArrayTree:
         """Parameters of the policy."""
@@ -252,7 +258,9 @@ class PolicyTrainer:
 
         Returns:
           `success` and `return` per episode, `episode_length` in raw steps, and `progress`, the
-          furthest of each episode, where the world emits it.
+          furthest of each episode, where the world emits it. Of an evaluation in a world that also
+          draws layouts in which the task cannot be completed, `solvable`, the share of the others,
+          and `solvable_success`, the success among these.
         """
         metrics = {
             "success": jnp.mean(episodes.success.astype(jnp.float32)),
@@ -261,4 +269,9 @@ class PolicyTrainer:
         }
         if episodes.progress is not None:
             metrics["progress"] = jnp.mean(episodes.furthest.astype(jnp.float32))
+        if episodes.solvable is not None:
+            share = jnp.mean(episodes.solvable.astype(jnp.float32))
+            solved = jnp.mean((episodes.success & episodes.solvable).astype(jnp.float32))
+            # Shares of all devices: the mean over these is that of the quotients' numerators.
+            metrics |= {"solvable": share, "solvable_success": solved / mean(share)}
         return metrics

@@ -3,8 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from internal_rl.methods.reinforcement.objective import clipped_surrogate, trajectory_advantage
+from internal_rl.methods.reinforcement.objective import (
+    OBJECTIVES,
+    clipped_surrogate,
+    trajectory_advantage,
+)
 
 
 def test_advantage_is_standardised_over_the_batch():
@@ -17,18 +22,22 @@ def test_equal_returns_give_no_advantage():
     np.testing.assert_array_equal(trajectory_advantage(jnp.ones(8)), np.zeros(8))
 
 
-def slow_surrogate(log_prob, old, advantage, mask, clip):
+def slow_surrogate(log_prob, old, advantage, mask, objective, clip=0.2):
     total = 0.0
     for b in range(log_prob.shape[0]):
         for k in range(log_prob.shape[1]):
             if mask[b, k]:
                 ratio = np.exp(log_prob[b, k] - old[b, k])
                 clipped = min(max(ratio, 1 - clip), 1 + clip)
-                total -= min(ratio * advantage[b, k], clipped * advantage[b, k])
+                if objective == "ppo":
+                    total -= min(ratio * advantage[b, k], clipped * advantage[b, k])
+                else:
+                    total -= min(ratio, clipped) * advantage[b, k]
     return total
 
 
-def test_surrogate_and_its_gradient_agree_with_loops_and_finite_differences():
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_surrogate_and_its_gradient_agree_with_loops_and_finite_differences(objective):
     rng = np.random.default_rng(0)
     old = rng.normal(size=(5, 7))
     log_prob = old + 0.3 * rng.normal(size=old.shape)
@@ -36,18 +45,20 @@ def test_surrogate_and_its_gradient_agree_with_loops_and_finite_differences():
     mask = rng.random(old.shape) < 0.7
 
     def loss(x):
-        return clipped_surrogate(x, jnp.asarray(old), jnp.asarray(advantage), mask, 0.2).loss
+        given = x, jnp.asarray(old), jnp.asarray(advantage), mask, 0.2
+        return clipped_surrogate(*given, objective=objective).loss
 
     with jax.enable_x64(True):
         value, gradient = jax.value_and_grad(loss)(jnp.asarray(log_prob))
         np.testing.assert_allclose(
-            value, slow_surrogate(log_prob, old, advantage, mask, 0.2), rtol=1e-6
+            value, slow_surrogate(log_prob, old, advantage, mask, objective), rtol=1e-6
         )
         for place in np.ndindex(old.shape):
             shift = np.zeros(old.shape)
             shift[place] = 1e-6
             slow = [
-                slow_surrogate(log_prob + s * shift, old, advantage, mask, 0.2) for s in (1, -1)
+                slow_surrogate(log_prob + s * shift, old, advantage, mask, objective)
+                for s in (1, -1)
             ]
             np.testing.assert_allclose(gradient[place], (slow[0] - slow[1]) / 2e-6, atol=1e-4)
 
