@@ -68,16 +68,16 @@ def test_text_tells_how_many_codes_were_found(run):
 
 
 def test_figures_are_drawn_of_rates_and_paths(run):
-    figures = injection.figures([run])
+    figures = injection.figures(run)
     assert set(figures) == {"code_injection", "injected_paths"}
     heights = [bar.get_height() for bar in figures["code_injection"].axes[0].containers[0]]
     np.testing.assert_allclose(heights, [0.5, 0.3])
     assert len(figures["injected_paths"].axes) == 6
-    assert injection.figures([{"metacontroller": []}]) == {}
+    assert injection.figures({"metacontroller": []}) == {}
 
 
 def test_a_run_without_codes_has_no_rates():
     empty = {"metacontroller": [results(0, (0, 0, 0), codes=(0, 0))]}
     rows = injection.rows("metacontroller", empty["metacontroller"])
     assert np.isnan(rows[-1].values[0])
-    assert injection.figures([empty]) == {"code_injection": None, "injected_paths": None}
+    assert injection.figures(empty) == {"code_injection": None, "injected_paths": None}
