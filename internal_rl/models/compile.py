@@ -202,7 +202,7 @@ class Compile(CodeController):
             def one(x, params):
                 return block.apply({"params": params}, x, segment, left), None
 
-            return jax.lax.scan(one, x, stacked)[0]
+            return jax.lax.scan(jax.checkpoint(one), x, stacked)[0]
 
         return encode
 
