@@ -129,6 +129,18 @@ def _preset(file: str, preset: str) -> Settings:
     return Settings.read(load_config(f"{file}:{preset}"))
 
 
+def flags_of(preset: Settings, stage: str, stored: Mapping) -> list[str]:
+    """Flags beside a preset with which a stage has the settings that its `config.json` holds.
+
+    Args:
+      preset: settings of the preset.
+      stage: name of the stage.
+      stored: configuration of the stage.
+    """
+    changes = _changes(preset, stage, stored)
+    return [f"--config.{field}={value}" for field, value in changes.items()]
+
+
 def _changes(settings: Settings, stage: str, stored: Mapping) -> dict[str, object]:
     """Fields of a run, by dotted name, that differ from those of a preset."""
     if stage not in settings.sections:

@@ -23,6 +23,8 @@ from internal_rl import pretrained
 from internal_rl.errors import ConfigError, UserError
 from internal_rl.files import read_record, storage_faults, write_json
 from internal_rl.stages.config_file import load_config
+from internal_rl.stages.origin import flags_of
+from internal_rl.stages.settings import Settings
 from internal_rl.stages.weight_files import pack, packed, unpack
 from internal_rl.training.metrics import read_metrics
 
@@ -178,15 +180,21 @@ def _finished(run: PaperRun, stage: str) -> bool:
 
 
 def _arguments(run: PaperRun, stage: str) -> list[str]:
-    """Of the process of a stage: earlier ones count with as many updates as they have."""
-    arguments = [f"--config={run.config}", f"--workdir={run.workdir}", *run.overrides]
+    """Of the process of a stage: earlier ones count with the settings that they were made with.
+
+    What `--config` says alone may differ from these, as the shipped base model of `paper` does.
+    """
+    arguments = [f"--config={run.config}", f"--workdir={run.workdir}"]
+    preset = Settings.read(load_config(run.config))
     for name in SHARES:
+        if name != stage and _finished(run, name):
+            folder = _seeds(run, name)[0]
+            stored = read_record(folder / "config.json", {"config": dict})["config"]
+            done = read_record(folder / "DONE", {"steps": int})
+            arguments += [*flags_of(preset, name, stored), f"--config.{name}.steps={done['steps']}"]
         count = f"num_seeds={run.seeds}" if name == "pretrain" else "seeds_per_input=1"
         arguments.append(f"--config.{name}.{count}")
-        if name != stage and _finished(run, name):
-            done = read_record(_seeds(run, name)[0] / "DONE", {"steps": int})
-            arguments.append(f"--config.{name}.steps={done['steps']}")
-    return arguments
+    return [*arguments, *run.overrides]
 
 
 def _train(run: PaperRun, stage: str, minutes: float, end: float) -> int:

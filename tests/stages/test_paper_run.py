@@ -9,7 +9,9 @@ import pytest
 
 from internal_rl.errors import ConfigError, UserError
 from internal_rl.stages import paper_run as paper_run_lib
+from internal_rl.stages.config_file import load_config
 from internal_rl.stages.paper_run import RECORD, PaperRun, minutes_of, paper_run, table, to_train
+from internal_rl.stages.settings import Settings
 from internal_rl.stages.weight_files import packed
 from tests.training.test_loop import ROOT
 
@@ -26,6 +28,8 @@ def leave_stage(run, stage, steps, done=True):
     seed.mkdir(parents=True, exist_ok=True)
     lines = [{"step": step, "loss": 1.0, "seconds": 10.0 + step} for step in range(1, steps + 1)]
     (seed / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = Settings.read(load_config(run.config)).stage_config(stage).values
+    (seed / "config.json").write_text(json.dumps({"config": config}))
     if done:
         (seed / "DONE").write_text(json.dumps({"steps": steps}))
 
@@ -66,7 +70,12 @@ def test_stages_follow_each_other_and_count_as_they_stand(tmp_path, started):
 def test_what_is_shipped_is_taken_as_it_stands(tmp_path, started):
     paper_run(make_run(tmp_path), WORLD)
     assert [command[3] for command in started[1:]] == ["metacontroller", "internal_rl"]
-    assert "--config.pretrain.steps=21248" in started[1]
+    as_it_was = (
+        "pretrain.steps=21248",
+        "pretrain.optimiser=muon",
+        "environment.solvable_only=True",
+    )
+    assert {f"--config.{field}" for field in as_it_was} < set(started[1])
     again = make_run(tmp_path / "again", stages=("pretrain",))
     paper_run(again, WORLD)
     assert started[-1][3] == "pretrain" and "21248" not in str(started[-1])
