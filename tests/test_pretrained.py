@@ -43,6 +43,8 @@ def test_shipped_stages_have_the_settings_of_their_preset(folder):
 def test_the_base_model_of_paper_size_is_that_of_the_preset_trained_in_another_way():
     params, config = load_stage(PAPER, "pretrain", 0)
     wanted = _settings("gridworld:paper").stage_config("pretrain").values
+    # What it learnt from is the same where unsolvable layouts are drawn: their episodes fail.
+    del wanted["environment"]["solvable_only"]
     for section in ("environment", "data", "base"):
         assert config[section] == json.loads(json.dumps(wanted[section]))
     # Fields that came later have their historical values.

@@ -128,7 +128,7 @@ def test_a_model_without_metacontroller_is_refused():
     ("changes", "message"),
     [
         ({"clip": 0.0}, "clip: 0.0 given, allowed is above 0"),
-        ({"num_epochs": 0}, "num_epochs: 0 given, allowed is 1 or more"),
+        ({"num_epochs": 0}, "num_epochs: 0 given, allowed is 1 to 1000"),
         ({"num_minibatches": 0}, "num_minibatches: 0 given, allowed is 1 or more"),
         (
             {"num_minibatches": 3},

@@ -24,7 +24,12 @@ SCRIPT = (sys.executable, "-m", "tests.stages.toy_script")
 
 def start(workdir):
     return subprocess.Popen(
-        [*SCRIPT, f"--workdir={workdir}", f"--config.pretrain.steps={NUM_STEPS}"],
+        [
+            *SCRIPT,
+            f"--workdir={workdir}",
+            f"--config.pretrain.steps={NUM_STEPS}",
+            "--config.pretrain.num_seeds=1",
+        ],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         stderr=subprocess.PIPE,
