@@ -29,7 +29,7 @@ EXIT_USER_ERROR = 2
 MAX_SECONDS = 10.0
 """After SIGTERM a stage of `smoke` has ended after so long."""
 
-LOOPS = ("pretrain", "probe", "steer", "metacontroller", "internal_rl", "raw_rl")
+LOOPS = ("pretrain", "probe", "steer", "metacontroller", "compile", "internal_rl", "raw_rl")
 STAGES = {"gridworld": LOOPS, "ant": ("expert", "collect", *LOOPS)}
 """Stages by world, in their order. `LOOPS` are those of the training loop."""
 

@@ -1,11 +1,14 @@
 """Tokens of expert trajectories: how what was played becomes rows of successful episodes."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from internal_rl.backend import on_cpu
 from internal_rl.experts import rollout
 from internal_rl.experts.rollout import Episodes, Steps
 
@@ -43,6 +46,32 @@ class ExpertTokens:
     episodes: Episodes
 
 
+def _packer(kept: chex.Array) -> Callable[[chex.Array, int], chex.Array]:
+    """How values `(B, S)` of the `kept` tokens are moved to the front, with padding behind them.
+
+    A scatter on CPUs. It takes minutes to compile for a TPU: there the token that comes to each
+    place is looked up, which is the first one up to which more are kept than lie before the place.
+    """
+    num_tokens = kept.shape[1]
+    kept_up_to = jnp.cumsum(kept, axis=1, dtype=jnp.int32)
+    if on_cpu():
+        rows = jnp.arange(len(kept), dtype=jnp.int32)[:, None]
+        place = jnp.where(kept, kept_up_to - 1, num_tokens)
+        return lambda values, padding: (
+            jnp.full_like(values, padding).at[rows, place].set(values, mode="drop")
+        )
+    places = jnp.arange(num_tokens, dtype=jnp.int32)
+    source = jnp.sum(kept_up_to[:, None] <= places[:, None], axis=2, dtype=jnp.int32)
+    filled = source < num_tokens
+    source = jnp.minimum(source, num_tokens - 1)
+
+    def look_up(values, padding):
+        packed = jnp.take_along_axis(values, source, axis=1)
+        return jnp.where(filled, packed, jnp.asarray(padding, values.dtype))
+
+    return look_up
+
+
 def pack_successes(
     episodes: Episodes, steps: Steps, tasks: np.ndarray, subgoals: np.ndarray
 ) -> ExpertTokens:
@@ -61,18 +90,7 @@ def pack_successes(
     kept = jax.lax.cummin(ends, axis=1, reverse=True) % 3 == rollout.SUCCESS
     success = steps.status == rollout.SUCCESS
     segment = jnp.cumsum(success, axis=1, dtype=jnp.int32) - success
-    # Which token comes to each place: the first one up to which more are kept. Counted, as a
-    # scatter takes minutes to compile for a TPU.
-    kept_up_to = jnp.cumsum(kept, axis=1, dtype=jnp.int32)
-    places = jnp.arange(num_tokens, dtype=jnp.int32)
-    source = jnp.sum(kept_up_to[:, None] <= places[:, None], axis=2, dtype=jnp.int32)
-    filled = source < num_tokens
-    source = jnp.minimum(source, num_tokens - 1)
-
-    def pack(values, padding):
-        packed = jnp.take_along_axis(values, source, axis=1)
-        return jnp.where(filled, packed, jnp.asarray(padding, values.dtype))
-
+    pack = _packer(kept)
     task_index = jnp.take_along_axis(episodes.task_index, steps.episode, axis=1)
     last = jnp.asarray((tasks >= 0).sum(axis=1), jnp.int32)[task_index] - 1
     slot = jnp.minimum(steps.progress, last)
