@@ -40,8 +40,9 @@ def test_an_expert_killed_behind_its_last_round_is_finished(faults, tmp_path):
 
 
 def test_every_stage_is_tried_before_one_comes_again():
-    found = list(rounds_of(28, ("gridworld", "ant"), STAGES["ant"], (15, 9), 0))
-    for half in (found[:14], found[14:]):
+    count = len(EVERY_STAGE)
+    found = list(rounds_of(2 * count, ("gridworld", "ant"), STAGES["ant"], (15, 9), 0))
+    for half in (found[:count], found[count:]):
         assert sorted((trial.world, trial.stage) for trial in half) == sorted(EVERY_STAGE)
     assert [trial.number for trial in found[:4]] == [15, 9, 15, 9]
     assert {trial.in_training for trial in found} == {True, False}
