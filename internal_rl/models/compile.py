@@ -22,7 +22,7 @@ from flax import struct
 
 from internal_rl.models import hawk
 from internal_rl.models.base_model import BaseModel
-from internal_rl.models.blocks import MLP, BlockShape, scaled_initializer
+from internal_rl.models.blocks import BlockShape, scaled_initializer
 from internal_rl.models.code_controller import CodeController, CodeControllerConfig
 from internal_rl.models.metacontroller import Discovery, kl_to_standard_normal
 from internal_rl.models.packed import log_softmax, one_hot_argmax, running_sum, softmax, total
@@ -131,7 +131,9 @@ class Compile(CodeController):
         blocks = range(1, self.depth + 1)
         self.blocks = [hawk.make_block(self.block, name=f"block_{i}") for i in blocks]
         self.encoding_norm = nn.RMSNorm()
-        self.boundary_head = MLP(self.config.encoder_size, 1)
+        self.boundary_hidden = nn.Dense(self.config.encoder_size)
+        # Without a bias, of which a softmax over steps sees nothing.
+        self.boundary_output = nn.Dense(1, use_bias=False)
         self.code_hidden = nn.Dense(self.config.encoder_size)
         self.code_output = nn.Dense(2 * self.config.code_size)
 
@@ -216,7 +218,8 @@ class Compile(CodeController):
         self, encoding: chex.Array, segment: chex.Array, key: chex.PRNGKey, relaxed: bool
     ) -> tuple[chex.Array, chex.Array]:
         """Where the segment of a pass ends, and the log-probabilities, each `(B, S)`."""
-        logits, allowed = self.boundary_head(encoding)[..., 0], may_end(segment)
+        logits = self.boundary_output(nn.relu(self.boundary_hidden(encoding)))[..., 0]
+        allowed = may_end(segment)
         log_prob = log_softmax(logits, allowed, segment)
         if not relaxed:
             return one_hot_argmax(logits, allowed, segment), log_prob

@@ -75,8 +75,8 @@ def segments(p, observation, config, boundary_noise, code_noise):
         for name in sorted(name for name in p if name.startswith("block_")):
             x = hawk_block(p[name], x, left)
         encoding = rms_norm(p["encoding_norm"], x) * left[:, None]
-        head = p["boundary_head"]
-        logits = dense(head["output"], np.maximum(dense(head["hidden"], encoding), 0))[:, 0]
+        hidden = np.maximum(dense(p["boundary_hidden"], encoding), 0)
+        logits = (hidden @ p["boundary_output"]["kernel"])[:, 0]
         boundary, log_prob = np.zeros(length), np.zeros(length)
         if length > 1 and i + 1 < config.num_segments:
             log_prob[1:] = np.log(softmax(logits[1:]))
