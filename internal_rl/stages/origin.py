@@ -20,6 +20,12 @@ from internal_rl.training.stage_directory import StageDirectory
 UNKNOWN = "not recorded"
 DIGITS_OF_COMMIT = 7
 
+# Fields that decide which other sections a stage depends on.
+_DECIDING = (
+    ("metacontroller", "variant"),
+    ("metacontroller", "base_from"),
+    ("internal_rl", "codes"),
+)
 # Fields that tell the variants of a stage apart; a whole run makes all of them.
 _VARIANTS = (
     *("metacontroller.variant", "internal_rl.codes"),
@@ -146,10 +152,11 @@ def _changes(settings: Settings, stage: str, stored: Mapping) -> dict[str, objec
     if stage not in settings.sections:
         return dict(_fields(stored))
     own = {}
-    codes = stored.get("internal_rl", {}).get("codes")
-    if codes and codes != settings.internal_rl.codes:
-        # They decide which other sections the stage depends on.
-        settings, own = settings.updated("internal_rl", codes=codes), {"internal_rl.codes": codes}
+    for section, name in _DECIDING:
+        value = stored.get(section, {}).get(name)
+        if value and value != getattr(settings.sections[section], name):
+            settings = settings.updated(section, **{name: value})
+            own[f"{section}.{name}"] = value
     config = settings.stage_config(stage)
     asked, historical = dict(_fields(config.values)), dict(_fields(config.historical))
     found = dict(_fields(stored))
