@@ -4,8 +4,9 @@ A point of their figures is the success of controllers at the best layer of one 
 post-training task; lines and bands are the median and the quartiles over base models.
 """
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,14 @@ from matplotlib.ticker import EngFormatter
 
 from internal_rl.analysis.drawing import draw_band, legend, palette, panels, tell
 from internal_rl.analysis.results import SeedResults
-from internal_rl.analysis.sweeps.sweep import FinishedRun, Run, SweepResults, tag
+from internal_rl.analysis.sweeps.sweep import (
+    FinishedRun,
+    Run,
+    Sweep,
+    SweepResults,
+    tag,
+    values_of,
+)
 from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
 from internal_rl.methods.internal_rl import CODE_STAGES
 
@@ -37,35 +45,67 @@ def depths_of(depths: Sequence[int], settings: Any) -> tuple[int, ...]:
     return tuple(depths) or (settings.base.depth,)
 
 
-def controllers_of_values(
-    settings: Any,
-    field: str,
-    values: Mapping[str, Sequence[float]],
-    *,
-    base_models: int,
-    depths: Sequence[int] = (),
-) -> list[Run]:
-    """For every depth and value base models that are trained with it, and controllers on each.
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """What an ablation goes through.
 
-    Args:
-      settings: of the config.
-      field: of the config that is changed.
-      values: of the field, under the label that they have in tables.
-      base_models: seeds of pretraining.
+    Attributes:
+      values: of the field that is changed.
+      base_models: seeds of pretraining, for each value.
       depths: see `depths_of`.
     """
-    ((label, chosen),) = values.items()
-    return [
-        Run(
-            name=f"depth{depth}_{field.partition('.')[2]}{tag(value)}",
-            stages=("pretrain", "steer"),
-            fields={**depth_fields(settings, depth), field: value},
-            seeds={"pretrain": base_models, "steer": 1},
-            labels={"depth": depth, label: value},
-        )
-        for depth in depths_of(depths, settings)
-        for value in chosen
-    ]
+
+    values: tuple[float, ...]
+    base_models: int
+    depths: tuple[int, ...] = ()
+
+
+def ablation(
+    name: str,
+    field: str,
+    label: str,
+    by_preset: Mapping[str, Values],
+    *,
+    title: str,
+    inputs: tuple[str, ...] = (),
+    check: Callable[[Any], None] = lambda settings: None,
+) -> Sweep:
+    """For every depth and value of a field base models that are trained with it, and controllers.
+
+    Args:
+      name: of the study and its figure.
+      field: of the config that is changed.
+      label: of its values in tables and figures.
+      by_preset: what each preset goes through.
+      title: of the figure.
+      inputs: see `Sweep`.
+      check: raises ValueError where a config does not allow the study.
+    """
+
+    def runs(settings):
+        check(settings)
+        chosen = values_of(by_preset, settings)
+        return [
+            Run(
+                name=f"depth{depth}_{field.partition('.')[2]}{tag(value)}",
+                stages=("pretrain", "steer"),
+                fields={**depth_fields(settings, depth), field: value},
+                seeds={"pretrain": chosen.base_models, "steer": 1},
+                labels={"depth": depth, label: value},
+            )
+            for depth in depths_of(chosen.depths, settings)
+            for value in chosen.values
+        ]
+
+    return Sweep(
+        name=name,
+        title=title,
+        runs=runs,
+        table=lambda results: table_of_values(results, label),
+        figures=lambda results: draw(name, figure_of_values(results, label, title, even=True)),
+        inputs=inputs,
+        captions={name: CAPTION},
+    )
 
 
 def success_at_best(results: SeedResults) -> float:
