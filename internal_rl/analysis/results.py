@@ -12,7 +12,7 @@ from absl import logging
 
 from internal_rl.envs.world import make_from_config
 from internal_rl.errors import StorageError
-from internal_rl.files import read_json, storage_faults
+from internal_rl.files import read_json, read_record, storage_faults
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_results import load_artifacts
@@ -170,10 +170,9 @@ def _check_objects(folder: AnyPath, faults: list[str] | None) -> None:
     """Names files that tell how a stage was made and are no objects of JSON."""
     for file in (folder / "versions.json", folder / "DONE"):
         try:
-            fits = not file.exists() or isinstance(read_json(file), dict)
+            if file.exists():
+                read_record(file, {})
         except StorageError:
-            fits = False
-        if not fits:
             _refuse(faults, f"{file}: damaged, allowed is an object of JSON")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from internal_rl.analysis.results import RunResults, SeedResults, standing
 from internal_rl.errors import StorageError
-from internal_rl.files import read_json
+from internal_rl.files import read_record
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.stages.catalogue import STAGES, command_of, whole_run
 from internal_rl.stages.config_file import CONFIG_FILES, load_config
@@ -95,10 +95,9 @@ def _short(commit: str) -> str:
 def _read(file: AnyPath) -> Mapping:
     """An object of JSON; empty where there is none. What is damaged the report has named."""
     try:
-        found = read_json(file) if file.exists() else {}
+        return read_record(file, {}) if file.exists() else {}
     except StorageError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _stage_of(folder: str) -> str:

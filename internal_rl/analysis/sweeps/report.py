@@ -13,7 +13,7 @@ from internal_rl.analysis.drawing import Picture, as_png, told
 from internal_rl.analysis.results import read_run
 from internal_rl.analysis.sweeps.sweep import FinishedRun, Sweep, SweepResults
 from internal_rl.errors import ConfigError
-from internal_rl.files import read_json, storage_faults, write_atomically, write_json
+from internal_rl.files import read_record, storage_faults, write_atomically, write_json
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.training.stage_directory import StageDirectory
 
@@ -62,7 +62,7 @@ def read_sweep(workdir: str | os.PathLike, study: str) -> SweepResults:
     folder = folder_of(workdir, study)
     finished, missing = [], []
     with storage_faults(folder):
-        for listed in read_json(folder / LIST)["runs"]:
+        for listed in read_record(folder / LIST, {"runs": list})["runs"]:
             name, stage, bases = (listed[key] for key in ("name", "stage", "bases"))
             place = folder / name
             if not all(StageDirectory(place, stage, seed).finished for seed in map(int, bases)):
