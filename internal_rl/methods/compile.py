@@ -10,7 +10,9 @@ so that reinforcement learning can use the codes as it uses the metacontroller's
 import dataclasses
 from typing import ClassVar
 
+import chex
 import jax
+import jax.numpy as jnp
 
 from internal_rl.methods.code_finding import CodeFinder, CodeFindingSettings, State
 from internal_rl.methods.compile_losses import LossSettings, apply_compile, compile_losses
@@ -28,6 +30,8 @@ class Config(CompileConfig, LossSettings, CodeFindingSettings):
     Attributes:
       layer: controlled layer `l`, 1 to `L`; the encoder has as many blocks; `L/2` in the paper.
       train_base: whether the base model, which starts from pretraining, is trained too (open).
+      weight_free_steps: updates at the beginning in which codes and boundaries cost nothing (open).
+      weight_ramp_steps: updates over which their weights then rise (open).
       num_parts: parts in which a batch passes through the model, see `pretrain`; every part does so
         `M` times.
     """
@@ -36,6 +40,8 @@ class Config(CompileConfig, LossSettings, CodeFindingSettings):
 
     layer: int = setting(3, at_least(1))
     train_base: bool = setting(True)
+    weight_free_steps: int = setting(1_000, at_least(0), historical=0)
+    weight_ramp_steps: int = setting(1_000, at_least(0), historical=0)
     num_parts: int = setting(16, at_least(1))
     steps: int = setting(32_000, at_least(1))
 
@@ -47,6 +53,16 @@ class Config(CompileConfig, LossSettings, CodeFindingSettings):
     def make_module(self, base: BaseModel) -> Compile:
         """CompILE, whose encoder is shaped like the lower half of the base model."""
         return make_compile(base, self.layer, self.part(CompileConfig))
+
+
+def weight_schedule(config: Config, step: chex.Array) -> chex.Array:
+    """Share of the weights of both KLs: zero, then rising linearly to 1, then constant.
+
+    With their whole weight from the start codes are given up before they mean anything. Discovery
+    begins in the same way, see `methods.discovery.alpha_schedule`.
+    """
+    since = jnp.asarray(step - config.weight_free_steps, jnp.float32)
+    return jnp.clip((since + 1.0) / max(config.weight_ramp_steps, 1), 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,10 +81,11 @@ class SegmentDiscovery(CodeFinder):
         Returns:
           The new state, and `loss`, the terms of `Losses` in nats per action, and `gradient_norm`.
         """
+        share = weight_schedule(self.config, state.step)
 
         def loss(model, part, key, tokens):
             losses, _ = compile_losses(model, part, key, tokens, self.config)
-            return losses.weighted(self.config), vars(losses)
+            return losses.weighted(self.config, share), vars(losses)
 
         return self.gradient_step(state, frozen, loss)
 

@@ -62,10 +62,13 @@ class Losses:
     boundary_kl: chex.Array
     gate_nll: chex.Array
 
-    def weighted(self, settings: LossSettings) -> chex.Array:
-        """What is minimised. The gate has parameters of its own, and so needs no weight."""
+    def weighted(self, settings: LossSettings, share: chex.Numeric = 1.0) -> chex.Array:
+        """What is minimised, with a share of the weights of both KLs.
+
+        The gate has parameters of its own, and so needs no weight.
+        """
         kl = settings.code_weight * self.code_kl + settings.boundary_weight * self.boundary_kl
-        return self.action_nll + kl + self.gate_nll
+        return self.action_nll + share * kl + self.gate_nll
 
 
 def boundary_log_prior(segment: chex.Array, rate: chex.Numeric) -> chex.Array:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from internal_rl.methods.compile import Config, SegmentDiscovery
+from internal_rl.methods.compile import Config, SegmentDiscovery, weight_schedule
 from internal_rl.methods.compile_losses import (
+    Losses,
     LossSettings,
     boundary_kl,
     boundary_log_prior,
@@ -36,6 +37,8 @@ SHORT = {
     "boundary_weight": 0.01,
     "prior_rate": 5.0,
     "learning_rate": 1e-2,
+    "weight_free_steps": 0,
+    "weight_ramp_steps": 0,
 }
 TERMS = {"action_nll", "code_kl", "boundary_kl", "gate_nll"}
 SWITCHING = {"precision", "recall", "f1", "switches_per_trajectory", "soft_gate_share"}
@@ -91,6 +94,27 @@ def test_kls_equal_slow_sums(prior):
     settings = LossSettings(prior_rate=4.0, boundary_prior=prior)
     found = jax.jit(lambda s: (boundary_kl(s, ROWS, settings), code_kl(s, ROWS)))(segments)
     np.testing.assert_allclose(found, [expected, expected_code], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("free", "ramp", "expected"),
+    [
+        (0, 0, [1, 1, 1, 1, 1]),
+        (0, 20, [0.05, 0.55, 0.8, 1, 1]),
+        (10, 20, [0, 0.05, 0.3, 1, 1]),
+        (10, 0, [0, 1, 1, 1, 1]),
+    ],
+)
+def test_kls_cost_nothing_at_first(free, ramp, expected):
+    config = Config(weight_free_steps=free, weight_ramp_steps=ramp)
+    found = jax.jit(jax.vmap(lambda step: weight_schedule(config, step)))(
+        jnp.array([0, 10, 15, 30, 99])
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    losses = Losses(*jnp.float32([1.0, 2.0, 4.0, 8.0]))
+    settings = LossSettings(code_weight=0.1, boundary_weight=0.3)
+    weighted = losses.weighted(settings, found)
+    np.testing.assert_allclose(weighted, 9.0 + 1.4 * np.array(expected), rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
