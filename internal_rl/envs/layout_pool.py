@@ -14,10 +14,14 @@ from internal_rl.envs.layout_rules import (
     starts_clear,
 )
 
-_DRAWS_AT_ONCE = 4_096
+_DRAWS_AT_ONCE, _CHECKED_AT_ONCE = 4_096, 512
 _MAX_FRUITLESS_DRAWS = 200_000
+# Cells of layouts that are drawn without finding one, and of all that are drawn: seconds.
+_MAX_FRUITLESS_CELLS, _MAX_DRAWN_CELLS = 10_000_000, 200_000_000
 # Cells of all layouts of a pool together, eight bytes each.
 _MAX_CELLS = 50_000_000
+# Five cells, ordered by their columns, hold three whose rows rise or fall (Erdős, Szekeres 1935).
+_MOST_CLEAR = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,20 @@ class LayoutPoolConfig:
                 raise ValueError(
                     f"{name} is {value}, allowed is {lowest_value} without a pool of layouts "
                     f"(num_layouts=0) and {lowest_value} or more with one"
+                )
+        if self.clear_rectangles and self.num_colours > _MOST_CLEAR:
+            raise ValueError(
+                f"clear_rectangles is True, allowed is False with more than {_MOST_CLEAR} colours"
+                f" (num_colours={self.num_colours}): of five cells one always lies between two"
+            )
+        last = self.grid_size - 1
+        rooms = {"min_colour_distance": 2 * last}
+        rooms["min_line_distance"] = last // max(self.num_colours - 1, 1)
+        for name, most in rooms.items():
+            if getattr(self, name) > most:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, allowed is up to {most}: a grid of"
+                    f" grid_size={self.grid_size} holds {self.num_colours} colours no further apart"
                 )
         for name in ("clear_rectangles", "clear_starts"):
             if getattr(self, name) and self.num_layouts == 0:
@@ -186,14 +204,22 @@ def draw_pool(config: LayoutPoolConfig, follows: np.ndarray | None = None) -> La
     wanted = np.minimum(config.min_departures, follows.sum(axis=1))
     rng = np.random.default_rng(config.layout_seed)
     draw = _draw_at_home if config.homes else _draw_anywhere
+    fruitless = min(_MAX_FRUITLESS_DRAWS, _MAX_FRUITLESS_CELLS // config.grid_size**2)
+    most = _MAX_DRAWN_CELLS // config.grid_size**2
     kept, last_hit = [], 0
     draws = num_kept = 0
-    while num_kept < config.num_layouts and draws - last_hit < _MAX_FRUITLESS_DRAWS:
+    while num_kept < config.num_layouts and draws - last_hit < fruitless and draws < most:
         draws += _DRAWS_AT_ONCE
-        kept.append(_suitable(draw(rng, config), config, wanted, follows))
-        num_kept += len(kept[-1].objects)
-        if len(kept[-1].objects):
-            last_hit = draws
+        drawn = draw(rng, config)
+        # In parts: of large grids a few layouts are all that there is time for.
+        for first in range(0, len(drawn), _CHECKED_AT_ONCE):
+            part = drawn[first : first + _CHECKED_AT_ONCE]
+            kept.append(_suitable(part, config, wanted, follows))
+            num_kept += len(kept[-1].objects)
+            if len(kept[-1].objects):
+                last_hit = draws
+            if num_kept >= config.num_layouts:
+                break
     if num_kept < config.num_layouts:
         raise ValueError(_too_rare(config, num_kept))
     pool = (np.concatenate(parts)[: config.num_layouts] for parts in zip(*kept, strict=True))

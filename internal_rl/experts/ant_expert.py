@@ -6,7 +6,10 @@ from internal_rl.experts.shortest_path import TIES
 from internal_rl.section import (
     COUNT,
     POSITIVE,
+    RATE,
+    SCALE,
     SIZE,
+    WEIGHT,
     Rule,
     Section,
     at_least,
@@ -58,10 +61,10 @@ class AntExpertConfig(Section):
     """
 
     ties: str = setting("axis", one_of(_UNIQUE_TIES))
-    control_cost: float = setting(0.02, at_least(0))
-    hop_cost: float = setting(10.0, at_least(0))
-    failure_cost: float = setting(20.0, at_least(0))
-    success_reward: float = setting(10.0, at_least(0))
+    control_cost: float = setting(0.02, WEIGHT)
+    hop_cost: float = setting(10.0, WEIGHT)
+    failure_cost: float = setting(20.0, WEIGHT)
+    success_reward: float = setting(10.0, WEIGHT)
     hidden_sizes: tuple[int, ...] = setting((128, 128, 128), _SIZES)
     rounds: int = setting(20, COUNT)
     steps_per_round: int = setting(2_000_000, at_least(1))
@@ -70,13 +73,13 @@ class AntExpertConfig(Section):
     batch_size: int = setting(512, at_least(1))
     num_minibatches: int = setting(16, at_least(1))
     num_passes: int = setting(4, COUNT)
-    learning_rate: float = setting(6e-4, POSITIVE)
-    final_learning_rate: float = setting(5.27e-5, POSITIVE)
-    entropy_cost: float = setting(3e-4, at_least(0))
+    learning_rate: float = setting(6e-4, RATE)
+    final_learning_rate: float = setting(5.27e-5, RATE)
+    entropy_cost: float = setting(3e-4, WEIGHT)
     discounting: float = setting(0.98, within(0, 1))
     gae_lambda: float = setting(0.95, within(0, 1))
     clip: float = setting(0.2, POSITIVE)
-    reward_scaling: float = setting(0.1, POSITIVE)
+    reward_scaling: float = setting(0.1, SCALE)
 
     def check(self) -> None:
         """Samples are dealt out to whole worlds."""

@@ -141,7 +141,7 @@ def test_presets_have_the_same_fields_of_the_same_types(preset):
         ("environment.tasks", "walks:4:20:0-1", "too many walks of length 20 over 4 subgoals"),
         ("environment.tasks", "walks:4:99999999999999999999:0-1", "length of the walks is 9+,"),
         ("internal_rl.task", "\u00b2", "internal_rl.task: task '\u00b2' cannot be read, allowed"),
-        ("base.depth", 10**6, "base.depth: 1000000 given, allowed is 1 to 1000"),
+        ("base.depth", 10**6, "base.depth: 1000000 given, allowed is 1 to 64"),
         ("pretrain.learning_rate", float("nan"), "pretrain.learning_rate: nan .* above 0"),
         ("seed", -1, "config.seed: -1 given, allowed is 0 to 2147482648"),
         ("precision", "half", "config.precision: 'half' .* auto, float32, bfloat16"),
