@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from internal_rl.envs import ant_body, pinpad
-from internal_rl.envs.layout_pool import LayoutPoolConfig
+from internal_rl.envs.layout_config import LayoutPoolConfig
 from internal_rl.envs.physics import KINDS, Physics, PhysicsState, make_physics
 from internal_rl.envs.world import check_action, on_any_mesh, register_world
 from internal_rl.types import ActionSpec, ObservationSpec, Scene, Timestep

@@ -14,7 +14,8 @@ import numpy as np
 
 from internal_rl.backend import backend
 from internal_rl.envs import boards, tasks
-from internal_rl.envs.layout_pool import LayoutPoolConfig, pool_of
+from internal_rl.envs.layout_config import LayoutPoolConfig
+from internal_rl.envs.layout_pool import pool_of
 from internal_rl.types import Scene, Timestep
 
 # A row of the grid and one more bit fit into a word of a bit board.
