@@ -10,6 +10,7 @@ import importlib
 import os
 import pathlib
 import resource
+import select
 import signal
 import sys
 import time
@@ -96,17 +97,17 @@ def start(stage: str, arguments: Sequence[str], folder: pathlib.Path, limits: Li
 def _end_of(child: int, idle_seconds: float) -> tuple[int, float, bool]:
     """Exit code, seconds of the processor, and whether it was ended because it waited."""
     ticks, moved, waited = [], time.monotonic(), False
-    while True:
-        found, status, usage = os.wait4(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, waited
+    ended = os.pidfd_open(child)
+    while not select.select([ended], [], [], 1.0)[0]:
         now = _ticks_of(child)
         if now != ticks:
             ticks, moved = now, time.monotonic()
         elif time.monotonic() > moved + idle_seconds and not waited:
             os.kill(child, signal.SIGKILL)
             waited = True
-        time.sleep(0.02)
+    os.close(ended)
+    _, status, usage = os.wait4(child, 0)
+    return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, waited
 
 
 def _ticks_of(child: int) -> list[str]:
