@@ -5,6 +5,7 @@ import dataclasses
 from internal_rl.experts.shortest_path import TIES
 from internal_rl.section import (
     COUNT,
+    LAYERS,
     POSITIVE,
     RATE,
     SCALE,
@@ -22,10 +23,10 @@ _UNIQUE_TIES = tuple(ties for ties in TIES if ties != "random")
 _SIZES = Rule(
     lambda sizes: (
         isinstance(sizes, (tuple, list))
-        and len(sizes) > 0
+        and LAYERS.holds(len(sizes))
         and all(type(size) is int and SIZE.holds(size) for size in sizes)
     ),
-    f"a tuple of one or more sizes, each {SIZE.allowed}",
+    f"a tuple of {LAYERS.allowed} sizes, each {SIZE.allowed}",
 )
 
 

@@ -4,6 +4,7 @@ A script of a stage is `launch.run_stage("pretrain")`; others call `launch.run(m
 `main(settings, places)`. Importing this file defines the flags; nothing else in the package does.
 """
 
+import ast
 import math
 import pathlib
 import re
@@ -248,11 +249,25 @@ def _check_overrides(specification: str, argv: Sequence[str]) -> None:
                 raise ConfigError(f"{where}.{part}: unknown field, allowed in {where}: {fields}")
             section = section[part]
             path.append(part)
+        if match and isinstance(section, tuple):
+            _check_depth(".".join(path), argument.partition("=")[2])
         if match and isinstance(section, ConfigDict):
             raise ConfigError(
                 f"config.{'.'.join(path)}: a whole section given, allowed are single fields, as"
                 f" --config.{'.'.join(path)}.FIELD=VALUE"
             )
+
+
+def _check_depth(field: str, text: str) -> None:
+    """Raises ConfigError about a text that is nested deeper than Python reads."""
+    try:
+        ast.literal_eval(text)
+    except (MemoryError, RecursionError):
+        shown = f"{text[:40]}..."
+        raise ConfigError(f"config.{field}: '{shown}' given, allowed is a tuple") from None
+    except (ValueError, SyntaxError):
+        # Told when the flag is read.
+        return
 
 
 def _check_known(path: Sequence[str], field: str) -> None:
