@@ -52,9 +52,8 @@ def within(lowest: float, highest: float) -> Rule:
 
 def below(highest: float, lowest: float = 0) -> Rule:
     """A number from `lowest` on that stays below `highest` in 32 bits too."""
-    most = highest - 1e-6
-    allowed = f"{lowest} or more and below {highest} ({most:g} at most)"
-    return Rule(lambda value: lowest <= value <= most, allowed)
+    allowed = f"{lowest} or more and below {highest}"
+    return Rule(lambda value: lowest <= value <= highest - 1e-6, allowed)
 
 
 def one_of(choices: tuple[str, ...]) -> Rule:

@@ -87,21 +87,20 @@ def test_the_summary_counts_faults():
 _PLANTED = """
 import json
 from benchmarks import bad_input
-from internal_rl.models.base_model import BaseConfig
+from internal_rl.stages import checks
 
-def lookup(self):
+def lookup(settings):
     raise KeyError("planted")
 
-def loop(self):
+def loop(settings):
     while True:
         pass
 
-bad_input._SLOW_START = 4.0
-case = bad_input.Case(0, "gridworld", "probe", (("base.width", "-1"),))
-verdicts = [bad_input.Trials().try_case(case)[0]]
-for planted in (lookup, loop):
-    BaseConfig._check_field = lambda self, field: None
-    BaseConfig.check = planted
+bad_input._SLOW_START = 2.0
+verdicts = []
+for planted, value in ((checks.check_settings, "-1"), (lookup, "8"), (loop, "8")):
+    checks.check_settings = planted
+    case = bad_input.Case(0, "gridworld", "probe", (("base.width", value),))
     verdicts.append(bad_input.Trials().try_case(case)[0])
 print(json.dumps(verdicts))
 """
