@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,9 +28,9 @@ from benchmarks import bad_starts, bad_values
 from benchmarks.bad_starts import ACCEPTED, WORLDS, Limits, Outcome
 from benchmarks.choices import chosen
 from internal_rl.errors import UserError
+from internal_rl.section import Section
 from internal_rl.stages.catalogue import STAGES, section_types
 from internal_rl.stages.config_file import load_config
-from internal_rl.stages.settings import Settings
 
 EXIT_USER_ERROR = 2
 MAX_SECONDS = 10.0
@@ -92,7 +93,12 @@ class Drawing:
     def __init__(self, world: str, draw: random.Random):
         self.world, self._draw = world, draw
         config = load_config(f"configs/{world}.py:smoke")
-        self._settings = Settings.read(config)
+        # Not as settings: these have a world, which starts jax.
+        self._sections = {
+            name: section.read(config[name])
+            for name, section in section_types().items()
+            if name in config
+        }
         self.values = dict(_flattened(config))
         self._fields: list[str] = []
 
@@ -131,7 +137,7 @@ class Drawing:
 
     def _case(self, number: int, found: list[tuple[str, str]], run: bool) -> Case:
         section = _section(found[0][0])
-        readers = readers_of(self._settings, section)
+        readers = readers_of(self._sections, section)
         stage = section if section in readers and self._draw.random() < 0.5 else None
         stage = stage or self._draw.choice(readers)
         # `=` in a name would begin the value.
@@ -139,9 +145,10 @@ class Drawing:
         return Case(number, self.world, stage, tuple(found), run)
 
 
-def readers_of(settings: Settings, section: str) -> list[str]:
+def readers_of(sections: Mapping[str, Section], section: str) -> list[str]:
     """Stages whose results depend on a section; those of the training loop if none does."""
-    there = [name for name in STAGES if name in settings.sections]
+    there = [name for name in STAGES if name in sections]
+    settings = types.SimpleNamespace(sections=sections, **sections)
     found = [name for name in there if section in STAGES[name].inputs(settings)]
     return found or [name for name in there if STAGES[name].make]
 

@@ -23,6 +23,7 @@ import numpy as np
 from internal_rl import memory
 from internal_rl.envs.world import DataRequest, register_world, world_entry
 from internal_rl.experts.dataset import Dataset
+from internal_rl.host_threads import backend_is_initialised
 from internal_rl.stages import trained  # noqa: F401 (imported once, here)
 from internal_rl.stages.build import make_base
 from internal_rl.stages.places import Places
@@ -82,7 +83,12 @@ def start(stage: str, arguments: Sequence[str], folder: pathlib.Path, limits: Li
       arguments: of the command line, without `--workdir`.
       folder: empty, for the work directory and what is said.
       limits: when it is ended.
+
+    Raises:
+      RuntimeError: jax has been started here.
     """
+    if backend_is_initialised():
+        raise RuntimeError("jax has been started in this process, of which no fork may be made")
     said, workdir, begun = folder / "said", folder / "run", folder / "begun"
     sys.stdout.flush()
     child = os.fork()
