@@ -275,7 +275,7 @@ def main(arguments: list[str]) -> None:
             found, outcome = trials.try_case(case)
             print(f"{found} ({outcome.seconds:.1f} s): {case}", flush=True)
             if found in FAULTS or values.numbers:
-                print(f"    {outcome.said[-1500:]}", flush=True)
+                print(f"    {outcome.written[:3]} {outcome.said[-1500:]}", flush=True)
         print(summary(trials.counts, time.monotonic() - started, trials.longest))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -23,7 +23,7 @@ from internal_rl.paths import as_path
 from internal_rl.stages import running
 from internal_rl.stages.catalogue import section_types, stage_spec
 from internal_rl.stages.checks import check_settings
-from internal_rl.stages.compiled import ON, keep_compiled
+from internal_rl.stages.compiled import ON, keep_compiled, nothing_left
 from internal_rl.stages.config_file import CONFIG_FOLDERS, DEFAULT_CONFIG, find_config, load_config
 from internal_rl.stages.log import hush_closed_loops, show_log, tell_guards
 from internal_rl.stages.places import Places
@@ -153,12 +153,13 @@ def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, st
     show_log()
     hush_closed_loops()
     tell_guards()
-    settings = Settings.read(_CONFIG.value)
-    if stage:
-        stage_spec(settings, stage)
-    check_settings(settings)
-    loggers = tuple(_LOGGERS.value)
-    main(settings, Places(name, tuple(_UPSTREAM.value), _config_arguments(), loggers))
+    with nothing_left(as_path(name)):
+        settings = Settings.read(_CONFIG.value)
+        if stage:
+            stage_spec(settings, stage)
+        check_settings(settings)
+        loggers = tuple(_LOGGERS.value)
+        main(settings, Places(name, tuple(_UPSTREAM.value), _config_arguments(), loggers))
 
 
 def _config_arguments() -> tuple[str, ...]:
