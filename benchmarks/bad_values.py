@@ -37,9 +37,9 @@ def value_of(draw: random.Random, section: type | None, name: str, values: Mappi
         field's own one.
     """
     own = values[name]
-    if draw.random() < 0.15:
-        return draw.choice(WRONG)
     if draw.random() < 0.1:
+        return draw.choice(WRONG)
+    if draw.random() < 0.05:
         return str(values[draw.choice(sorted(values))])
     if isinstance(own, bool):
         return draw.choice(("true", "false"))
@@ -58,7 +58,8 @@ def _whole(draw: random.Random, own: int, values: Mapping[str, Any]) -> int | st
     others = [value for value in values.values() if type(value) is int]
     near = (own, own + 1, own - 1, 2 * own, own // 2, draw.randint(1, 8), draw.randint(0, 40))
     beside = draw.choice(others) + draw.choice((-1, 0, 1))
-    return draw.choice((draw.choice(near), beside, draw.choice(WHOLE), draw.choice(NUMBERS)))
+    edge = draw.choice(WHOLE if draw.random() < 0.8 else NUMBERS)
+    return draw.choice((draw.choice(near), draw.choice(near), beside, edge))
 
 
 def _number(draw: random.Random, own: float, values: Mapping[str, Any]) -> float:
