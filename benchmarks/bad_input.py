@@ -202,7 +202,9 @@ def judged(case: Case, outcome: Outcome) -> str:
 
 
 def _names(case: Case, line: str) -> bool:
-    """Whether a line names a field that was given, or its value."""
+    """Whether a line names a field that was given, or its value, or how large a program is."""
+    if "GiB of memory here" in line:
+        return True
     for field, value in case.overrides:
         if field in line or field.rpartition(".")[2] in line or (value and value in line):
             return True

@@ -58,6 +58,7 @@ def test_texts_are_such_as_worlds_read_until_they_are_disturbed():
     [
         ({}, "refused"),
         ({"said": "error: config.probe: wrong\n"}, "names nothing"),
+        ({"said": "error: an update needs 9 GiB, allowed is 4 GiB of memory here\n"}, "refused"),
         ({"said": "error: config.probe.steps: wrong\nmore\n"}, "not one line"),
         ({"said": "Traceback (most recent call last):\n"}, "traceback"),
         ({"code": 1, "said": "KeyError\n"}, "traceback"),
