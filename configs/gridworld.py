@@ -47,7 +47,7 @@ _SMALL = {
         "snapshot_steps": (500, 2_500, 4_000),
     },
     # As often as subgoals change, and as long as they last.
-    "metacontroller": {"seeds_per_input": 3, "switch_rate": 0.17},
+    "metacontroller": {"seeds_per_input": 3, "switch_rate": 0.17, "gate": "gumbel"},
     "compile": {"seeds_per_input": 3, "prior_rate": 6.0},
     "raw_rl": {"seeds_per_input": 3},
     "quickstart": {
