@@ -7,7 +7,6 @@ invalidates what was trained before there was one.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -52,8 +51,9 @@ def within(lowest: float, highest: float) -> Rule:
 
 
 def below(highest: float, lowest: float = 0) -> Rule:
-    """A number from `lowest` on that stays below `highest`."""
-    return Rule(lambda value: lowest <= value < highest, f"{lowest} or more and below {highest}")
+    """A number from `lowest` on that stays below `highest` in 32 bits too."""
+    allowed = f"{lowest} or more and below {highest}"
+    return Rule(lambda value: lowest <= value <= highest - 1e-6, allowed)
 
 
 def one_of(choices: tuple[str, ...]) -> Rule:
@@ -71,7 +71,20 @@ SIZE = within(1, 2**20)
 COUNT = within(1, 1_000)
 """Of what a program holds side by side or one behind the other: seeds, layers, passes."""
 
+LAYERS = within(1, 64)
+"""Blocks one behind the other, each of which is traced and compiled for itself."""
+
 POSITIVE = Rule(lambda value: value > 0, "above 0")
+
+SCALE = Rule(lambda value: 1e-6 <= value <= 1e6, "above 0, from 0.000001 to 1000000")
+"""What numbers are multiplied or divided by: products of several stay finite in 32 bits."""
+
+WEIGHT = within(0, 1_000_000)
+"""Of a term of a sum, or a term itself."""
+
+RATE = Rule(lambda value: 1e-12 <= value <= 1e3, "above 0, from 1e-12 to 1000")
+"""Of learning, also of one after the other."""
+
 ANY = Rule(lambda value: True, "any")
 
 
@@ -129,7 +142,8 @@ class Section:
             fits = abs(value) <= LARGEST_WHOLE
             self.require(fits, field.name, f"a whole number up to {LARGEST_WHOLE}")
         if kind is float:
-            fits = math.isfinite(value) and abs(value) <= LARGEST_NUMBER
+            # Whole numbers may be larger than any float.
+            fits = abs(value) <= LARGEST_NUMBER
             self.require(fits, field.name, f"a finite number up to {LARGEST_NUMBER:g}")
 
     def part(self, section: type["SectionType"]) -> "SectionType":

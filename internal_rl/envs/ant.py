@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from internal_rl.envs import ant_body, pinpad
-from internal_rl.envs.layout_pool import LayoutPoolConfig
+from internal_rl.envs.layout_config import LayoutPoolConfig
 from internal_rl.envs.physics import KINDS, Physics, PhysicsState, make_physics
 from internal_rl.envs.world import check_action, on_any_mesh, register_world
 from internal_rl.types import ActionSpec, ObservationSpec, Scene, Timestep
@@ -20,7 +20,7 @@ RESET_NOISE = 0.1
 # Speeds, in metres or radians per second, beyond which the simulation counts as diverged.
 MAX_SPEED = 200.0
 BORDERS = ("open", "terminal")
-MAX_CELL_SIZE, MAX_FRAME_SKIP = 1_000.0, 1_000
+MIN_CELL_SIZE, MAX_CELL_SIZE, MAX_FRAME_SKIP = 0.01, 1_000.0, 1_000
 # Control steps from picture to picture of an animation.
 STEPS_PER_FRAME = 4
 
@@ -58,10 +58,10 @@ class AntWorldConfig(LayoutPoolConfig):
 
     def __post_init__(self):
         pinpad.check_fields(self, frame_skip=1)
-        if not 0 < self.cell_size <= MAX_CELL_SIZE:
+        if not MIN_CELL_SIZE <= self.cell_size <= MAX_CELL_SIZE:
             raise ValueError(
-                f"cell_size is {self.cell_size}, allowed is above 0 metres and up to"
-                f" {MAX_CELL_SIZE}"
+                f"cell_size is {self.cell_size}, allowed is above 0 metres, {MIN_CELL_SIZE} at"
+                f" least, and up to {MAX_CELL_SIZE}"
             )
         if self.frame_skip > MAX_FRAME_SKIP:
             raise ValueError(f"frame_skip is {self.frame_skip}, allowed is up to {MAX_FRAME_SKIP}")

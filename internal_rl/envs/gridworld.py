@@ -10,7 +10,7 @@ from flax import struct
 
 from internal_rl.backend import on_cpu
 from internal_rl.envs import pinpad, render
-from internal_rl.envs.layout_pool import LayoutPoolConfig
+from internal_rl.envs.layout_config import LayoutPoolConfig
 from internal_rl.envs.world import check_action, on_any_mesh, register_world
 from internal_rl.types import ActionSpec, ObservationSpec, Scene, Timestep
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from internal_rl.backend import backend
 from internal_rl.envs import boards, tasks
-from internal_rl.envs.layout_pool import LayoutPoolConfig, pool_of
+from internal_rl.envs.layout_config import LayoutPoolConfig
+from internal_rl.envs.layout_pool import pool_of
 from internal_rl.types import Scene, Timestep
 
 # A row of the grid and one more bit fit into a word of a bit board.
@@ -28,7 +29,7 @@ _LOWEST = {
     "num_layouts": 0,
     "layout_seed": 0,
 }
-_MOST = {"time_limit": 1_000_000, "layout_seed": 2**32 - 1}
+_MOST = {"time_limit": 30_000, "layout_seed": 2**32 - 1}
 FREE, WALL = -1, -2
 # Steps of a flood in one iteration of its loop, chosen by timing: each iteration has a fixed cost.
 _FLOOD_STEPS = 4

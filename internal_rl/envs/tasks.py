@@ -6,6 +6,7 @@ pretraining task contains.
 """
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -68,7 +69,7 @@ class TaskSet:
         """Number of colours in the longest task."""
         return max(len(task) for task in (*self.pretraining, self.post_training))
 
-    @property
+    @functools.cached_property
     def subgoals(self) -> tuple[Task, ...]:
         """Subgoal of every id: single colours, or all pairs that occur, in ascending order."""
         if self.subgoal_length == 1:
@@ -87,16 +88,19 @@ class TaskSet:
         Raises:
           ValueError: if the task contains a pair that is no subgoal of this set.
         """
-        subgoals = self.subgoals
-        for part in self._split(task):
-            if part not in subgoals:
+        ids, parts = self._ids, self._split(task)
+        for part in parts:
+            if part not in ids:
                 raise ValueError(
                     f"task {format_task(task)} contains {format_task(part)}, allowed subgoals are "
-                    + " ".join(format_task(subgoal) for subgoal in subgoals)
+                    + " ".join(format_task(subgoal) for subgoal in self.subgoals)
                 )
-        return tuple(
-            subgoals.index(part) for part in self._split(task) for _ in range(self.subgoal_length)
-        )
+        return tuple(ids[part] for part in parts for _ in range(self.subgoal_length))
+
+    @functools.cached_property
+    def _ids(self) -> dict[Task, int]:
+        """Id of every subgoal."""
+        return {subgoal: index for index, subgoal in enumerate(self.subgoals)}
 
     def _split(self, task: Task) -> list[Task]:
         return _split(task, self.subgoal_length)

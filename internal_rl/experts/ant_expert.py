@@ -5,8 +5,12 @@ import dataclasses
 from internal_rl.experts.shortest_path import TIES
 from internal_rl.section import (
     COUNT,
+    LAYERS,
     POSITIVE,
+    RATE,
+    SCALE,
     SIZE,
+    WEIGHT,
     Rule,
     Section,
     at_least,
@@ -19,10 +23,10 @@ _UNIQUE_TIES = tuple(ties for ties in TIES if ties != "random")
 _SIZES = Rule(
     lambda sizes: (
         isinstance(sizes, (tuple, list))
-        and len(sizes) > 0
+        and LAYERS.holds(len(sizes))
         and all(type(size) is int and SIZE.holds(size) for size in sizes)
     ),
-    f"a tuple of one or more sizes, each {SIZE.allowed}",
+    f"a tuple of {LAYERS.allowed} sizes, each {SIZE.allowed}",
 )
 
 
@@ -58,10 +62,10 @@ class AntExpertConfig(Section):
     """
 
     ties: str = setting("axis", one_of(_UNIQUE_TIES))
-    control_cost: float = setting(0.02, at_least(0))
-    hop_cost: float = setting(10.0, at_least(0))
-    failure_cost: float = setting(20.0, at_least(0))
-    success_reward: float = setting(10.0, at_least(0))
+    control_cost: float = setting(0.02, WEIGHT)
+    hop_cost: float = setting(10.0, WEIGHT)
+    failure_cost: float = setting(20.0, WEIGHT)
+    success_reward: float = setting(10.0, WEIGHT)
     hidden_sizes: tuple[int, ...] = setting((128, 128, 128), _SIZES)
     rounds: int = setting(20, COUNT)
     steps_per_round: int = setting(2_000_000, at_least(1))
@@ -70,13 +74,13 @@ class AntExpertConfig(Section):
     batch_size: int = setting(512, at_least(1))
     num_minibatches: int = setting(16, at_least(1))
     num_passes: int = setting(4, COUNT)
-    learning_rate: float = setting(6e-4, POSITIVE)
-    final_learning_rate: float = setting(5.27e-5, POSITIVE)
-    entropy_cost: float = setting(3e-4, at_least(0))
+    learning_rate: float = setting(6e-4, RATE)
+    final_learning_rate: float = setting(5.27e-5, RATE)
+    entropy_cost: float = setting(3e-4, WEIGHT)
     discounting: float = setting(0.98, within(0, 1))
     gae_lambda: float = setting(0.95, within(0, 1))
     clip: float = setting(0.2, POSITIVE)
-    reward_scaling: float = setting(0.1, POSITIVE)
+    reward_scaling: float = setting(0.1, SCALE)
 
     def check(self) -> None:
         """Samples are dealt out to whole worlds."""

@@ -24,7 +24,7 @@ class DataSection(Section):
       held_out_shards: shards, the last ones of a collected dataset, that no stage trains on (open).
     """
 
-    sequence_length: int = setting(256, at_least(1))
+    sequence_length: int = setting(256, within(1, 32_768))
     trajectories_per_row: float = setting(7.7, within(0.1, 1e6))
     ties: str = setting("random", one_of(TIES))
     epsilon: float = setting(0.0, within(0, 1))

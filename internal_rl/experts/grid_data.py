@@ -79,8 +79,8 @@ class ExpertStream:
 
         Raises:
           ValueError: for unknown ties, epsilon outside [0, 1], no positive number of trajectories
-            per row, tasks whose subgoals the world does not have, or rows that could not hold an
-            episode as long as the time limit.
+            per row, tasks whose subgoals the world does not have or that no episode has the time
+            for, or rows that could not hold an episode as long as the time limit.
         """
         shortest_path.check_ties(ties)
         if not 0.0 <= epsilon <= 1.0:
@@ -113,6 +113,12 @@ class ExpertStream:
         pace = 3 * int(self._task_length.min())
         if self._pool_table is not None:
             pace = self._shortest_episode()
+        least = int(self._task_length.min()) if self._pool_table is None else pace
+        if world.time_limit < least:
+            raise ValueError(
+                f"environment.time_limit is {world.time_limit}, allowed is {least} or more, the"
+                " steps of the shortest task"
+            )
         self.max_episodes = sequence_length // (pace + int(include_terminal)) + 1
 
     def init(self, key: chex.PRNGKey, num_rows: int) -> StreamState:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from internal_rl.experts.grid_data import ExpertStream
 
 _ROWS_PER_CALL = 32
+_MAX_FRUITLESS_CALLS = 100
 
 
 def references(
@@ -35,6 +36,9 @@ def references(
 
     Returns:
       `bayes`, `goal_blind` and `goal_given`.
+
+    Raises:
+      ValueError: no expert completes its task for long.
     """
 
     @jax.jit
@@ -43,10 +47,16 @@ def references(
         totals = {name: -jnp.sum(p) for name, p in log_probs(stream, tokens).items()}
         return state, totals, jnp.sum(tokens.mask), jnp.sum(tokens.segment.max(axis=1) + 1)
 
-    state = stream.init(key, _ROWS_PER_CALL)
+    state, fruitless = stream.init(key, _ROWS_PER_CALL), 0
     sums, num_actions, seen = {"bayes": 0.0, "goal_blind": 0.0, "goal_given": 0.0}, 0, 0
     while seen < num_trajectories:
         state, totals, actions, trajectories = call(state)
+        fruitless = 0 if actions else fruitless + 1
+        if fruitless == _MAX_FRUITLESS_CALLS:
+            raise ValueError(
+                f"no task is completed within environment.time_limit = {stream.world.time_limit},"
+                " allowed is a longer one"
+            )
         sums = {name: total + float(totals[name]) for name, total in sums.items()}
         num_actions += int(actions)
         seen += int(trajectories)

@@ -25,7 +25,7 @@ from internal_rl.models.base_model import BaseModel
 from internal_rl.models.code_controller import CodeController
 from internal_rl.models.reach import gradient_through
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import COUNT, POSITIVE, at_least, setting
+from internal_rl.section import COUNT, RATE, at_least, setting
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.training.randomness import named_keys
@@ -56,7 +56,7 @@ class CodeFindingSettings(CodeTestSettings, TrainingSettings, SeedsPerInput, abc
     num_parts: int = setting(4, at_least(1))
     evaluation_rows: int = setting(64, at_least(1))
     evaluation_episodes: int = setting(1_024, at_least(1))
-    learning_rate: float = setting(1e-3, POSITIVE)
+    learning_rate: float = setting(1e-3, RATE)
     log_every: int = setting(200, at_least(1))
     evaluate_every: int = setting(2_000, at_least(0))
     checkpoint_every: int = setting(1_000, at_least(1))

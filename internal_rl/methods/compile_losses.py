@@ -17,7 +17,7 @@ from internal_rl.models.metacontroller import kl_to_standard_normal
 from internal_rl.models.packed import log_softmax
 from internal_rl.models.recurrence import age_in_segment, starts_segment
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import POSITIVE, Section, at_least, one_of, setting
+from internal_rl.section import SCALE, WEIGHT, Section, one_of, setting
 from internal_rl.types import Trajectory
 
 BOUNDARY_PRIORS = ("first", "each")
@@ -38,11 +38,11 @@ class LossSettings(Section):
         (open).
     """
 
-    code_weight: float = setting(0.1, at_least(0))
-    boundary_weight: float = setting(0.1, at_least(0))
-    prior_rate: float = setting(10.0, POSITIVE)
+    code_weight: float = setting(0.1, WEIGHT)
+    boundary_weight: float = setting(0.1, WEIGHT)
+    prior_rate: float = setting(10.0, SCALE)
     boundary_prior: str = setting("first", one_of(BOUNDARY_PRIORS))
-    min_action_std: float = setting(0.0, at_least(0))
+    min_action_std: float = setting(0.0, WEIGHT)
 
 
 @struct.dataclass

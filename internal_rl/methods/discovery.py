@@ -25,7 +25,7 @@ from internal_rl.models.metacontroller import (
     MetacontrollerConfig,
 )
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import at_least, one_of, setting
+from internal_rl.section import LARGEST_WHOLE, WEIGHT, at_least, one_of, setting
 from internal_rl.types import Trajectory
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -68,11 +68,11 @@ class Config(MetacontrollerConfig, CodeFindingSettings):
 
     variant: str = setting("discovered", one_of(tuple(VARIANTS)))
     base_from: str = setting("random", one_of(BASES), historical="pretrained")
-    alpha: float = setting(0.17, at_least(0))
-    alpha_start: float = setting(0.0, at_least(0))
+    alpha: float = setting(0.17, WEIGHT)
+    alpha_start: float = setting(0.0, WEIGHT)
     alpha_free_steps: int = setting(2_000, at_least(0))
     alpha_ramp_steps: int = setting(2_000, at_least(0))
-    min_action_std: float = setting(0.0, at_least(0))
+    min_action_std: float = setting(0.0, WEIGHT)
     gate_open_steps: int = setting(0, at_least(0))
     gate_release_steps: int = setting(0, at_least(0))
     gate_noise_free_steps: int = setting(0, at_least(0))
@@ -80,10 +80,13 @@ class Config(MetacontrollerConfig, CodeFindingSettings):
     steps: int = setting(64_000, at_least(1))
 
     def check(self) -> None:
-        """The weight of the KL rises and never falls."""
+        """The weight of the KL rises and never falls; steps are numbers of 32 bits."""
         super().check()
         allowed = f"0 to {self.alpha} (metacontroller.alpha)"
         self.require(self.alpha_start <= self.alpha, "alpha_start", allowed)
+        most = LARGEST_WHOLE - self.gate_open_steps
+        allowed = f"up to {most} behind gate_open_steps = {self.gate_open_steps}"
+        self.require(self.gate_release_steps <= most, "gate_release_steps", allowed)
 
     @property
     def metacontroller_config(self) -> MetacontrollerConfig:

@@ -18,7 +18,7 @@ from internal_rl.methods.batches import next_rows, num_targets
 from internal_rl.methods.evaluation import held_out, require_labels
 from internal_rl.methods.method import Metrics
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import POSITIVE, at_least, setting
+from internal_rl.section import RATE, WEIGHT, at_least, setting
 from internal_rl.training.mesh import total
 from internal_rl.training.randomness import named_keys
 from internal_rl.training.settings import SeedsPerInput, TrainingSettings
@@ -41,8 +41,8 @@ class Config(TrainingSettings, SeedsPerInput):
     batch_size: int = setting(512, at_least(1))
     evaluation_rows: int = setting(64, at_least(1))
     base_step: int = setting(0, at_least(0))
-    learning_rate: float = setting(1e-3, POSITIVE)
-    weight_decay: float = setting(0.0, at_least(0))
+    learning_rate: float = setting(1e-3, RATE)
+    weight_decay: float = setting(0.0, WEIGHT)
     steps: int = setting(8_000, at_least(1))
     log_every: int = setting(100, at_least(1))
     evaluate_every: int = setting(1_000, at_least(0))

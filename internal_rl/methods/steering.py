@@ -23,7 +23,7 @@ from internal_rl.models.controllers import Controllers, initial_controllers, ste
 from internal_rl.models.heads import action_log_prob
 from internal_rl.models.reach import gradient_through
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import POSITIVE, at_least, setting
+from internal_rl.section import RATE, WEIGHT, at_least, setting
 from internal_rl.training.accumulation import accumulated_gradients
 from internal_rl.training.optimiser import apply_gradients
 from internal_rl.training.randomness import named_keys
@@ -48,10 +48,10 @@ class Config(TrainingSettings, SeedsPerInput):
     batch_size: int = setting(512, at_least(1))
     num_parts: int = setting(8, at_least(1))
     rank: int = setting(16, at_least(0))
-    min_action_std: float = setting(0.0, at_least(0))
+    min_action_std: float = setting(0.0, WEIGHT)
     evaluation_episodes: int = setting(1_024, at_least(1))
     base_step: int = setting(0, at_least(0))
-    learning_rate: float = setting(1e-3, POSITIVE)
+    learning_rate: float = setting(1e-3, RATE)
     steps: int = setting(3_200, at_least(1))
     log_every: int = setting(100, at_least(1))
     evaluate_every: int = setting(1_000, at_least(0))

@@ -22,7 +22,7 @@ from internal_rl.models.blocks import (
     scaled_initializer,
 )
 from internal_rl.models.heads import action_parameter_size
-from internal_rl.section import COUNT, POSITIVE, SIZE, Section, SettingError, at_least, setting
+from internal_rl.section import COUNT, LAYERS, SCALE, SIZE, WEIGHT, Section, SettingError, setting
 from internal_rl.types import ActionSpec, ObservationSpec
 
 
@@ -43,12 +43,12 @@ class BaseConfig(Section):
 
     block: str = setting("transformer")
     width: int = setting(256, SIZE)
-    depth: int = setting(6, COUNT)
+    depth: int = setting(6, LAYERS)
     num_heads: int = setting(4, COUNT)
     head_size: int = setting(64, SIZE)
     mlp_size: int = setting(512, SIZE)
-    init_scale: float = setting(0.1, POSITIVE)
-    observation_loss: float = setting(0.01, at_least(0))
+    init_scale: float = setting(0.1, SCALE)
+    observation_loss: float = setting(0.01, WEIGHT)
 
     def check(self) -> None:
         """The block has to be registered and to suit the sizes."""

@@ -17,6 +17,8 @@ from internal_rl.models.tpu_attention import MASKED
 # Steps in a chunk of the cache on a CPU. Accelerators read the cache whole: there it is a smaller
 # share of a step, and a conditional costs more.
 CPU_CACHE_CHUNK = 20
+# Each is traced and compiled for itself: of longer episodes they are larger.
+_MAX_CHUNKS = 64
 
 
 @struct.dataclass
@@ -85,7 +87,7 @@ def empty_cache(
     batch_size: int, max_length: int, num_heads: int, head_size: int, dtype: DTypeLike
 ) -> KeyValueCache:
     """A cache for episodes of up to `max_length` steps, laid out for the present backend."""
-    num_chunks = -(-max_length // CPU_CACHE_CHUNK) if on_cpu() else 1
+    num_chunks = min(-(-max_length // CPU_CACHE_CHUNK), _MAX_CHUNKS) if on_cpu() else 1
     shape = (batch_size, num_heads, -(-max_length // num_chunks), head_size)
     return _empty(shape, dtype, num_chunks)
 

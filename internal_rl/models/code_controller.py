@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from jax.nn.initializers import normal, zeros
 
 from internal_rl.models.history import histories, input_products
-from internal_rl.section import POSITIVE, SIZE, Section, SettingError, at_least, setting
+from internal_rl.section import SCALE, SIZE, Section, SettingError, at_least, setting, within
+
+_LOG_STD = within(-20, 20)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,11 +41,19 @@ class CodeControllerConfig(Section):
     switch_size: int = setting(32, SIZE)
     decoder_size: int = setting(32, SIZE)
     rank: int = setting(16, at_least(0))
-    initial_log_std: float = setting(-2.0)
-    min_log_std: float = setting(-6.0)
-    max_log_std: float = setting(2.0)
-    switch_bias: float = setting(-1.0)
-    controller_gain: float = setting(0.35, POSITIVE)
+    initial_log_std: float = setting(-2.0, _LOG_STD)
+    min_log_std: float = setting(-6.0, _LOG_STD)
+    max_log_std: float = setting(2.0, _LOG_STD)
+    switch_bias: float = setting(-1.0, within(-1_000, 1_000))
+    controller_gain: float = setting(0.35, SCALE)
+
+    def check(self) -> None:
+        """The posterior starts somewhere in its range."""
+        super().check()
+        low, high = self.min_log_std, self.max_log_std
+        self.require(low < high, "min_log_std", f"below max_log_std = {high}")
+        allowed = f"min_log_std = {low} to max_log_std = {high}"
+        self.require(low <= self.initial_log_std <= high, "initial_log_std", allowed)
 
 
 class CodeController(nn.Module):

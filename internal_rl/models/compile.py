@@ -27,7 +27,7 @@ from internal_rl.models.code_controller import CodeController, CodeControllerCon
 from internal_rl.models.metacontroller import Discovery, kl_to_standard_normal
 from internal_rl.models.packed import log_softmax, one_hot_argmax, running_sum, softmax, total
 from internal_rl.models.recurrence import ends_segment, starts_segment
-from internal_rl.section import POSITIVE, SIZE, setting, within
+from internal_rl.section import SCALE, SIZE, setting, within
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ class CompileConfig(CodeControllerConfig):
       encoder_size: hidden size of the heads for boundaries and codes.
     """
 
-    num_segments: int = setting(4, within(2, 1_000))
-    temperature: float = setting(1.0, POSITIVE)
+    num_segments: int = setting(4, within(2, 64))
+    temperature: float = setting(1.0, SCALE)
     encoder_size: int = setting(32, SIZE)
 
 

@@ -19,7 +19,9 @@ from internal_rl.models.code_controller import CodeController, CodeControllerCon
 from internal_rl.models.integration import Gate, codes_before, mixed
 from internal_rl.models.recurrence import starts_segment
 from internal_rl.models.sequence_embedding import EMBEDDING_LAYERS, EMBEDDINGS, SequenceEmbedding
-from internal_rl.section import COUNT, POSITIVE, SIZE, at_least, one_of, setting, within
+from internal_rl.section import COUNT, LAYERS, SCALE, SIZE, Rule, at_least, one_of, setting, within
+
+_SLOWNESS = Rule(lambda value: 0 < value <= 16, "above 0 and up to 16")
 
 GATES = ("sigmoid", "gumbel", "one", "random")
 
@@ -96,12 +98,12 @@ class MetacontrollerConfig(CodeControllerConfig):
     embedding_heads: int = setting(8, COUNT)
     embedding_mlp_size: int = setting(64, SIZE)
     embedding_size: int = setting(32, SIZE)
-    embedding_depth: int = setting(1, COUNT)
-    embedding_slowness: float = setting(4.0, POSITIVE)
+    embedding_depth: int = setting(1, LAYERS)
+    embedding_slowness: float = setting(4.0, _SLOWNESS)
     embedding_gap: int = setting(0, at_least(0))
     encoder_size: int = setting(64, SIZE)
     gate: str = setting("sigmoid", one_of(GATES))
-    temperature: float = setting(1.0, POSITIVE)
+    temperature: float = setting(1.0, SCALE)
     switch_rate: float = setting(0.2, within(0, 1))
 
     def check(self) -> None:

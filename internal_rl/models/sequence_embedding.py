@@ -96,7 +96,8 @@ def later_in_segment(x: chex.Array, segment: chex.Array, gap: int) -> chex.Array
     index = jnp.arange(segment.shape[1])
     marked = jnp.where(ends_segment(segment), index, segment.shape[1] - 1)
     end = jax.lax.cummin(marked, axis=1, reverse=True)
-    source = jnp.minimum(index + gap, end)
+    # A gap beyond the row would leave the range of its numbers.
+    source = jnp.minimum(index + min(gap, segment.shape[1]), end)
     return jnp.take_along_axis(x, source[..., None], axis=1)
 
 

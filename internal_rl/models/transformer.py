@@ -23,6 +23,8 @@ from internal_rl.models.cached_attention import (
 
 # Queries of the parallel form that share one slice of keys on a CPU. Accelerators take whole rows.
 QUERY_BLOCK = 64
+# Each is traced and compiled for itself: of longer rows they are larger.
+MAX_BLOCKS = 64
 # Slices of keys begin at multiples of this.
 KEY_ALIGNMENT = 16
 # Steps back that are enough for most packed trajectories, see `models.reach`.
@@ -45,6 +47,11 @@ def relative_position_bucket(
     return np.where(distance < exact, distance, np.minimum(coarse, num_buckets - 1))
 
 
+def query_block_size(length: int) -> int:
+    """Queries of a block for rows of so many tokens."""
+    return QUERY_BLOCK * max(-(-length // (QUERY_BLOCK * MAX_BLOCKS)), 1)
+
+
 def query_blocks(length: int, reach: int) -> list[tuple[slice, slice]]:
     """Blocks of queries, as CPUs take them, and the keys that each of them is compared with.
 
@@ -55,9 +62,9 @@ def query_blocks(length: int, reach: int) -> list[tuple[slice, slice]]:
     Returns:
       Slices of queries and of keys.
     """
-    blocks = []
-    for start in range(0, length, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, length)
+    blocks, size = [], query_block_size(length)
+    for start in range(0, length, size):
+        stop = min(start + size, length)
         first = max(start - reach, 0) // KEY_ALIGNMENT * KEY_ALIGNMENT
         blocks.append((slice(start, stop), slice(first, stop)))
     return blocks
@@ -238,7 +245,7 @@ class TransformerBlock(nn.Module):
         """The same in blocks of queries, without keys that lie out of reach."""
         blocks = query_blocks(segment.shape[1], self.reach)
         offset = max(rows.start - seen.start for rows, seen in blocks)
-        bias, near = self._bias_and_reach(offset)
+        bias, near = self._bias_and_reach(offset, query_block_size(segment.shape[1]))
         attended = []
         for rows, seen in blocks:
             shift = offset - (rows.start - seen.start)
@@ -255,13 +262,13 @@ class TransformerBlock(nn.Module):
             )
         return jnp.concatenate(attended, axis=2)
 
-    def _bias_and_reach(self, offset: int) -> tuple[chex.Array, np.ndarray]:
-        """What depends on distance alone, for queries from key `offset` on.
+    def _bias_and_reach(self, offset: int, size: int) -> tuple[chex.Array, np.ndarray]:
+        """What depends on distance alone, for `size` queries from key `offset` on.
 
         Returns:
           `(H, Q, K)` bias, and `(Q, K)` bool, which keys lie behind a query and within its reach.
         """
-        distance = np.arange(QUERY_BLOCK)[:, None] + offset - np.arange(offset + QUERY_BLOCK)
+        distance = np.arange(size)[:, None] + offset - np.arange(offset + size)
         bucket = relative_position_bucket(np.maximum(distance, 0), self.num_buckets)
         # A product instead of a look-up, whose gradient would be a slow scatter.
         chosen = jax.nn.one_hot(bucket, self.num_buckets, dtype=self.position_bias.dtype)

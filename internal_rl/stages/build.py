@@ -173,7 +173,7 @@ def load_steered(
 def reference_lines(settings: Settings, source: DataSource) -> dict[str, float]:
     """Constants beside the curves: exact ones where the expert is known, else baselines."""
     pretrain, key = settings.pretrain, evaluation_key("references")
-    exact = source.references(key, pretrain.reference_trajectories)
+    exact = checked(source.references, "data", key, pretrain.reference_trajectories)
     # Baselines are fitted to the rows of a dataset.
     if exact or not isinstance(source.arrays, Mapping) or "train" not in source.arrays:
         return exact

@@ -6,9 +6,11 @@ What a field alone may be, its section knows.
 from internal_rl.envs.world import capabilities
 from internal_rl.errors import ConfigError
 from internal_rl.methods.internal_rl import CODE_STAGES
-from internal_rl.section import SettingError
+from internal_rl.section import LARGEST_WHOLE, SettingError
 from internal_rl.stages.limits import check_memory
 from internal_rl.stages.settings import Settings, checked
+
+_EPISODES = ("evaluation_episodes", "episodes_per_update")
 
 
 def _require(condition: bool, field: str, value: object, allowed: str) -> None:
@@ -26,6 +28,7 @@ def check_settings(settings: Settings) -> None:
     _check_data(settings)
     _check_tasks(settings)
     check_memory(settings)
+    _check_counts(settings)
 
 
 def _check_models(settings: Settings) -> None:
@@ -85,3 +88,14 @@ def _check_tasks(settings: Settings) -> None:
     if reads_tasks and text:
         for task in text.split(","):
             checked(settings.world.parse_task, field, task)
+
+
+def _check_counts(settings: Settings) -> None:
+    """Steps of episodes that are played together have numbers of 32 bits, as have their slots."""
+    steps = settings.world.time_limit
+    most = LARGEST_WHOLE // (2 * steps)
+    fields = [(name, field) for name in settings.sections for field in _EPISODES]
+    for name, field in [*fields, ("collect", "batch_size")]:
+        value = getattr(settings.sections.get(name), field, 0)
+        allowed = f"up to {most} for episodes of environment.time_limit = {steps} steps"
+        _require(value <= most, f"{name}.{field}", value, allowed)

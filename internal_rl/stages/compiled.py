@@ -6,9 +6,13 @@ nothing in place of something that it cannot run. What is damaged or cannot be w
 warning of jax and the time of compiling again.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 
-from internal_rl.paths import AnyPath, as_path
+from internal_rl.errors import UserError
+from internal_rl.paths import AnyPath, as_path, is_remote
 
 FOLDER = "compiled"
 FLAG = "--compilation_cache"
@@ -32,3 +36,27 @@ def keep_compiled(choice: str, workdir: AnyPath) -> None:
         jax.config.update("jax_compilation_cache_dir", str(as_path(choice, FLAG)))
     elif not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(workdir / FOLDER))
+
+
+@contextlib.contextmanager
+def nothing_left(workdir: AnyPath) -> Iterator[None]:
+    """Where a start is refused, takes away the folders that jax has made and left empty.
+
+    A folder that was there before stays.
+    """
+    folders = (workdir / FOLDER, workdir, *workdir.parents)
+    made = [] if is_remote(workdir) else [folder for folder in folders if not _is_there(folder)]
+    try:
+        yield
+    except UserError:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _is_there(folder: AnyPath) -> bool:
+    try:
+        return folder.exists()
+    except OSError:
+        return True

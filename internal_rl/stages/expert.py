@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from internal_rl.errors import DivergenceError, StorageError
+from internal_rl.errors import ConfigError, DivergenceError, StorageError
 from internal_rl.experts import ant_ppo
 from internal_rl.stages.places import Places
 from internal_rl.stages.seeds import for_each_seed
@@ -122,11 +122,26 @@ def _newest(rounds: Sequence[pathlib.Path]) -> tuple[int, tuple | None]:
 
 
 def run(settings: Settings, places: Places) -> None:
-    """Trains every seed."""
+    """Trains every seed.
+
+    Raises:
+      ConfigError: the worlds cannot be shared out among the devices.
+    """
+
+    def prepare(seed):
+        del seed
+        devices, num_worlds = jax.local_device_count(), settings.expert.num_worlds
+        if num_worlds % devices:
+            raise ConfigError(
+                f"config.expert.num_worlds: {num_worlds} given, allowed is a multiple of {devices},"
+                " the devices here"
+            )
+        return functools.partial(train, settings, places.loggers)
+
     for_each_seed(
         settings,
         places,
         "expert",
-        lambda _: functools.partial(train, settings, places.loggers),
+        prepare,
         intact=lambda directory: directory.complete,
     )

@@ -4,6 +4,7 @@ A script of a stage is `launch.run_stage("pretrain")`; others call `launch.run(m
 `main(settings, places)`. Importing this file defines the flags; nothing else in the package does.
 """
 
+import ast
 import math
 import pathlib
 import re
@@ -22,7 +23,7 @@ from internal_rl.paths import as_path
 from internal_rl.stages import running
 from internal_rl.stages.catalogue import section_types, stage_spec
 from internal_rl.stages.checks import check_settings
-from internal_rl.stages.compiled import ON, keep_compiled
+from internal_rl.stages.compiled import ON, keep_compiled, nothing_left
 from internal_rl.stages.config_file import CONFIG_FOLDERS, DEFAULT_CONFIG, find_config, load_config
 from internal_rl.stages.log import hush_closed_loops, show_log, tell_guards
 from internal_rl.stages.places import Places
@@ -152,12 +153,13 @@ def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, st
     show_log()
     hush_closed_loops()
     tell_guards()
-    settings = Settings.read(_CONFIG.value)
-    if stage:
-        stage_spec(settings, stage)
-    check_settings(settings)
-    loggers = tuple(_LOGGERS.value)
-    main(settings, Places(name, tuple(_UPSTREAM.value), _config_arguments(), loggers))
+    with nothing_left(as_path(name)):
+        settings = Settings.read(_CONFIG.value)
+        if stage:
+            stage_spec(settings, stage)
+        check_settings(settings)
+        loggers = tuple(_LOGGERS.value)
+        main(settings, Places(name, tuple(_UPSTREAM.value), _config_arguments(), loggers))
 
 
 def _config_arguments() -> tuple[str, ...]:
@@ -248,11 +250,25 @@ def _check_overrides(specification: str, argv: Sequence[str]) -> None:
                 raise ConfigError(f"{where}.{part}: unknown field, allowed in {where}: {fields}")
             section = section[part]
             path.append(part)
+        if match and isinstance(section, tuple):
+            _check_depth(".".join(path), argument.partition("=")[2])
         if match and isinstance(section, ConfigDict):
             raise ConfigError(
                 f"config.{'.'.join(path)}: a whole section given, allowed are single fields, as"
                 f" --config.{'.'.join(path)}.FIELD=VALUE"
             )
+
+
+def _check_depth(field: str, text: str) -> None:
+    """Raises ConfigError about a text that is nested deeper than Python reads."""
+    try:
+        ast.literal_eval(text)
+    except (MemoryError, RecursionError):
+        shown = f"{text[:40]}..."
+        raise ConfigError(f"config.{field}: '{shown}' given, allowed is a tuple") from None
+    except (ValueError, SyntaxError):
+        # Told when the flag is read.
+        return
 
 
 def _check_known(path: Sequence[str], field: str) -> None:

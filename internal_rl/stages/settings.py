@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,9 @@ PRESETS = ("smoke", "small", "paper")
 
 LARGEST_SEED = 2**31 - 1_000
 """Seeds of a run are counted up from its first one, and stay numbers of 32 bits."""
+
+# A folder of shipped weights may be called so.
+_NAME = re.compile(r"(\w[\w.-]{0,99})?")
 
 _COUNTS = ("num_seeds", "seeds_per_input")
 _SEEDS = (*_COUNTS, "seeds_together")
@@ -77,6 +81,8 @@ class Settings:
         precision = config.pop("precision", "auto")
         if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
             raise ConfigError(f"config.seed: {seed!r} given, allowed is 0 to {LARGEST_SEED}")
+        if not isinstance(preset, str) or not _NAME.fullmatch(preset):
+            raise ConfigError(f"config.preset: {preset!r} given, allowed is the name of a preset")
         if precision not in PRECISIONS:
             allowed = ", ".join(PRECISIONS)
             raise ConfigError(f"config.precision: {precision!r} given, allowed is {allowed}")

@@ -8,7 +8,9 @@ import optax
 
 from internal_rl.section import (
     COUNT,
-    POSITIVE,
+    RATE,
+    WEIGHT,
+    Rule,
     Section,
     SettingError,
     at_least,
@@ -17,6 +19,8 @@ from internal_rl.section import (
     setting,
 )
 from internal_rl.training.optimiser import OPTIMISERS, make_optimiser, make_schedule
+
+_FINAL_RATE = Rule(lambda value: value <= 1e3, "up to 1000")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,10 +65,10 @@ class TrainingSettings(Section):
 
     seeds_together: int = setting(10, COUNT)
     optimiser: str = setting("adamw", one_of(OPTIMISERS))
-    learning_rate: float = setting(3e-4, POSITIVE)
+    learning_rate: float = setting(3e-4, RATE)
     warmup_steps: int = setting(0, at_least(0))
-    final_learning_rate: float = setting(-1.0)
-    weight_decay: float = setting(0.03, at_least(0))
+    final_learning_rate: float = setting(-1.0, _FINAL_RATE)
+    weight_decay: float = setting(0.03, WEIGHT)
     b1: float = setting(0.9, below(1))
     b2: float = setting(0.999, below(1))
     max_gradient_norm: float = setting(0.0, at_least(0))

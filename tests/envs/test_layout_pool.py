@@ -48,8 +48,8 @@ def test_pool_is_a_function_of_its_seed():
 
 def test_impossible_pool_is_refused(monkeypatch):
     monkeypatch.setattr(layout_pool, "_MAX_FRUITLESS_DRAWS", 200)
-    with pytest.raises(ValueError, match="num_layouts=2 with min_colour_distance=9,.* only 0"):
-        draw_pool(2, 0, 4, 4, 1, min_colour_distance=9)
+    with pytest.raises(ValueError, match="num_layouts=2 with min_colour_distance=6,.* only 0"):
+        draw_pool(2, 0, 4, 4, 1, min_colour_distance=6)
 
 
 def test_departures_are_the_most_different_first_actions_to_the_followers():

@@ -226,6 +226,10 @@ def test_same_state_gives_the_same_rows_and_lanes_differ():
     [
         ({"sequence_length": 24, "terminal": True}, "sequence_length is 24, allowed is 25 or more"),
         ({"epsilon": 1.5}, "epsilon is 1.5, allowed is 0 to 1"),
+        (
+            {"time_limit": 2, "num_layouts": 0, "min_colour_distance": 1},
+            "environment.time_limit is 2, allowed is 3 or more, the steps of the shortest task",
+        ),
         ({"ties": "best"}, "ties is 'best', allowed are random"),
     ],
 )

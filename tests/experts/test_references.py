@@ -1,6 +1,7 @@
 """Reference cross-entropies against enumeration in NumPy."""
 
 import functools
+import types
 
 import jax
 import networkx as nx
@@ -9,6 +10,7 @@ import pytest
 
 from internal_rl.envs.gridworld import GridWorld, GridWorldConfig
 from internal_rl.envs.tasks import task_array
+from internal_rl.experts import references as references_lib
 from internal_rl.experts import shortest_path
 from internal_rl.experts.grid_data import ExpertStream
 from internal_rl.experts.references import log_probs, references
@@ -138,3 +140,21 @@ def test_more_knowledge_predicts_better():
     means = references(stream, jax.random.key(2), num_trajectories=300)
     assert set(means) == {"bayes", "goal_blind", "goal_given"}
     assert 0 < means["goal_given"] < means["bayes"] < means["goal_blind"] < np.log(4)
+
+
+def test_experts_that_never_have_the_time_are_told(monkeypatch):
+    def next_tokens(state):
+        none = np.zeros((2, 4), bool)
+        return state, types.SimpleNamespace(mask=none, segment=none.astype(int) - 1)
+
+    names = ("bayes", "goal_blind", "goal_given")
+    stream = types.SimpleNamespace(
+        world=types.SimpleNamespace(time_limit=3),
+        init=lambda key, num_rows: np.zeros(num_rows),
+        next_tokens=next_tokens,
+    )
+    monkeypatch.setattr(
+        references_lib, "log_probs", lambda *given: dict.fromkeys(names, np.zeros(()))
+    )
+    with pytest.raises(ValueError, match="no task is completed within environment.time_limit = 3"):
+        references(stream, jax.random.key(0), 8)

@@ -66,6 +66,13 @@ def test_an_override_names_a_field_or_is_refused_in_one_line(text):
         assert "config" in str(error)
 
 
+@pytest.mark.parametrize("value", ["-" * 9_000 + "1", "1+" * 9_000 + "1"])
+def test_a_tuple_that_is_nested_too_deep_is_refused_by_name(value):
+    argument = f"--config.pretrain.snapshot_steps={value}"
+    with pytest.raises(ConfigError, match="config.pretrain.snapshot_steps: .* allowed is a tuple"):
+        _check_overrides("configs/gridworld.py:smoke", ["script", argument])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -43,7 +43,7 @@ def toy_settings(**sections):
 
 
 def test_a_start_that_diverged_before_a_checkpoint_binds_nobody(stages, tmp_path):
-    bad = toy_settings(early={"learning_rate": 1e38, "weight_decay": 1e38, "checkpoint_every": 4})
+    bad = toy_settings(early={"learning_rate": 1e38, "weight_decay": 1e6, "checkpoint_every": 4})
     with pytest.raises(DivergenceError, match="no checkpoint yet .* try a lower .*rate$"):
         running.run(bad, "early", Places(tmp_path, loggers=()))
     running.run(toy_settings(), "early", Places(tmp_path, loggers=()))

@@ -151,12 +151,24 @@ def test_rows_longer_than_a_block_of_queries(monkeypatch):
         own = action[0, segment[0] == index]
         np.testing.assert_allclose(own, alone[index, :length], atol=TOLERANCE)
 
-    monkeypatch.setattr(transformer, "QUERY_BLOCK", segment.size)
-    (_, whole), whole_gradients = jax.jit(
-        jax.value_and_grad(lambda params: loss(params), has_aux=True)
-    )(params)
-    np.testing.assert_allclose(action, whole, atol=TOLERANCE)
-    chex.assert_trees_all_close(gradients, whole_gradients, rtol=1e-3, atol=1e-3)
+    # All at once, and in three blocks that grow with the row.
+    for size, most in ((segment.size, 64), (16, 4)):
+        monkeypatch.setattr(transformer, "QUERY_BLOCK", size)
+        monkeypatch.setattr(transformer, "MAX_BLOCKS", most)
+        (_, whole), whole_gradients = jax.jit(
+            jax.value_and_grad(lambda params: loss(params), has_aux=True)
+        )(params)
+        np.testing.assert_allclose(action, whole, atol=TOLERANCE)
+        chex.assert_trees_all_close(gradients, whole_gradients, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [1, 64, 143, 5_000, 30_000])
+def test_long_rows_and_episodes_are_no_longer_programs(length):
+    blocks = transformer.query_blocks(length, length)
+    assert len(blocks) <= transformer.MAX_BLOCKS
+    assert [i for rows, _ in blocks for i in range(rows.start, rows.stop)] == list(range(length))
+    cache = jax.eval_shape(lambda: cached_attention.empty_cache(1, length, 1, 2, jnp.float32))
+    assert len(cache.key) <= 64 and cache.num_slots >= length
 
 
 def attention_by_the_formula(query, key, value, bias, visible):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from internal_rl.analysis.results import read_run
-from internal_rl.errors import StageMissingError
+from internal_rl.errors import ConfigError, StageMissingError
 from internal_rl.stages import compiled
 from internal_rl.training.curves import curves
 from tests.marks import quick
@@ -77,6 +77,23 @@ def test_the_flag_goes_before_what_is_set_already(choice, already, folder, enabl
 def test_a_cache_of_ones_own_is_left_alone(tmp_path):
     run_script(f"--workdir={tmp_path}/a", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "chosen"))
     assert entries(tmp_path / "chosen") and not (tmp_path / "a" / "compiled").exists()
+
+
+def test_a_refused_start_leaves_no_folder_of_its_own(tmp_path):
+    there, used = tmp_path / "there", tmp_path / "used"
+    there.mkdir()
+    for workdir in (tmp_path / "new" / "run", there, used):
+        with pytest.raises(ConfigError), compiled.nothing_left(workdir):
+            (workdir / "compiled").mkdir(parents=True)
+            if workdir == used:
+                (workdir / "compiled" / "x-cache").touch()
+            raise ConfigError("x")
+    assert sorted(tmp_path.rglob("*")) == [
+        there,
+        used,
+        used / "compiled",
+        *entries(used / "compiled"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,7 @@ def test_presets_have_the_same_fields_of_the_same_types(preset):
         ("environment.tasks", "moon", "environment: tasks is 'moon', allowed are"),
         ("environment.num_colours", 60, "environment: num_colours"),
         ("data.sequence_length", 5, "data.sequence_length: 5 .* 101 or more"),
+        ("data.sequence_length", 2**31 - 1, "data.sequence_length: .* allowed is 1 to 32768"),
         ("data.epsilon", 1.5, "data.epsilon: 1.5 given, allowed is 0 to 1"),
         ("pretrain.checkpoint_every", 7, "pretrain.checkpoint_every: 7 .* multiple of log_every"),
         ("pretrain.snapshot_steps", (7,), "pretrain.snapshot_steps"),
@@ -141,7 +142,7 @@ def test_presets_have_the_same_fields_of_the_same_types(preset):
         ("environment.tasks", "walks:4:20:0-1", "too many walks of length 20 over 4 subgoals"),
         ("environment.tasks", "walks:4:99999999999999999999:0-1", "length of the walks is 9+,"),
         ("internal_rl.task", "\u00b2", "internal_rl.task: task '\u00b2' cannot be read, allowed"),
-        ("base.depth", 10**6, "base.depth: 1000000 given, allowed is 1 to 1000"),
+        ("base.depth", 10**6, "base.depth: 1000000 given, allowed is 1 to 64"),
         ("pretrain.learning_rate", float("nan"), "pretrain.learning_rate: nan .* above 0"),
         ("seed", -1, "config.seed: -1 given, allowed is 0 to 2147482648"),
         ("precision", "half", "config.precision: 'half' .* auto, float32, bfloat16"),
@@ -161,7 +162,6 @@ def test_values_outside_their_range_name_the_field_and_the_range(field, value, m
         ("pretrain.num_parts", 10**9),
         ("probe.evaluation_rows", 10**9),
         ("metacontroller.evaluation_episodes", 2 * 10**9),
-        ("data.sequence_length", 2**31 - 1),
         ("internal_rl.episodes_per_update", 2 * 10**9),
         ("base.mlp_size", 2**20),
     ],
@@ -173,6 +173,16 @@ def test_sizes_that_no_memory_holds_are_refused_by_name(field, value):
     with (
         mock.patch("internal_rl.memory._host_memory", lambda: 8 * 2**30),
         pytest.raises(ConfigError, match=message),
+    ):
+        check(config)
+
+
+def test_more_steps_than_32_bits_can_number_are_refused():
+    config = gridworld.get_config("smoke")
+    config.update_from_flattened_dict({"steer.evaluation_episodes": 2**26})
+    with (
+        mock.patch("internal_rl.memory._host_memory", lambda: 2**60),
+        pytest.raises(ConfigError, match="steer.evaluation_episodes: 67108864 .* allowed is up to"),
     ):
         check(config)
 

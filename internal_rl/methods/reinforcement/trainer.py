@@ -27,7 +27,16 @@ from internal_rl.methods.reinforcement.update import (
     update_policy,
 )
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import COUNT, POSITIVE, SettingError, at_least, one_of, setting
+from internal_rl.section import (
+    COUNT,
+    POSITIVE,
+    RATE,
+    WEIGHT,
+    SettingError,
+    at_least,
+    one_of,
+    setting,
+)
 from internal_rl.training.mesh import mean, num_shares, share_number, share_size
 from internal_rl.training.randomness import named_key
 from internal_rl.training.settings import TrainingSettings
@@ -50,8 +59,8 @@ class ReinforcementSettings(TrainingSettings):
       evaluation_episodes: episodes of an evaluation.
     """
 
-    learning_rate: float = setting(3e-5, POSITIVE)
-    weight_decay: float = setting(0.0, at_least(0))
+    learning_rate: float = setting(3e-5, RATE)
+    weight_decay: float = setting(0.0, WEIGHT)
     steps: int = setting(100_000, at_least(1))
     log_every: int = setting(50, at_least(1))
     evaluate_every: int = setting(500, at_least(0))
