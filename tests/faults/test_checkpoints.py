@@ -10,6 +10,7 @@ import pytest
 
 from internal_rl.errors import StageConflictError, StorageError
 from internal_rl.training import checkpoints
+from internal_rl.training.checksums import write_checked_json
 from internal_rl.training.identity import DamagedError, Identity
 from internal_rl.training.loop import run_stage
 from internal_rl.training.stage_config import StageConfig
@@ -178,7 +179,7 @@ def test_other_code_is_told_and_gone_on_with(workdir, long, caplog, monkeypatch)
 def test_other_versions_are_told(workdir, caplog):
     file = folder(workdir) / "versions.json"
     versions = json.loads(file.read_text()) | {"jax": "0.1", "num_devices": 64}
-    file.write_text(json.dumps(versions))
+    write_checked_json(file, versions)
     run_stage(make_stage(24), workdir)
     told = [text for text in caplog.messages if "goes on from step 16 with" in text]
     assert len(told) == 1 and "was 0.1" in told[0] and "num_devices 1, was 64" in told[0]
