@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+from benchmarks.calls import Calls
 from benchmarks.faults import STAGES, command, differences
 from benchmarks.starts import Outcome, Starts
 from internal_rl import pretrained
@@ -17,6 +18,9 @@ from internal_rl.stages.weight_files import pack
 
 SWEEP = "ablation_noise"
 """A study with a single run; on the grid world alone."""
+
+STUDY = "learning"
+"""What a report draws; it reads all there is, whatever it draws."""
 
 PACKAGE, PAPER_RUN = "package", "paper_run"
 _NEXT = {
@@ -115,7 +119,7 @@ class Task:
         if self.written:
             return arguments(self.world, self.written, work)
         return {
-            "report": ["experiments.report", place],
+            "report": ["experiments.report", place, f"--only={STUDY}"],
             "results": ["experiments.results", place],
             "load": ["benchmarks.loaded", str(work)],
             "install": ["benchmarks.loaded", str(work / "installed"), str(work / PACKAGE)],
@@ -177,10 +181,10 @@ class Works:
 
     Attributes:
       folder: where they lie, and stay.
-      starts: what runs scripts.
+      starts: what runs scripts, or does what they do.
     """
 
-    def __init__(self, folder: pathlib.Path, starts: Starts):
+    def __init__(self, folder: pathlib.Path, starts: Starts | Calls):
         self.folder = folder
         self.starts = starts
         self._undamaged: dict[Task, pathlib.Path] = {}
@@ -216,11 +220,28 @@ class Works:
         (work / "complete").write_text("")
         return work
 
-    def copy(self, task: Task, name: str) -> pathlib.Path:
-        """A copy of a finished work directory, ready for a task."""
-        work = self.folder / name
+    def copy(self, task: Task, name: str, stage: str = "") -> pathlib.Path:
+        """A copy of a finished work directory, ready for a task.
+
+        Args:
+          task: what is going to read it.
+          name: of its folder.
+          stage: whose checkpoints are copied too, beside those that the task reads.
+        """
+        work, finished = self.folder / name, self.finished(task.world)
+        others = {"sweep": ("sweep", "report"), "report": ("sweep", "report")}
+        needed = {*STAGES[task.world], task.name, *others.get(task.name, ())}
+        needed |= {PACKAGE} if task.name == "install" else set()
+
+        def left_out(folder: str, names: list[str]) -> list[str]:
+            place = pathlib.Path(folder).relative_to(finished)
+            if not place.parts:
+                return [found for found in names if found not in needed]
+            kept = place.parts[0] in (stage, task.stage)
+            return [found for found in names if found == "checkpoints" and not kept]
+
         shutil.rmtree(work, ignore_errors=True)
-        shutil.copytree(self.finished(task.world), work)
+        shutil.copytree(finished, work, ignore=left_out)
         task.prepare(work)
         return work
 

@@ -1,5 +1,6 @@
 """A trained agent in a notebook: its world and its steered model, and what one does with them."""
 
+import contextlib
 import functools
 import os
 from typing import Any
@@ -14,7 +15,7 @@ from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import SHOWN, Control, Episodes, NoControl, play
 from internal_rl.analysis.results import SeedResults
 from internal_rl.envs.world import switch_tolerance
-from internal_rl.errors import StageMissingError, StorageError
+from internal_rl.errors import StageMissingError, StorageError, UserError
 from internal_rl.files import storage_faults
 from internal_rl.methods import compile, discovery
 from internal_rl.methods.code_finding import expected_params, steered_by
@@ -275,7 +276,8 @@ def _read(workdir: AnyPath, stage: str, seed: int) -> tuple[dict, dict]:
     if directory.finished:
         with storage_faults(directory.path):
             config = directory.read_config()["config"]
-        if all(isinstance(part, dict) for part in config.values()):
+        with contextlib.suppress(UserError, AttributeError, KeyError, TypeError):
+            # Of settings that cannot be there is none.
             made = command_that_made(SeedResults(stage, seed, config, (), {}))
-            command = f"{made} --workdir={workdir}"
+            command = made if made.startswith("irl.") else f"{made} --workdir={workdir}"
     return load_stage(workdir, stage, seed, command=command)

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import logging
 
+from internal_rl.checksums import known_sums, read_checked_record
 from internal_rl.envs.world import make_from_config
 from internal_rl.errors import StorageError
 from internal_rl.files import storage_faults
 from internal_rl.paths import AnyPath, as_path
-from internal_rl.training.checksums import known_sums, read_checked_record
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_results import load_artifacts
 from internal_rl.types import World
@@ -137,11 +137,22 @@ def read_run(
         places = (workdir, *upstream)
         bases = {stage: _base_seeds(places, stage) for stage in ("pretrain", COTRAINED)}
         for folder in sorted(as_path(workdir).glob("*/seed_*")):
-            results = _read_seed(folder, faults) if folder.is_dir() else None
+            results = _read_or_leave_out(folder, faults) if folder.is_dir() else None
             if results is not None:
                 results = dataclasses.replace(results, base=_base_of(results, bases))
                 run.setdefault(results.stage, []).append(results)
     return {stage: sorted(run[stage], key=lambda results: results.seed) for stage in sorted(run)}
+
+
+def _read_or_leave_out(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
+    """As `_read_seed`; what the file system does not give is a fault too, and not of the others."""
+    try:
+        return _read_seed(folder, faults)
+    except OSError as error:
+        if faults is None:
+            raise
+        faults.append(f"{error.filename or folder}: {error.strerror}; the seed is left out")
+        return None
 
 
 def _read_seed(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
@@ -181,6 +192,8 @@ def _check_objects(folder: AnyPath, faults: list[str] | None) -> None:
                 read_checked_record(file, {}, _PUT_BACK)
         except StorageError as error:
             _refuse(faults, str(error))
+        except IsADirectoryError as error:
+            _refuse(faults, f"{file}: {error.strerror}; {_PUT_BACK}")
     try:
         known = known_sums(folder / "DONE") if (folder / "DONE").exists() else {}
     except StorageError as error:

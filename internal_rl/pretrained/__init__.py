@@ -9,16 +9,17 @@ import pathlib
 import shutil
 import tempfile
 
-from internal_rl.errors import StageConflictError, StageMissingError, StorageError
-from internal_rl.files import storage_faults, write_atomically
-from internal_rl.paths import AnyPath, as_path, is_remote
-from internal_rl.training.checksums import (
+from internal_rl.checksums import (
     CHECKSUMS,
+    ChecksumsError,
     is_grown,
     known_sums,
     read_checked,
     read_checked_record,
 )
+from internal_rl.errors import StageConflictError, StageMissingError, StorageError
+from internal_rl.files import storage_faults, write_atomically
+from internal_rl.paths import AnyPath, as_path, is_remote
 from internal_rl.training.stage_config import StageConfig
 
 _FOLDER = pathlib.Path(__file__).parent
@@ -73,6 +74,8 @@ def check(folder: pathlib.Path) -> None:
                         raise StorageError(f"{sums.parent / name}: altered since it was shipped")
                 else:
                     read_checked(sums.parent / name)
+        except ChecksumsError as error:
+            raise StorageError(f"{sums}: damaged; {_REMEDY}") from error
         except (StorageError, OSError) as error:
             where = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
             raise StorageError(f"{where}; {_REMEDY}") from error

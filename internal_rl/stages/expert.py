@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from absl import logging
 
+from internal_rl.checksums import ChecksumsError
 from internal_rl.errors import DivergenceError, StorageError
 from internal_rl.experts import ant_ppo
 from internal_rl.stages.places import Places
 from internal_rl.stages.seeds import for_each_seed
 from internal_rl.stages.settings import Settings
-from internal_rl.training.checksums import ChecksumsError
 from internal_rl.training.loggers import LoggedRun, make_loggers
 from internal_rl.training.metrics import MetricsWriter, read_metrics
 from internal_rl.training.progress import Progress

@@ -22,13 +22,13 @@ import numpy as np
 from absl import logging
 
 from internal_rl import hosts
+from internal_rl.checksums import read_checked_record, write_checked_json
 from internal_rl.errors import ConfigError, DivergenceError, StageConflictError, StorageError
 from internal_rl.files import storage_faults
 from internal_rl.interruption import watched
 from internal_rl.paths import as_path
 from internal_rl.training.checkpoint_copies import needs_copies
 from internal_rl.training.checkpoints import Checkpoints
-from internal_rl.training.checksums import read_checked_record, write_checked_json
 from internal_rl.training.identity import Identity
 from internal_rl.training.loggers import DEFAULT_LOGGERS, LoggedRun, make_loggers
 from internal_rl.training.metrics import MetricsWriter, read_metrics

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 from absl import logging
 
+from internal_rl.checksums import CHECKSUMS, altered, forget, is_grown, note_grown
 from internal_rl.errors import StorageError
 from internal_rl.growing import GrowingFolder
 from internal_rl.paths import AnyPath, as_path
-from internal_rl.training.checksums import CHECKSUMS, altered, forget, is_grown, note_grown
 from internal_rl.training.loggers import Logger
 
 METRICS_FILE = "metrics.jsonl"

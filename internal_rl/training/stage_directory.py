@@ -17,14 +17,14 @@ import chex
 import numpy as np
 from absl import logging
 
-from internal_rl.errors import StageConflictError, StorageError
-from internal_rl.paths import as_path, is_remote
-from internal_rl.training.checksums import (
+from internal_rl.checksums import (
     CHECKSUMS,
     read_checked_record,
     write_checked,
     write_checked_json,
 )
+from internal_rl.errors import StageConflictError, StorageError
+from internal_rl.paths import as_path, is_remote
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.versions import package_versions
 from internal_rl.training.weights import save_weights

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from internal_rl.checksums import ChecksumsError, read_checked
 from internal_rl.errors import StageConflictError, StageMissingError, StorageError
 from internal_rl.files import storage_faults
 from internal_rl.paths import AnyPath
-from internal_rl.training.checksums import ChecksumsError, read_checked
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.weights import load_weights

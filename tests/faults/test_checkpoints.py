@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
+from internal_rl.checksums import write_checked_json
 from internal_rl.errors import StageConflictError, StorageError
 from internal_rl.training import checkpoints
-from internal_rl.training.checksums import write_checked_json
 from internal_rl.training.identity import DamagedError, Identity
 from internal_rl.training.loop import run_stage
 from internal_rl.training.stage_config import StageConfig

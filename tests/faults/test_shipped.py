@@ -12,9 +12,9 @@ import pytest
 
 import internal_rl as irl
 from internal_rl import pretrained
+from internal_rl.checksums import CHECKSUMS
 from internal_rl.errors import StorageError
 from internal_rl.files import read_record
-from internal_rl.training.checksums import CHECKSUMS
 from internal_rl.training.stage_results import load_stage
 
 SEEDS = sorted(pathlib.Path(pretrained.__file__).parent.glob("*/*/*/seed_*"))

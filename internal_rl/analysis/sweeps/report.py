@@ -12,10 +12,10 @@ from typing import Any
 from internal_rl.analysis.drawing import Picture, as_png, told
 from internal_rl.analysis.results import read_run
 from internal_rl.analysis.sweeps.sweep import FinishedRun, Sweep, SweepResults
+from internal_rl.checksums import read_checked_record, write_checked_json
 from internal_rl.errors import ConfigError, StorageError
 from internal_rl.files import storage_faults, write_atomically
 from internal_rl.paths import AnyPath, as_path
-from internal_rl.training.checksums import read_checked_record, write_checked_json
 from internal_rl.training.stage_directory import StageDirectory
 
 LIST = "sweep.json"
