@@ -64,6 +64,9 @@ def unfinish(folder: pathlib.Path, one_checkpoint: bool) -> None:
     )
     if one_checkpoint and len(steps) > 1:
         shutil.rmtree(steps[-1])
+    rounds = sorted(folder.glob("checkpoints/round_*.msgpack"))
+    if one_checkpoint and len(rounds) > 1:
+        rounds[-1].unlink()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,6 +117,11 @@ class Checkpoints:
     def _manager(self, path: AnyPath, written: AnyPath):
         """The manager of one seed, whose checkpoints are written to another folder or the same."""
         ocp = self._orbax
+        if path.exists() and not path.is_dir():
+            raise StorageError(
+                f"{path}: is no folder; remove it and run the same command again, which trains from"
+                " the beginning"
+            )
         # Several processes wait for each other by this name, at every seed on its own.
         together = ocp.options.MultiprocessingOptions(
             barrier_sync_key_prefix="_".join(path.parts[-3:])

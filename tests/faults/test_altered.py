@@ -19,7 +19,7 @@ from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import MetricsWriter, read_metrics
 from internal_rl.training.stage_results import load_artifacts, load_stage
 from internal_rl.training.weights import load_weights, save_weights
-from tests.faults.test_files import finished, one_line, stage, workdir  # noqa: F401
+from tests.faults.test_files import finished, flip, one_line, stage, workdir  # noqa: F401
 from tests.training.test_loop import assert_same_params, folder, metrics_without_seconds
 
 
@@ -227,7 +227,7 @@ def test_an_agent_of_settings_that_cannot_be_is_refused(section, field, value, i
 
 def test_an_agent_whose_weights_were_altered_names_the_command_that_made_them(installed):
     file = installed / "pretrain" / "seed_0" / "params.msgpack"
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    flip(file)
     told = one_line(lambda: irl.load(installed))
     assert f"{file}: altered" in told
     assert "experiments.pretrain --config=configs/gridworld.py:small" in told
