@@ -52,7 +52,7 @@ class Trial:
         self._work = works.copy(trial.task, "damaged", trial.path.parts[0])
         self._path = self._work / trial.path
         self._left: bytes | None = None
-        self._line_taken = False
+        self._line_taken = self._anew = False
         self.notes: list[str] = []
 
     def damage(self) -> bool:
@@ -101,6 +101,7 @@ class Trial:
                 # Nothing is read there: it is what the undamaged run was.
                 return []
             self._line_taken |= advice.line is not None
+            self._anew |= bool(advice.run or advice.stage)
             fault = follow(advice, self._start, self._command_of, self._put_back)
             if fault:
                 return [f"the advice does not work ({fault}): {line}"]
@@ -119,7 +120,7 @@ class Trial:
         shutil.copyfile(self._works.finished(self._trial.task.world) / self._trial.path, self._path)
 
     def _judge(self, outcome: Outcome) -> list[str]:
-        unlike = self._trial.task.unlike(self._whole, self._work, outcome)
+        unlike = self._trial.task.unlike(self._whole, self._work, outcome, self._anew)
         # Untouched by what was started, and so not read.
         if self._trial.task.name == "again" and self._as_left():
             unlike = [text for text in unlike if self._path.name not in text]

@@ -133,7 +133,7 @@ class Reader:
     def command(self, work):
         return [work]
 
-    def unlike(self, whole, work, outcome):
+    def unlike(self, whole, work, outcome, anew=False):
         return [] if outcome.printed == "content" else ["what is printed differs"]
 
 

@@ -25,7 +25,7 @@ class Writer:
     def command(self, work):
         return [work]
 
-    def unlike(self, whole, work, outcome):
+    def unlike(self, whole, work, outcome, anew=False):
         return [] if (work / "file").stat().st_size == 2**16 else ["file differs"]
 
 
