@@ -129,6 +129,19 @@ def test_the_advice_where_no_checkpoint_is_intact_works(workdir, long):
     assert_same_params(workdir, long)
 
 
+def test_one_that_another_process_cannot_read_is_passed_over(workdir, long, caplog, monkeypatch):
+    answers = iter([True])
+    asked = checkpoints.hosts.any_of_all
+    monkeypatch.setattr(
+        checkpoints.hosts, "any_of_all", lambda flag: next(answers, None) or asked(flag)
+    )
+    run_stage(make_stage(24), workdir)
+    assert_same_params(workdir, long)
+    told = [text for text in caplog.messages if "is damaged" in text]
+    assert len(told) == 1 and "/16: another process cannot read it" in told[0]
+    assert checkpoint_steps(workdir) == [16, 24]
+
+
 def test_a_checkpoint_under_the_name_of_another_step_is_damaged(workdir, long, caplog):
     checkpoint(workdir, 16).rename(checkpoint(workdir, 20))
     run_stage(make_stage(24), workdir)
