@@ -46,8 +46,17 @@ _SMALL = {
         "curriculum_steps": 2_500,
         "snapshot_steps": (500, 2_500, 4_000),
     },
-    # As often as subgoals change, and as long as they last.
-    "metacontroller": {"seeds_per_input": 3, "switch_rate": 0.17},
+    "metacontroller": {
+        "seeds_per_input": 3,
+        # As often as subgoals change.
+        "switch_rate": 0.17,
+        "alpha": 0.05,
+        # Noise makes gates binary; from the start it makes them open too often.
+        "gate": "gumbel",
+        "gate_noise_free_steps": 1_200,
+        "gate_noise_ramp_steps": 800,
+    },
+    # As long as subgoals last.
     "compile": {"seeds_per_input": 3, "prior_rate": 6.0},
     "raw_rl": {"seeds_per_input": 3},
     "quickstart": {

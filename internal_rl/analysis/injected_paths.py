@@ -98,13 +98,13 @@ def draw_pairs(shown: Pairs, grid_size: int) -> Figure | None:
     count = len(shown.target)
     if not count:
         return None
-    figure, axes = panels(2, count, (max(2.6 * count + 0.4, 4.8), 6.0))
+    figure, axes = panels(2, count, (max(2.6 * count + 0.4, 4.8), 6.4))
     for arm, title in enumerate(_TITLES):
         after = next_visit(shown.visit[arm], shown.step)
         for i, panel in enumerate(axes[arm]):
             draw_cells(panel, shown.colours[i], shown.walls[i], grid_size)
             _draw_path(panel, shown, arm, i)
-            panel.set_title(f"{title}, next visit: {'none' if after[i] < 0 else after[i]}")
+            panel.set_title(f"{title}\nnext visit: {'none' if after[i] < 0 else after[i]}")
             panel.set_xlabel(f"code of {shown.target[i]} at step {shown.step[i]}")
     figure.suptitle(
         "Paths up to the next visit (disc: start, star: injection), chosen where the code decides",

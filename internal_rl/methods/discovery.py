@@ -17,7 +17,13 @@ from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Metrics
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import action_log_prob
-from internal_rl.models.metacontroller import Discovery, Metacontroller, MetacontrollerConfig
+from internal_rl.models.metacontroller import (
+    UNAIDED,
+    Discovery,
+    GateTraining,
+    Metacontroller,
+    MetacontrollerConfig,
+)
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.section import at_least, one_of, setting
 from internal_rl.types import Trajectory
@@ -53,6 +59,9 @@ class Config(MetacontrollerConfig, CodeFindingSettings):
         (open).
       gate_open_steps: updates at the beginning over which gates are held open (open).
       gate_release_steps: updates over which they are then released (open).
+      gate_noise_free_steps: updates at the beginning in which gates have no noise; of `"gumbel"`
+        gates (open).
+      gate_noise_ramp_steps: updates over which it then rises (open).
     """
 
     stage: ClassVar[str] = "metacontroller"
@@ -66,6 +75,8 @@ class Config(MetacontrollerConfig, CodeFindingSettings):
     min_action_std: float = setting(0.0, at_least(0))
     gate_open_steps: int = setting(0, at_least(0))
     gate_release_steps: int = setting(0, at_least(0))
+    gate_noise_free_steps: int = setting(0, at_least(0))
+    gate_noise_ramp_steps: int = setting(0, at_least(0))
     steps: int = setting(64_000, at_least(1))
 
     def check(self) -> None:
@@ -117,15 +128,21 @@ def alpha_schedule(config: Config, step: chex.Array) -> chex.Array:
     return jnp.where(progress < 0, 0.0, rising)
 
 
-def gate_floor_schedule(config: Config, step: chex.Array) -> chex.Array:
-    """The least that gates are open: 1 at first, falling linearly at the end, then 0.
+def gate_schedule(config: Config, step: chex.Array) -> GateTraining:
+    """How gates are helped at the beginning of training.
 
     Where subgoals are long, gates that are free from the start shut before the codes mean anything:
-    a new code is then nothing but new noise.
+    a new code is then nothing but new noise. They are held open at first, a floor of 1, which then
+    falls linearly to 0. Noise, which makes gates binary in the end, comes after the codes too: it
+    rises linearly from 0 to that of the Gumbel-sigmoid.
     """
     last = config.gate_open_steps + config.gate_release_steps
     left = jnp.asarray(last - step, jnp.float32)
-    return jnp.clip(left / max(config.gate_release_steps, 1), 0.0, 1.0)
+    since = jnp.asarray(step - config.gate_noise_free_steps, jnp.float32)
+    return GateTraining(
+        floor=jnp.clip(left / max(config.gate_release_steps, 1), 0.0, 1.0),
+        noise=jnp.clip((since + 1.0) / max(config.gate_noise_ramp_steps, 1), 0.0, 1.0),
+    )
 
 
 def discovery_losses(
@@ -134,7 +151,7 @@ def discovery_losses(
     key: chex.PRNGKey,
     tokens: chex.Array,
     *,
-    gate_floor: chex.Numeric = 0.0,
+    gates: GateTraining = UNAIDED,
     min_action_std: float = 0.0,
 ) -> tuple[chex.Array, chex.Array, Discovery]:
     """Both terms of the loss, summed over `batch` and divided by `tokens`, and what was inferred.
@@ -144,14 +161,14 @@ def discovery_losses(
       batch: `(B, S)` packed rows; labels are not read.
       key: noise of the codes.
       tokens: `()` number of actions that makes the sums means.
-      gate_floor: see `Metacontroller.discover`.
+      gates: see `Metacontroller.discover`.
       min_action_std: see `heads.action_log_prob`.
 
     Returns:
       `-ln p(a_t|o_{1:t}, z_{1:t})` in nats, the unweighted KL in nats, and the `Discovery`.
     """
     residual = model.lower(batch.observation, batch.segment)
-    discovery = model.discover(residual, batch.segment, key, gate_floor)
+    discovery = model.discover(residual, batch.segment, key, gates)
     controlled = model.control(residual, discovery.code)
     output = model.upper(controlled, batch.segment)
     spec = model.base.action_spec
@@ -178,7 +195,7 @@ class CodeDiscovery(CodeFinder):
           `gradient_norm`.
         """
         alpha = alpha_schedule(self.config, state.step)
-        floor = gate_floor_schedule(self.config, state.step)
+        gates = gate_schedule(self.config, state.step)
 
         def loss(model, part, key, tokens):
             nll, kl, _ = discovery_losses(
@@ -186,7 +203,7 @@ class CodeDiscovery(CodeFinder):
                 part,
                 key,
                 tokens,
-                gate_floor=floor,
+                gates=gates,
                 min_action_std=self.config.min_action_std,
             )
             return nll + alpha * kl, {"action_nll": nll, "kl": kl}

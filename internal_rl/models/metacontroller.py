@@ -25,6 +25,24 @@ GATES = ("sigmoid", "gumbel", "one", "random")
 
 
 @struct.dataclass
+class GateTraining:
+    """How gates are helped at one moment of training; without help at the end of it.
+
+    Attributes:
+      floor: `()` in [0, 1], the least that a gate is open: `floor + (1 - floor) beta` takes the
+        place of `beta`.
+      noise: `()` in [0, 1], share of the logistic noise of `"gumbel"` gates.
+    """
+
+    floor: chex.Numeric = 0.0
+    noise: chex.Numeric = 1.0
+
+
+UNAIDED = GateTraining()
+"""Gates as they are at the end of training."""
+
+
+@struct.dataclass
 class Discovery:
     """What the metacontroller infers about a packed row of trajectories.
 
@@ -144,7 +162,7 @@ class Metacontroller(CodeController):
         residual: chex.Array,
         segment: chex.Array,
         key: chex.PRNGKey,
-        gate_floor: chex.Numeric = 0.0,
+        gates: GateTraining = UNAIDED,
     ) -> Discovery:
         """Infers gates and codes for whole trajectories.
 
@@ -152,8 +170,7 @@ class Metacontroller(CodeController):
           residual: `(B, S, n_e)` residual stream of the frozen base model.
           segment: `(B, S)` index of the packed trajectory; nothing crosses its borders.
           key: noise of the proposals (and of the gate, if `"gumbel"`).
-          gate_floor: in [0, 1], the least that a gate is open: `floor + (1 - floor) beta` takes the
-            place of `beta`. For the beginning of training, see `methods.discovery`.
+          gates: help for the beginning of training, see `methods.discovery`.
         """
         proposal_key, gate_key = jax.random.split(key)
         start = starts_segment(segment)
@@ -165,18 +182,18 @@ class Metacontroller(CodeController):
         noise = jax.random.normal(proposal_key, mean.shape, mean.dtype)
         proposal = mean + jnp.exp(log_std) * noise
         beta, code = self._integrate(
-            self._switch_context(normed, history), proposal, start, gate_key, gate_floor
+            self._switch_context(normed, history), proposal, start, gate_key, gates
         )
         return Discovery(code, beta, proposal, mean, log_std, kl_to_standard_normal(mean, log_std))
 
-    def _integrate(self, context, proposal, start, gate_key, gate_floor):
+    def _integrate(self, context, proposal, start, gate_key, gates):
         """`z_t = beta_t z~_t + (1 - beta_t) z_{t-1}` with the gate evaluated on the way."""
         if self.config.gate == "one":
             return jnp.ones(start.shape, proposal.dtype), proposal
-        low = jnp.full(start.shape, gate_floor, proposal.dtype)
+        low = jnp.full(start.shape, gates.floor, proposal.dtype)
         bias = self.switch_output.variables["params"]["bias"]
         if self.config.gate == "gumbel":
-            bias = bias + jax.random.logistic(gate_key, start.shape, proposal.dtype)
+            bias = bias + gates.noise * jax.random.logistic(gate_key, start.shape, proposal.dtype)
         if self.config.gate == "random":
             rate = jnp.asarray(self.config.switch_rate, proposal.dtype)
             drawn = jax.random.bernoulli(gate_key, rate, start.shape)
@@ -200,7 +217,7 @@ class Metacontroller(CodeController):
         residual: chex.Array,
         segment: chex.Array,
         key: chex.PRNGKey,
-        gate_floor: chex.Numeric = 0.0,
+        gates: GateTraining = UNAIDED,
     ) -> tuple[Discovery, chex.Array]:
         """`discover`, and controlled residuals `(B, S, n_e)` of packed rows."""
         if self.is_initializing():  # scans below cannot create parameters
@@ -209,5 +226,5 @@ class Metacontroller(CodeController):
                 self._switch_context(self.input_norm(residual[:, 0]), history),
                 jnp.zeros((residual.shape[0], self.config.code_size), residual.dtype),
             )
-        discovery = self.discover(residual, segment, key, gate_floor)
+        discovery = self.discover(residual, segment, key, gates)
         return discovery, self.control(residual, discovery.code)

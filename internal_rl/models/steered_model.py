@@ -5,7 +5,7 @@ from flax import struct
 
 from internal_rl.models.base_model import BaseModel, BaseOutput
 from internal_rl.models.code_controller import CodeController
-from internal_rl.models.metacontroller import Discovery
+from internal_rl.models.metacontroller import UNAIDED, Discovery, GateTraining
 
 
 @struct.dataclass
@@ -78,10 +78,10 @@ class SteeredModel:
         residual: chex.Array,
         segment: chex.Array,
         key: chex.PRNGKey,
-        gate_floor: chex.Numeric = 0.0,
+        gates: GateTraining = UNAIDED,
     ) -> Discovery:
         """Gates and codes of whole trajectories, see `Metacontroller.discover`."""
-        return self._meta("discover", residual, segment, key, gate_floor)
+        return self._meta("discover", residual, segment, key, gates)
 
     def infer(self, observation: chex.Array, segment: chex.Array, key: chex.PRNGKey) -> Discovery:
         """Gates and codes of whole trajectories, whatever they are inferred from.

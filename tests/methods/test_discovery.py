@@ -14,7 +14,7 @@ from internal_rl.methods.discovery import (
     Config,
     alpha_schedule,
     discovery_losses,
-    gate_floor_schedule,
+    gate_schedule,
 )
 from internal_rl.methods.evaluation import evaluation_key
 from internal_rl.models.base_model import BaseConfig
@@ -65,7 +65,22 @@ def test_alpha_is_free_then_rises_then_stays(start, expected):
 )
 def test_gates_are_held_open_then_released(open_steps, release, expected):
     config = Config(gate_open_steps=open_steps, gate_release_steps=release)
-    found = values(gate_floor_schedule, config, (0, 10, 15, 30, 99))
+    found = values(lambda *args: gate_schedule(*args).floor, config, (0, 10, 15, 30, 99))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("free", "ramp", "expected"),
+    [
+        (0, 0, [1, 1, 1, 1, 1]),
+        (0, 20, [0.05, 0.55, 0.8, 1, 1]),
+        (10, 20, [0, 0.05, 0.3, 1, 1]),
+        (10, 0, [0, 1, 1, 1, 1]),
+    ],
+)
+def test_noise_of_gates_comes_late(free, ramp, expected):
+    config = Config(gate_noise_free_steps=free, gate_noise_ramp_steps=ramp)
+    found = values(lambda *args: gate_schedule(*args).noise, config, (0, 10, 15, 30, 99))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from internal_rl.models.code_controller import apply_controller
 from internal_rl.models.metacontroller import (
+    GateTraining,
     Metacontroller,
     MetacontrollerConfig,
     kl_to_standard_normal,
@@ -68,7 +69,9 @@ def test_step_functions_reproduce_the_discovered_gates_and_codes(gate, floor):
     model = make(gate=gate)
     residual = normal(2, 12, 10)
     params = params_of(model, residual)
-    found = call(model, "discover", params, residual, SEGMENT, jax.random.key(5), floor)
+    found = call(
+        model, "discover", params, residual, SEGMENT, jax.random.key(5), GateTraining(floor=floor)
+    )
     history = np.asarray(model.initial_history(2))
     code = np.zeros((2, 3), np.float32)
     previous = np.full((2,), -2)
