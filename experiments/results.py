@@ -18,6 +18,7 @@ from internal_rl.analysis.report import table_rows
 from internal_rl.analysis.results import SeedResults, read_run
 from internal_rl.analysis.table import Row, format_number
 from internal_rl.errors import ConfigError
+from internal_rl.files import storage_faults, write_atomically
 from internal_rl.stages import launch
 from internal_rl.stages.catalogue import STAGES
 from internal_rl.stages.origin import origin_of
@@ -108,7 +109,8 @@ if __name__ == "__main__":
         del settings
         if into.value:
             file = pathlib.Path(into.value)
-            file.write_text(put_into(file.read_text(), places.workdir))
+            with storage_faults(file, "--into must be a file that can be written"):
+                write_atomically(file, put_into(file.read_text(), places.workdir))
         else:
             print(results_text(places.workdir), end="")
 

@@ -1,5 +1,6 @@
 """A trained agent in a notebook: its world and its steered model, and what one does with them."""
 
+import contextlib
 import functools
 import os
 from typing import Any
@@ -12,16 +13,21 @@ from flax import struct
 from internal_rl import envs, pretrained
 from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import SHOWN, Control, Episodes, NoControl, play
+from internal_rl.analysis.results import SeedResults
 from internal_rl.envs.world import switch_tolerance
-from internal_rl.errors import StageMissingError, StorageError
+from internal_rl.errors import StageMissingError, StorageError, UserError
+from internal_rl.files import storage_faults
 from internal_rl.methods import compile, discovery
-from internal_rl.methods.code_finding import steered_by
+from internal_rl.methods.code_finding import expected_params, steered_by
 from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.code_controller import CodeController
 from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.paths import as_path
+from internal_rl.paths import AnyPath, as_path
+from internal_rl.stages.origin import command_that_made
+from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.stage_results import load_stage, seed_read
+from internal_rl.training.weights import check_weights
 from internal_rl.types import World
 
 # Rows whose residuals are computed at a time, which bounds the memory.
@@ -210,6 +216,7 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
     shipped = pretrained.folder_of(str(name))
     if shipped is not None:
         workdir = shipped
+        pretrained.check(workdir)
     elif not workdir.is_dir():
         raise StageMissingError(
             f"{name}: no such weights are shipped and no such folder is there, allowed are"
@@ -219,26 +226,58 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
     section = discovery.Config
     if variant == "compile":
         stage, section = "compile", compile.Config
-    params, config = load_stage(workdir, stage, seed)
+    params, config = _read(workdir, stage, seed)
+    file = workdir / stage / f"seed_{seed}" / "config.json"
     for part in ("environment", "base", section.stage):
         if not isinstance(config.get(part), dict):
             raise StorageError(
-                f"{workdir}: config.json of {stage} has no section '{part}', allowed are stages"
-                " that internal_rl has made"
+                f"{file}: has no section '{part}', allowed are stages that internal_rl has made"
             )
-    settings = section.read(config[section.stage])
-    world = envs.make_from_config(config["environment"])
-    base = BaseModel(
-        world.observation_spec,
-        world.action_spec,
-        BaseConfig.read(config["base"]),
-        world.time_limit,
-    )
+    try:
+        settings = section.read(config[section.stage])
+        world = envs.make_from_config(config["environment"])
+        base = BaseModel(
+            world.observation_spec,
+            world.action_spec,
+            BaseConfig.read(config["base"]),
+            world.time_limit,
+        )
+    except (ValueError, TypeError) as error:
+        raise StorageError(f"{file}: nothing that can be made, {error}; {_OTHER}") from error
+    _check(params, expected_params(settings, base), file)
     # What was trained with the codes takes the place of the pretrained base model.
     base_params = None
     if not settings.trains_base:
-        base_params = load_stage(workdir, "pretrain", seed_read(workdir, stage, seed, "pretrain"))[
-            0
-        ]
+        read = seed_read(workdir, stage, seed, "pretrain")
+        base_params, _ = _read(workdir, "pretrain", read)
+        shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
+        _check(base_params, shapes, workdir / "pretrain" / f"seed_{read}" / "config.json")
     model = steered_by(settings, SteeredModel(base, 0, base_params), params)
     return Agent(world, jax.device_put(model))
+
+
+_OTHER = "put back what it was, or choose another --workdir"
+
+
+def _check(params: chex.ArrayTree, expected: chex.ArrayTree, config: AnyPath) -> None:
+    """Raises StorageError unless parameters are those of a model."""
+    try:
+        check_weights(params, expected, str(config.with_name("params.msgpack")))
+    except StorageError as error:
+        raise StorageError(
+            f"{error}, as config.json of its metacontroller tells; {_OTHER}"
+        ) from error
+
+
+def _read(workdir: AnyPath, stage: str, seed: int) -> tuple[dict, dict]:
+    """Parameters and configuration; messages name the command that made the stage."""
+    directory = StageDirectory(workdir, stage, seed)
+    command = ""
+    if directory.finished:
+        with storage_faults(directory.path):
+            config = directory.read_config()["config"]
+        with contextlib.suppress(UserError, AttributeError, KeyError, TypeError):
+            # Of settings that cannot be there is none.
+            made = command_that_made(SeedResults(stage, seed, config, (), {}))
+            command = made if made.startswith("irl.") else f"{made} --workdir={workdir}"
+    return load_stage(workdir, stage, seed, command=command)

@@ -42,9 +42,14 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
         raise
 
 
+def as_json(content: object) -> str:
+    """JSON as files hold it."""
+    return json.dumps(content, indent=2) + "\n"
+
+
 def write_json(path: str | os.PathLike, content: object) -> None:
     """Writes JSON atomically, see `write_atomically`."""
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    write_atomically(path, as_json(content))
 
 
 def read_json(path: str | os.PathLike) -> object:
@@ -54,8 +59,12 @@ def read_json(path: str | os.PathLike) -> object:
       StorageError: the file is not JSON.
       OSError: the file cannot be read.
     """
+    return _parsed(path, as_path(path).read_bytes())
+
+
+def _parsed(path: str | os.PathLike, content: bytes) -> object:
     try:
-        return json.loads(as_path(path).read_text())
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{path}: damaged, not JSON") from error
 
@@ -74,9 +83,19 @@ def read_record(
       StorageError: the file is not JSON, no object, or a field is missing or of another kind.
       OSError: the file cannot be read.
     """
+    return parse_record(path, as_path(path).read_bytes(), fields, remedy)
+
+
+def parse_record(
+    path: str | os.PathLike,
+    content: bytes,
+    fields: Mapping[str, type | tuple[type, ...]],
+    remedy: str = "",
+) -> dict:
+    """The object that the content of a JSON file holds; arguments and errors as `read_record`."""
     remedy = f"; {remedy}" if remedy else ""
     try:
-        record = read_json(path)
+        record = _parsed(path, content)
     except StorageError as error:
         raise StorageError(f"{error}{remedy}") from error
     if not isinstance(record, dict):
@@ -89,8 +108,12 @@ def read_record(
 
 
 @contextlib.contextmanager
-def storage_faults(path: str | os.PathLike) -> Iterator[None]:
+def storage_faults(path: str | os.PathLike, remedy: str = "") -> Iterator[None]:
     """Turns faults of the file system into one line that names the path.
+
+    Args:
+      path: what is read or written.
+      remedy: what mends it, for the message; empty for what suits a work directory.
 
     Raises:
       StorageError: in place of any OSError of the body.
@@ -98,11 +121,30 @@ def storage_faults(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or path
-        raise StorageError(f"{where}: {error.strerror or error}; {_remedy(error)}") from error
+        where = _in_the_way(error.filename2 or error.filename or path, error)
+        raise StorageError(
+            f"{where}: {error.strerror or error}; {_remedy(error, where, path)}"
+        ) from error
 
 
-def _remedy(error: OSError) -> str:
+_OTHER_THAN_EXPECTED = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+"""A folder where a file is looked for, or the other way round."""
+
+
+def _in_the_way(where: str | os.PathLike, error: OSError) -> str | os.PathLike:
+    """What a fault is about; a file that is taken for a folder is named before what is in it."""
+    if error.errno == errno.ENOTDIR and not is_remote(where):
+        for path in (as_path(where), *as_path(where).parents):
+            if path.exists():
+                return path
+    return where
+
+
+def _remedy(error: OSError, where: str | os.PathLike, folder: str | os.PathLike) -> str:
+    """What mends a fault of a file in a folder."""
     if error.errno == errno.ENOENT:
         return "it has been removed: run the same command again, which goes on with what is left"
+    folder, where = as_path(folder).absolute(), as_path(where).absolute()
+    if error.errno in _OTHER_THAN_EXPECTED and folder in where.parents:
+        return "it is in the way: remove it and run the same command again"
     return "--workdir must be a writable folder with free space"

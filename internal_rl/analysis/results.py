@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import logging
 
+from internal_rl.checksums import known_sums, read_checked_record
 from internal_rl.envs.world import make_from_config
 from internal_rl.errors import StorageError
-from internal_rl.files import read_json, read_record, storage_faults
+from internal_rl.files import storage_faults
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_results import load_artifacts
@@ -75,6 +76,8 @@ WITHOUT_BASE = ("expert", "collect")
 COTRAINED = "metacontroller_cotrained"
 """The stage whose base model may have begun with random parameters, and is one of its own then."""
 
+_PUT_BACK = "put back what it was, or choose another --workdir"
+
 WITHOUT_LINES = ("collect",)
 """Stages that write no metrics."""
 
@@ -133,12 +136,23 @@ def read_run(
     with storage_faults(workdir):
         places = (workdir, *upstream)
         bases = {stage: _base_seeds(places, stage) for stage in ("pretrain", COTRAINED)}
-        for file in sorted(as_path(workdir).glob("*/seed_*/config.json")):
-            results = _read_seed(file.parent, faults)
+        for folder in sorted(as_path(workdir).glob("*/seed_*")):
+            results = _read_or_leave_out(folder, faults) if folder.is_dir() else None
             if results is not None:
                 results = dataclasses.replace(results, base=_base_of(results, bases))
                 run.setdefault(results.stage, []).append(results)
     return {stage: sorted(run[stage], key=lambda results: results.seed) for stage in sorted(run)}
+
+
+def _read_or_leave_out(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
+    """As `_read_seed`; what the file system does not give is a fault too, and not of the others."""
+    try:
+        return _read_seed(folder, faults)
+    except OSError as error:
+        if faults is None:
+            raise
+        faults.append(f"{error.filename or folder}: {error.strerror}; the seed is left out")
+        return None
 
 
 def _read_seed(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
@@ -146,12 +160,16 @@ def _read_seed(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
     stage, seed = folder.parent.name, _seed_of(folder)
     if seed is None:
         return _refuse(faults, f"{folder}: left out, allowed are folders seed_0, seed_1, ...")
+    if not (folder / "config.json").exists():
+        if (folder / "DONE").exists():
+            _refuse(faults, f"{folder / 'config.json'}: is missing, though the stage is finished")
+        return None
     try:
-        stored = read_json(folder / "config.json")
+        stored = read_checked_record(folder / "config.json", {"config": dict}, _PUT_BACK)
     except StorageError as error:
         return _refuse(faults, str(error))
-    config = stored.get("config") if isinstance(stored, dict) else None
-    if not isinstance(config, dict) or not all(isinstance(x, dict) for x in config.values()):
+    config = stored["config"]
+    if not all(isinstance(x, dict) for x in config.values()):
         message = "has another structure, allowed is an object with sections under config"
         return _refuse(faults, f"{folder / 'config.json'}: {message}")
     _check_objects(folder, faults)
@@ -167,13 +185,23 @@ def _read_seed(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
 
 
 def _check_objects(folder: AnyPath, faults: list[str] | None) -> None:
-    """Names files that tell how a stage was made and are no objects of JSON."""
+    """Names files that tell how a stage was made and are damaged, and files that are missing."""
     for file in (folder / "versions.json", folder / "DONE"):
         try:
             if file.exists():
-                read_record(file, {})
-        except StorageError:
-            _refuse(faults, f"{file}: damaged, allowed is an object of JSON")
+                read_checked_record(file, {}, _PUT_BACK)
+        except StorageError as error:
+            _refuse(faults, str(error))
+        except IsADirectoryError as error:
+            _refuse(faults, f"{file}: {error.strerror}; {_PUT_BACK}")
+    try:
+        known = known_sums(folder / "DONE") if (folder / "DONE").exists() else {}
+    except StorageError as error:
+        _refuse(faults, str(error))
+        known = {}
+    for name in known:
+        if not (folder / name).exists():
+            _refuse(faults, f"{folder / name}: is missing; {_PUT_BACK}")
 
 
 def _refuse(faults: list[str] | None, message: str) -> None:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from internal_rl.envs.ant import AntWorld
 from internal_rl.envs.slots import Slots, choose_num_slots, run_episodes
+from internal_rl.errors import StorageError
 from internal_rl.experts import brax_ppo
 from internal_rl.experts.ant_expert import AntExpertConfig
 from internal_rl.experts.ant_guide import GuidedAnt, guided_observation, solve
@@ -135,15 +136,22 @@ def as_tree(params: tuple) -> dict:
 
 
 def as_params(tree: dict) -> tuple:
-    """The reverse of `as_tree`."""
-    fields = tree["normalisation"]
-    normalisation = brax_ppo.running_statistics.RunningStatisticsState(
-        mean=fields["mean"],
-        std=fields["std"],
-        summed_variance=fields["summed_variance"],
-        count=brax_ppo.UInt64(hi=fields["count_high"], lo=fields["count_low"]),
-    )
-    return normalisation, tree["policy"], tree["value"]
+    """The reverse of `as_tree`.
+
+    Raises:
+      StorageError: these are no parameters of an expert.
+    """
+    try:
+        fields = tree["normalisation"]
+        normalisation = brax_ppo.running_statistics.RunningStatisticsState(
+            mean=fields["mean"],
+            std=fields["std"],
+            summed_variance=fields["summed_variance"],
+            count=brax_ppo.UInt64(hi=fields["count_high"], lo=fields["count_low"]),
+        )
+        return normalisation, tree["policy"], tree["value"]
+    except (KeyError, TypeError, IndexError) as error:
+        raise StorageError(f"not the parameters of an expert ({error} is missing)") from error
 
 
 @struct.dataclass

@@ -23,9 +23,9 @@ from typing import BinaryIO
 import numpy as np
 from flax import serialization
 
+from internal_rl.checksums import read_checked_record, write_checked_json
 from internal_rl.errors import StorageError
 from internal_rl.extras import needs_extra
-from internal_rl.files import read_record, write_json
 from internal_rl.paths import AnyPath, as_path, is_remote
 
 Episode = Mapping[str, np.ndarray]
@@ -57,7 +57,7 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     if not file.exists():
         return {"settings": None, "shards": []}
     remedy = f"remove it and run the stage {_STAGE} again, which collects anew"
-    manifest = read_record(file, {"settings": dict, "shards": list}, remedy)
+    manifest = read_checked_record(file, {"settings": dict, "shards": list}, remedy)
     sums = set()
     for index, entry in enumerate(manifest["shards"]):
         fault = _fault_of(entry, index)
@@ -150,7 +150,7 @@ def write_dataset(
             os.replace(part, folder / shard_name(index))
         # In their order: one that was missing takes its own place again.
         manifest["shards"][index : index + 1] = [{"name": shard_name(index), **entry}]
-        write_json(folder / MANIFEST, manifest)
+        write_checked_json(folder / MANIFEST, manifest)
         report(index + 1)
 
 

@@ -117,6 +117,15 @@ def steered_by(
     )
 
 
+def expected_params(config: CodeFindingSettings, base: BaseModel) -> chex.ArrayTree:
+    """Parameters that a section leaves, as in `State.params`, with shapes in place of arrays."""
+    key = jax.random.key(0)
+    module = jax.eval_shape(config.make_module(base).initial_params, key)
+    if not config.trains_base:
+        return module
+    return {config.stage: module, "base": jax.eval_shape(base.initial_params, key)}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class CodeFinder(abc.ABC):
     """Trains a module that infers codes, and the base model with it if the section says so.

@@ -9,12 +9,21 @@ import pathlib
 import shutil
 import tempfile
 
-from internal_rl.errors import StageConflictError, StageMissingError
-from internal_rl.files import read_record, storage_faults, write_atomically
+from internal_rl.checksums import (
+    CHECKSUMS,
+    ChecksumsError,
+    is_grown,
+    known_sums,
+    read_checked,
+    read_checked_record,
+)
+from internal_rl.errors import StageConflictError, StageMissingError, StorageError
+from internal_rl.files import storage_faults, write_atomically
 from internal_rl.paths import AnyPath, as_path, is_remote
 from internal_rl.training.stage_config import StageConfig
 
 _FOLDER = pathlib.Path(__file__).parent
+_REMEDY = "install the package again"
 
 
 def available(world: str) -> list[str]:
@@ -41,9 +50,35 @@ def offers(world: str, preset: str, stage: str, seed: int, config: StageConfig) 
     if not file.exists():
         return False
     try:
-        return not config.check(read_record(file, {"config": dict})["config"], file.parent)
+        told = read_checked_record(file, {"config": dict}, _REMEDY)
+        return not config.check(told["config"], file.parent)
     except StageConflictError:
         return False
+
+
+def check(folder: pathlib.Path) -> None:
+    """Compares all files of shipped stages with the checksums that they are shipped with.
+
+    Args:
+      folder: of a preset, or of one of its stages.
+
+    Raises:
+      StorageError: names the first one that is missing or altered.
+    """
+    for sums in sorted(folder.rglob(CHECKSUMS)):
+        try:
+            for name, told in known_sums(sums).items():
+                if isinstance(told, dict):
+                    content = (sums.parent / name).read_bytes()
+                    if not is_grown(sums.parent / name, content) or len(content) > told["bytes"]:
+                        raise StorageError(f"{sums.parent / name}: altered since it was shipped")
+                else:
+                    read_checked(sums.parent / name)
+        except ChecksumsError as error:
+            raise StorageError(f"{sums}: damaged; {_REMEDY}") from error
+        except (StorageError, OSError) as error:
+            where = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+            raise StorageError(f"{where}; {_REMEDY}") from error
 
 
 def install(world: str, preset: str, workdir: str | os.PathLike, stage: str = "*") -> None:
@@ -57,7 +92,7 @@ def install(world: str, preset: str, workdir: str | os.PathLike, stage: str = "*
 
     Raises:
       StageMissingError: nothing is shipped for the preset.
-      StorageError: the work directory cannot be written.
+      StorageError: the work directory cannot be written, or what is shipped is damaged.
     """
     if stage == "*" and preset not in available(world):
         raise StageMissingError(
@@ -67,6 +102,7 @@ def install(world: str, preset: str, workdir: str | os.PathLike, stage: str = "*
     with storage_faults(workdir):
         for seed in sorted((_FOLDER / world / preset).glob(f"{stage}/seed_*")):
             target = as_path(workdir) / seed.parent.name / seed.name
+            check(seed)
             copy = _copy_to_store if is_remote(target) else _copy
             copy(seed, target)
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -14,7 +13,7 @@ from internal_rl.backend import product_dtype, resolved_precision
 from internal_rl.envs.world import DataRequest, world_entry
 from internal_rl.experts.source_checks import check_source
 from internal_rl.files import storage_faults
-from internal_rl.methods.code_finding import steered_by
+from internal_rl.methods.code_finding import expected_params, steered_by
 from internal_rl.methods.evaluation import evaluation_key, held_out
 from internal_rl.methods.method import Method
 from internal_rl.models.base_model import BaseModel
@@ -107,14 +106,10 @@ def load_base(
     """
     params, axis = places.params(settings, "pretrain", seeds, step)
     base = make_base(settings)
-    _check_weights(params, axis, _shapes(base), f"pretrain{f' at step {step}' if step else ''}")
+    shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
+    _check_weights(params, axis, shapes, f"pretrain{f' at step {step}' if step else ''}")
     model = SteeredModel(base, 0, params)
     return model, model.replace(base_params=axis)
-
-
-def _shapes(module: nn.Module) -> chex.ArrayTree:
-    """The parameters of a module with shapes in place of arrays."""
-    return jax.eval_shape(module.initial_params, jax.random.key(0))
 
 
 def _check_weights(params: dict, axis: int | None, expected: chex.ArrayTree, stage: str) -> None:
@@ -156,10 +151,7 @@ def load_steered(
     section = settings.sections[stage]
     params, axis = places.params(settings, stage, seeds)
     base = make_base(settings)
-    expected = _shapes(section.make_module(base))
-    if section.trains_base:
-        expected = {section.stage: expected, "base": _shapes(base)}
-    _check_weights(params, axis, expected, stage)
+    _check_weights(params, axis, expected_params(section, base), stage)
     if section.trains_base:
         model = SteeredModel(base, 0, None)
         base_axis = axis

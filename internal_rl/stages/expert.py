@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from internal_rl.checksums import ChecksumsError
 from internal_rl.errors import ConfigError, DivergenceError, StorageError
 from internal_rl.experts import ant_ppo
 from internal_rl.stages.places import Places
@@ -107,8 +108,14 @@ def _newest(rounds: Sequence[pathlib.Path]) -> tuple[int, tuple | None]:
             continue
         try:
             params = ant_ppo.as_params(load_weights(rounds[number]))
+        except ChecksumsError:
+            raise
+        except IsADirectoryError as error:
+            fault = fault or StorageError(f"{rounds[number]}: {error.strerror}")
+            continue
         except StorageError as error:
-            fault = fault or error
+            named = str(rounds[number]) in str(error)
+            fault = fault or (error if named else StorageError(f"{rounds[number]}: {error}"))
             continue
         if fault is not None:
             logging.warning("expert: %s; goes on from round %d", fault, number + 1)

@@ -96,7 +96,7 @@ def _read(file: AnyPath) -> Mapping:
     """An object of JSON; empty where there is none. What is damaged the report has named."""
     try:
         return read_record(file, {}) if file.exists() else {}
-    except StorageError:
+    except (StorageError, IsADirectoryError):
         return {}
 
 

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from absl import app, flags
 
 from internal_rl import pretrained
+from internal_rl.checksums import read_checked_record
 from internal_rl.errors import ConfigError, UserError
 from internal_rl.files import read_record, storage_faults, write_json
 from internal_rl.stages.config_file import load_config
@@ -129,12 +130,17 @@ def _bring_in(run: PaperRun, world: str) -> None:
         file = pathlib.Path(run.weights) / RECORD
         if not file.is_file():
             raise ConfigError(
-                f"--weights: no {RECORD} in '{run.weights}', allowed is what --out left"
+                f"--weights: no {RECORD} in '{run.weights}', allowed is a fresh copy of what --out"
+                " left"
+            )
+        with storage_faults(file, "take a fresh copy"):
+            record = read_record(file, {"config": str, "files": dict}, "take a fresh copy")
+        if record["config"] != run.config:
+            raise ConfigError(
+                f"--config: {run.config} given, {file} is of {record['config']}; allowed is that"
+                " one, or a fresh copy if it was altered"
             )
         with storage_faults(run.workdir):
-            record = read_record(file, {"config": str, "files": dict}, "take a fresh copy")
-            if record["config"] != run.config:
-                raise ConfigError(f"--config: {run.config} given, {file} is of {record['config']}")
             unpack(run.weights, run.workdir, record["files"])
     # Up to the first stage that is trained: what comes after it would stand on another one.
     for stage in SHARES:
@@ -189,8 +195,9 @@ def _arguments(run: PaperRun, stage: str) -> list[str]:
     for name in SHARES:
         if name != stage and _finished(run, name):
             folder = _seeds(run, name)[0]
-            stored = read_record(folder / "config.json", {"config": dict})["config"]
-            done = read_record(folder / "DONE", {"steps": int})
+            remedy = "put back what it was, or choose another --workdir"
+            stored = read_checked_record(folder / "config.json", {"config": dict}, remedy)["config"]
+            done = read_checked_record(folder / "DONE", {"steps": int}, remedy)
             arguments += [*flags_of(preset, name, stored), f"--config.{name}.steps={done['steps']}"]
         count = f"num_seeds={run.seeds}" if name == "pretrain" else "seeds_per_input=1"
         arguments.append(f"--config.{name}.{count}")

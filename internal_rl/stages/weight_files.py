@@ -81,9 +81,11 @@ def unpack(
     paths = packed(folder)
     for name in sorted({path.name for path in paths} ^ set(checksums)):
         state = "is missing" if name in checksums else "is one too many"
-        raise StorageError(f"{folder}/{name}: {state}, allowed are {', '.join(checksums)}")
+        raise StorageError(
+            f"{folder}/{name}: {state}, allowed is a fresh copy of {', '.join(checksums)}"
+        )
     for path in paths:
-        if _checksum(path) != checksums[path.name]:
+        if not path.is_file() or _checksum(path) != checksums[path.name]:
             raise StorageError(f"{path}: altered since it was written, allowed is a fresh copy")
     workdir = pathlib.Path(workdir)
     partial = workdir / ".unpacked"

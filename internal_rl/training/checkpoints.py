@@ -117,6 +117,11 @@ class Checkpoints:
     def _manager(self, path: AnyPath, written: AnyPath):
         """The manager of one seed, whose checkpoints are written to another folder or the same."""
         ocp = self._orbax
+        if path.exists() and not path.is_dir():
+            raise StorageError(
+                f"{path}: is no folder; remove it and run the same command again, which trains from"
+                " the beginning"
+            )
         # Several processes wait for each other by this name, at every seed on its own.
         together = ocp.options.MultiprocessingOptions(
             barrier_sync_key_prefix="_".join(path.parts[-3:])
@@ -193,7 +198,9 @@ class Checkpoints:
                 target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in found.items()}
                 stored = manager.restore(step, args=self._orbax.args.StandardRestore(target))
         except Exception as error:
-            raise DamagedError(f"step {step} cannot be read, {_reason(error, 100)}") from error
+            raise DamagedError(
+                f"{directory}/{step}: step {step} cannot be read, {_reason(error, 100)}"
+            ) from error
         identity = stored.pop(_IDENTITY, None)
         if identity is not None:
             self._identities[index].check(step, stored, identity, directory)
@@ -213,12 +220,16 @@ class Checkpoints:
         """
         faults = {}
         for step in reversed(self._steps()):
+            state, sums, fault = None, {}, None
             try:
                 state, sums = self.restore(step, template)
             except DamagedError as error:
-                if hosts.several():
-                    raise self._none_intact({step: error}) from error
-                faults[step] = error
+                fault = error
+            # All processes go on from the same step: from one that each of them can read.
+            if hosts.any_of_all(fault is not None):
+                faults[step] = fault or DamagedError(
+                    f"{self._directories[0]}/{step}: another process cannot read it"
+                )
                 continue
             for damaged, error in faults.items():
                 self._set_aside(damaged)
@@ -232,31 +243,31 @@ class Checkpoints:
         return 0, None, {}
 
     def _none_intact(self, faults: Mapping[int, Exception]) -> StorageError:
-        newest, error = next(iter(faults.items()))
+        error = next(iter(faults.values()))
         folders = " and ".join(str(path.parent) for path in self._directories)
-        if hosts.several():
-            return StorageError(
-                f"{self._directories[0]}: damaged checkpoint ({error}); to go on from the one"
-                f" before it remove checkpoints/{newest} in {folders}"
-            )
         return StorageError(
             f"{self._directories[0]}: no checkpoint is intact ({error}); remove {folders} and run"
             " the same command again, which trains from the beginning, or choose another --workdir"
         )
 
     def _set_aside(self, step: int) -> None:
-        """Moves a checkpoint of all seeds away, so that its step can be saved again."""
-        for manager, path, copies in zip(
-            self._managers, self._directories, self._copies, strict=True
-        ):
+        """Moves a checkpoint of all seeds away, so that its step can be saved again.
+
+        Of several processes the first one moves it; all of them read what is there then.
+        """
+        if hosts.is_first():
+            for path, copies in zip(self._directories, self._copies, strict=True):
+                with _faults(path):
+                    target = path.parent / _ASIDE
+                    target.mkdir(exist_ok=True)
+                    name = f"{step}_{len(list(target.iterdir()))}"
+                    if copies is None:
+                        (path / str(step)).rename(target / name)
+                    else:
+                        copies.set_aside(step, target / name)
+        hosts.wait_for_all(f"{self._directories[0]}: step {step} is moved")
+        for path, manager in zip(self._directories, self._managers, strict=True):
             with _faults(path):
-                target = path.parent / _ASIDE
-                target.mkdir(exist_ok=True)
-                name = f"{step}_{len(list(target.iterdir()))}"
-                if copies is None:
-                    (path / str(step)).rename(target / name)
-                else:
-                    copies.set_aside(step, target / name)
                 manager.reload()
 
     def restore(

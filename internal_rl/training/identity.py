@@ -66,12 +66,14 @@ class Identity:
             sums, config = told["crc32"], told["config"]
             same = told["step"] == step and sums.keys() == arrays.keys()
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DamagedError(f"step {step}: what it belongs to cannot be read") from error
+            raise DamagedError(
+                f"{directory}/{step}: what step {step} belongs to cannot be read"
+            ) from error
         if not same:
-            raise DamagedError(f"step {step}: it was saved as one of step {told['step']}")
+            raise DamagedError(f"{directory}/{step}: it was saved as one of step {told['step']}")
         for name, array in arrays.items():
             if _crc32(array) != sums[name]:
-                raise DamagedError(f"step {step}: {name} was altered")
+                raise DamagedError(f"{directory}/{step}: {name} was altered")
         if told["seed"] != self.seed:
             raise StageConflictError(
                 f"{directory}/{step}: is a checkpoint of seed {told['seed']}; allowed are those"

@@ -22,8 +22,9 @@ import numpy as np
 from absl import logging
 
 from internal_rl import hosts
+from internal_rl.checksums import read_checked_record, write_checked_json
 from internal_rl.errors import ConfigError, DivergenceError, StageConflictError, StorageError
-from internal_rl.files import read_record, storage_faults, write_json
+from internal_rl.files import storage_faults
 from internal_rl.interruption import watched
 from internal_rl.paths import as_path
 from internal_rl.training.checkpoint_copies import needs_copies
@@ -228,13 +229,13 @@ class _Run:
         file = self._directories[0].path / "references.json"
         if file.exists():
             remedy = "remove it: it is computed again"
-            references = read_record(file, {}, remedy)
+            references = read_checked_record(file, {}, remedy)
             if not all(isinstance(x, int | float) for x in references.values()):
                 raise StorageError(f"{file}: damaged, a value is no number; {remedy}")
         else:
             references = {f"reference/{k}": float(v) for k, v in self._stage.references().items()}
         for directory in self._directories:
-            write_json(directory.path / "references.json", references)
+            write_checked_json(directory.path / "references.json", references)
         return references
 
     def _open_metrics(self, first_step: int) -> None:

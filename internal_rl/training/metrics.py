@@ -1,14 +1,18 @@
 """Training curves: JSON lines, and what goes to loggers beside them."""
 
+import hashlib
 import json
 import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from absl import logging
+
+from internal_rl.checksums import CHECKSUMS, altered, forget, is_grown, note_grown
 from internal_rl.errors import StorageError
 from internal_rl.growing import GrowingFolder
-from internal_rl.paths import as_path
+from internal_rl.paths import AnyPath, as_path
 from internal_rl.training.loggers import Logger
 
 METRICS_FILE = "metrics.jsonl"
@@ -19,19 +23,22 @@ def read_metrics(directory: str | os.PathLike, faults: list[str] | None = None) 
 
     Args:
       directory: of the stage.
-      faults: takes a message about lines that are damaged, which are left out then.
+      faults: takes a message about what was altered, and about lines that are damaged, which are
+        left out then.
 
     Returns:
       One dictionary a line, in the order of `step`; empty where there is no file.
 
     Raises:
-      StorageError: names a line that is damaged, where `faults` is None.
+      StorageError: names a line that is damaged, or a file that was altered, where `faults` is
+        None.
     """
     path = as_path(directory) / METRICS_FILE
     if not path.exists():
         return []
     found, damaged = [], []
-    whole = path.read_bytes().split(b"\n")[:-1]
+    content = path.read_bytes()
+    whole = content.split(b"\n")[:-1]
     for number, line in enumerate(whole, 1):
         if not line.strip():
             continue
@@ -45,7 +52,24 @@ def read_metrics(directory: str | os.PathLike, faults: list[str] | None = None) 
     if damaged:
         left_out = f"{len(damaged)} of {len(found) + len(damaged)} lines are left out"
         faults.append(f"{path}: line {damaged[0]} is damaged; {left_out}")
+    elif (fault := _altered(path, content)) is not None:
+        if faults is None:
+            raise StorageError(fault)
+        faults.append(fault)
     return found
+
+
+def _altered(path: AnyPath, content: bytes) -> str | None:
+    """A message where whole lines are not those that were written."""
+    try:
+        if is_grown(path, content):
+            return None
+    except StorageError as error:
+        return str(error)
+    return (
+        f"{altered(path)}; remove {path.parent} and run the stage {path.parent.parent.name} again,"
+        f" which makes all of it anew, or remove {CHECKSUMS} to take it as it is"
+    )
 
 
 def _values_of(line: bytes) -> dict | None:
@@ -101,6 +125,8 @@ class MetricsWriter:
     ):
         """Opens the file and drops what lies behind the checkpoint a run goes on from.
 
+        A file that was altered is named by a warning, and gone on with.
+
         Args:
           directory: stage directory of one seed; exists.
           last_step: step of that checkpoint, 0 for a fresh start.
@@ -111,11 +137,21 @@ class MetricsWriter:
         """
         self._folder = GrowingFolder(as_path(directory))
         self._folder.fetch(METRICS_FILE)
+        self._path = as_path(directory) / METRICS_FILE
         path = self._folder.local / METRICS_FILE
-        if path.exists():
+        content = path.read_bytes() if path.exists() else b""
+        if last_step and not is_grown(self._path, content):
+            logging.warning("%s; the curve goes on from what is there", altered(self._path))
+        # What it is noted with may be cut off.
+        forget(self._path)
+        if content:
             _truncate(path, last_step)
             self._folder.upload()
-        self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115
+            content = path.read_bytes()
+        self._size, self._sha256 = len(content), hashlib.sha256(content)
+        if content:
+            note_grown(self._path, self._size, self._sha256.hexdigest())
+        self._lines = open(path, "ab")  # noqa: SIM115
         self._loggers = loggers
 
     def write(self, step: int, values: Mapping[str, float], wall_time: float) -> None:
@@ -132,8 +168,11 @@ class MetricsWriter:
         line = {"step": step}
         for name, value in values.items():
             line[name] = float(value) if math.isfinite(value) else None
-        self._lines.write(json.dumps(line) + "\n")
+        written = f"{json.dumps(line)}\n".encode()
+        self._lines.write(written)
         self._lines.flush()
+        self._size += len(written)
+        self._sha256.update(written)
         self._folder.grown()
         for logger in self._loggers:
             logger.write(step, values, wall_time)
@@ -141,10 +180,13 @@ class MetricsWriter:
     def flush(self) -> None:
         """Makes sure that all lines are where they stay; to be called before a checkpoint.
 
+        What they are is noted, so that a change is found.
+
         Raises:
           OSError: they cannot be written.
         """
         self._folder.upload()
+        note_grown(self._path, self._size, self._sha256.hexdigest())
 
     def close(self) -> None:
         """Closes the file and the loggers."""

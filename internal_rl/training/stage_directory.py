@@ -17,10 +17,14 @@ import chex
 import numpy as np
 from absl import logging
 
+from internal_rl.checksums import (
+    CHECKSUMS,
+    read_checked_record,
+    write_checked,
+    write_checked_json,
+)
 from internal_rl.errors import StageConflictError, StorageError
-from internal_rl.files import read_record, write_json
 from internal_rl.paths import as_path, is_remote
-from internal_rl.training.checksums import write_checked
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.versions import package_versions
 from internal_rl.training.weights import save_weights
@@ -30,7 +34,7 @@ ROUND = "round_"
 
 _CONFIG = "config.json"
 # What a start leaves behind before there is anything to go on from.
-_OF_A_START = ("references.json", "metrics.jsonl", "wandb_id", "snapshots")
+_OF_A_START = (CHECKSUMS, "references.json", "metrics.jsonl", "wandb_id", "snapshots")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +112,7 @@ class StageDirectory:
             raise StorageError(
                 f"{file}: is missing, so that nobody knows what is beside it; {remedy}"
             )
-        stored = read_record(file, {"seeds": list, "config": dict}, remedy)
+        stored = read_checked_record(file, {"seeds": list, "config": dict}, remedy)
         if not all(type(seed) is int for seed in stored["seeds"]):
             raise StorageError(f"{file}: damaged, 'seeds' is of another kind; {remedy}")
         reads = stored.get("reads", {})
@@ -172,8 +176,8 @@ class StageDirectory:
         if self._begun_with(config, seeds):
             return
         self._clear()
-        write_json(self.path / "versions.json", package_versions() | dict(computed or {}))
-        write_json(self.path / _CONFIG, self._content(config, seeds, self.reads))
+        write_checked_json(self.path / "versions.json", package_versions() | dict(computed or {}))
+        write_checked_json(self.path / _CONFIG, self._content(config, seeds, self.reads))
 
     def _begun_with(self, config: StageConfig, seeds: Sequence[int]) -> bool:
         """Whether a start with the same settings has been here: what it has computed stays."""
@@ -210,7 +214,7 @@ class StageDirectory:
         """
         file = self.path / "versions.json"
         remedy = "remove it: what is there now is written down in its place"
-        versions = read_record(file, {}, remedy) if file.exists() else {}
+        versions = read_checked_record(file, {}, remedy) if file.exists() else {}
         later = versions.get("later", [])
         if not isinstance(later, list) or not all(isinstance(entry, dict) for entry in later):
             raise StorageError(f"{file}: damaged, 'later' is of another kind; {remedy}")
@@ -222,7 +226,7 @@ class StageDirectory:
         if not step or not changed:
             return
         versions["later"] = [*later, {"from_step": step, **changed}]
-        write_json(file, versions)
+        write_checked_json(file, versions)
         told = [f"{name} {now[name]}, was {before[name]}" for name in changed if name in before]
         if told:
             logging.warning("%s: goes on from step %d with %s", self.path, step, "; ".join(told))
@@ -253,7 +257,7 @@ class StageDirectory:
     def _rewrite(self, config: StageConfig, seeds: Sequence[int]) -> None:
         """Another configuration of the same stage; what it stands on stays as it is told."""
         reads = self.read_config().get("reads")
-        write_json(self.path / _CONFIG, self._content(config, seeds, reads))
+        write_checked_json(self.path / _CONFIG, self._content(config, seeds, reads))
 
     @staticmethod
     def _content(
@@ -287,4 +291,4 @@ class StageDirectory:
 
     def finish(self, num_steps: int) -> None:
         """Marks the stage as done."""
-        write_json(self.path / "DONE", {"steps": num_steps})
+        write_checked_json(self.path / "DONE", {"steps": num_steps})

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from internal_rl.checksums import ChecksumsError, read_checked
 from internal_rl.errors import StageConflictError, StageMissingError, StorageError
 from internal_rl.files import storage_faults
 from internal_rl.paths import AnyPath
-from internal_rl.training.checksums import read_checked
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.weights import load_weights
@@ -115,6 +115,8 @@ def load_stage(
             raise _missing(workdir, what, stage, command)
         try:
             params = jax.tree.map(_whole, load_weights(file))
+        except ChecksumsError:
+            raise
         except StorageError as error:
             command = command or _command(workdir, stage)
             raise StorageError(f"{error}; {_mended_by(directory, file, command)}") from error
@@ -175,6 +177,8 @@ def load_artifacts(workdir: str | os.PathLike, stage: str, seed: int) -> dict[st
         try:
             with np.load(io.BytesIO(read_checked(file))) as found:
                 return dict(found)
+        except ChecksumsError:
+            raise
         except _DAMAGED as error:
             told = error if isinstance(error, StorageError) else f"{file}: damaged"
             what = f"it and DONE beside it and run the stage {stage} again, which measures anew"

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
+from internal_rl.checksums import read_checked, write_checked
 from internal_rl.errors import StorageError
-from internal_rl.training.checksums import read_checked, write_checked
 
 
 def save_weights(path: str | os.PathLike, params: chex.ArrayTree) -> None:

@@ -261,9 +261,9 @@ def damage(workdir):
         "pretrain/seed_0/metrics.jsonl: line 4 is damaged; 2 of 5 lines are left out",
         "probe/seed_0/artifacts.npz: altered since it was written",
         "probe/seed_1_old: left out, allowed are folders seed_0, seed_1",
-        "steer/seed_0/config.json: has another structure, allowed is an object with sections",
+        "steer/seed_0/config.json: damaged, no object of JSON; put back what it was",
         "raw_rl/seed_0/metrics.jsonl: holds no line, though the stage is finished",
-        "raw_rl/seed_0/versions.json: damaged, allowed is an object of JSON",
+        "raw_rl/seed_0/versions.json: damaged, not JSON; put back what it was",
         "study gates: cannot be shown, its data do not fit (",
     )
 

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from internal_rl.checksums import write_checked_json
 from internal_rl.errors import StageConflictError, StorageError
 from internal_rl.training import checkpoints
 from internal_rl.training.identity import DamagedError, Identity
@@ -128,6 +129,19 @@ def test_the_advice_where_no_checkpoint_is_intact_works(workdir, long):
     assert_same_params(workdir, long)
 
 
+def test_one_that_another_process_cannot_read_is_passed_over(workdir, long, caplog, monkeypatch):
+    answers = iter([True])
+    asked = checkpoints.hosts.any_of_all
+    monkeypatch.setattr(
+        checkpoints.hosts, "any_of_all", lambda flag: next(answers, None) or asked(flag)
+    )
+    run_stage(make_stage(24), workdir)
+    assert_same_params(workdir, long)
+    told = [text for text in caplog.messages if "is damaged" in text]
+    assert len(told) == 1 and "/16: another process cannot read it" in told[0]
+    assert checkpoint_steps(workdir) == [16, 24]
+
+
 def test_a_checkpoint_under_the_name_of_another_step_is_damaged(workdir, long, caplog):
     checkpoint(workdir, 16).rename(checkpoint(workdir, 20))
     run_stage(make_stage(24), workdir)
@@ -178,7 +192,7 @@ def test_other_code_is_told_and_gone_on_with(workdir, long, caplog, monkeypatch)
 def test_other_versions_are_told(workdir, caplog):
     file = folder(workdir) / "versions.json"
     versions = json.loads(file.read_text()) | {"jax": "0.1", "num_devices": 64}
-    file.write_text(json.dumps(versions))
+    write_checked_json(file, versions)
     run_stage(make_stage(24), workdir)
     told = [text for text in caplog.messages if "goes on from step 16 with" in text]
     assert len(told) == 1 and "was 0.1" in told[0] and "num_devices 1, was 64" in told[0]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from internal_rl.checksums import write_checked_json
 from internal_rl.errors import StorageError
 from internal_rl.experts import shards
 from tests.experts.test_shards import SETTINGS, make_shard, write
@@ -67,7 +68,7 @@ def test_a_manifest_names_its_shards_and_nothing_else(change, message, tmp_path)
     write(tmp_path)
     manifest = manifest_of(tmp_path)
     manifest["shards"] = change(manifest["shards"])
-    (tmp_path / shards.MANIFEST).write_text(json.dumps(manifest))
+    write_checked_json(tmp_path / shards.MANIFEST, manifest)
     for call in (
         lambda: shards.check_dataset(tmp_path, 3),
         lambda: shards.write_dataset(tmp_path, SETTINGS, 4, make_shard),

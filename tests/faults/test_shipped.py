@@ -10,10 +10,11 @@ import time
 
 import pytest
 
+import internal_rl as irl
 from internal_rl import pretrained
+from internal_rl.checksums import CHECKSUMS
 from internal_rl.errors import StorageError
 from internal_rl.files import read_record
-from internal_rl.training.checksums import CHECKSUMS, read_checked
 from internal_rl.training.stage_results import load_stage
 
 SEEDS = sorted(pathlib.Path(pretrained.__file__).parent.glob("*/*/*/seed_*"))
@@ -21,11 +22,30 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda path: "-".join(path.parts[-4:-1]))
-def test_every_shipped_file_of_arrays_has_the_checksum_that_it_is_shipped_with(seed):
+def test_every_shipped_file_has_the_checksum_that_it_is_shipped_with(seed):
     named = set(read_record(seed / CHECKSUMS, {}))
-    assert named == {path.name for path in seed.iterdir() if path.suffix in (".msgpack", ".npz")}
-    for name in named:
-        read_checked(seed / name)
+    assert named == {path.name for path in seed.iterdir()} - {CHECKSUMS}
+    pretrained.check(seed)
+
+
+@pytest.mark.parametrize("name", ["params.msgpack", "config.json", "metrics.jsonl", "DONE"])
+@pytest.mark.parametrize("damage", ["altered", "removed", "longer"])
+def test_a_package_that_was_damaged_is_not_copied(name, damage, tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    shutil.copytree(SEEDS[0].parents[3] / "gridworld-pinpad", package / "gridworld-pinpad")
+    monkeypatch.setattr(pretrained, "_FOLDER", package)
+    file = package / "gridworld-pinpad" / "small" / "pretrain" / "seed_0" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.unlink()
+    if damage != "removed":
+        file.write_bytes(content if damage == "altered" else file.name.encode() + content)
+    message = f"{file}: .*; install the package again"
+    with pytest.raises(StorageError, match=message):
+        pretrained.install("gridworld-pinpad", "small", tmp_path / "run", "pretrain")
+    with pytest.raises(StorageError, match=message):
+        irl.load("gridworld-pinpad/small")
+    assert not (tmp_path / "run" / "pretrain" / "seed_0").exists()
 
 
 def test_a_shipped_file_that_was_altered_is_refused_and_the_advice_works(tmp_path):

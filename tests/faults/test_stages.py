@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from configs import gridworld
+from internal_rl.checksums import CHECKSUMS
 from internal_rl.envs import world as worlds
 from internal_rl.errors import ConfigError, DivergenceError, StorageError
 from internal_rl.stages import catalogue, running
@@ -20,7 +21,6 @@ from internal_rl.stages.build import load_base, make_base
 from internal_rl.stages.places import Places
 from internal_rl.stages.seeds import for_each_seed
 from internal_rl.stages.settings import Settings
-from internal_rl.training.checksums import CHECKSUMS
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.stage_results import load_stage
 from tests.stages import toy_run

@@ -10,6 +10,7 @@ import pytest
 from configs import ant, gridworld
 from internal_rl import run_stages
 from internal_rl.analysis import report
+from internal_rl.checksums import write_checked_json
 from internal_rl.envs import world as worlds
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
 from internal_rl.stages import catalogue
@@ -145,7 +146,7 @@ def test_a_seed_that_would_read_another_one_than_it_did_is_a_conflict(tmp_path):
         file = tmp_path / "late" / f"seed_{seed}" / "config.json"
         stored = json.loads(file.read_text())
         del stored["reads"]
-        file.write_text(json.dumps(stored))
+        write_checked_json(file, stored)
     run_stages(config(2), tmp_path, ["late"])
     assert seed_read(tmp_path, "late", 1, "early") == 1
     assert seed_read(tmp_path, "late", 5, "early") == 1

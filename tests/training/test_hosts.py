@@ -1,5 +1,6 @@
 """Two processes with two devices each train what one process with four devices trains."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -92,6 +93,24 @@ def test_one_is_killed_and_both_go_on_to_the_same_bits(together, tmp_path):
     finish(start_two(tmp_path, 2))
     again, undisturbed = params_and_curves(tmp_path, 2), params_and_curves(together, 2)
     jax.tree.map(np.testing.assert_array_equal, again, undisturbed)
+
+
+def test_two_processes_pass_over_a_damaged_checkpoint(together, tmp_path):
+    shutil.copytree(together, tmp_path, dirs_exist_ok=True)
+    for seed in (0, 1):
+        folder = tmp_path / "toy" / f"seed_{seed}"
+        for name in ("DONE", "params.msgpack"):
+            (folder / name).unlink()
+    steps = sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+    for file in (folder / "checkpoints" / str(steps[-1])).rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:-7])
+    finish(start_two(tmp_path, 2))
+    again, undisturbed = params_and_curves(tmp_path, 2), params_and_curves(together, 2)
+    jax.tree.map(np.testing.assert_array_equal, again, undisturbed)
+    for seed in (0, 1):
+        aside = tmp_path / "toy" / f"seed_{seed}" / "damaged_checkpoints"
+        assert [path.name for path in aside.iterdir()] == [f"{steps[-1]}_0"]
 
 
 @pytest.mark.slow

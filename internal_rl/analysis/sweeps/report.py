@@ -12,8 +12,9 @@ from typing import Any
 from internal_rl.analysis.drawing import Picture, as_png, told
 from internal_rl.analysis.results import read_run
 from internal_rl.analysis.sweeps.sweep import FinishedRun, Sweep, SweepResults
-from internal_rl.errors import ConfigError
-from internal_rl.files import read_record, storage_faults, write_atomically, write_json
+from internal_rl.checksums import read_checked_record, write_checked_json
+from internal_rl.errors import ConfigError, StorageError
+from internal_rl.files import storage_faults, write_atomically
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.training.stage_directory import StageDirectory
 
@@ -41,7 +42,7 @@ def write_list(workdir: str | os.PathLike, study: str, runs: Sequence[dict[str, 
     folder = folder_of(workdir, study)
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / LIST, {"study": study, "runs": list(runs)})
+        write_checked_json(folder / LIST, {"study": study, "runs": list(runs)})
 
 
 def studies_in(workdir: str | os.PathLike) -> list[str]:
@@ -62,7 +63,7 @@ def read_sweep(workdir: str | os.PathLike, study: str) -> SweepResults:
     folder = folder_of(workdir, study)
     finished, missing = [], []
     with storage_faults(folder):
-        for listed in read_record(folder / LIST, {"runs": list})["runs"]:
+        for listed in _listed(folder / LIST):
             name, stage, bases = (listed[key] for key in ("name", "stage", "bases"))
             place = folder / name
             if not all(StageDirectory(place, stage, seed).finished for seed in map(int, bases)):
@@ -75,6 +76,24 @@ def read_sweep(workdir: str | os.PathLike, study: str) -> SweepResults:
             ]
             finished.append(FinishedRun(name, listed["labels"], listed["fields"], seeds))
     return SweepResults(finished, missing)
+
+
+def _listed(file: AnyPath) -> list[dict]:
+    """The runs that a sweep has written down.
+
+    Raises:
+      StorageError: the file is damaged.
+    """
+    remedy = "run the same study again, which writes it anew"
+    kinds = {"name": str, "stage": str, "bases": dict, "labels": dict, "fields": dict}
+    runs = read_checked_record(file, {"runs": list}, remedy)["runs"]
+    for listed in runs:
+        for name, kind in kinds.items():
+            if not isinstance(listed, dict) or not isinstance(listed.get(name), kind):
+                raise StorageError(f"{file}: damaged, '{name}' of a run is missing; {remedy}")
+        if not all(seed.isdecimal() for seed in listed["bases"]):
+            raise StorageError(f"{file}: damaged, 'bases' of a run is of another kind; {remedy}")
+    return runs
 
 
 @dataclasses.dataclass(frozen=True)
