@@ -217,6 +217,8 @@ class CodeDiscovery(CodeFinder):
     def evaluate(self, state: State, frozen: dict) -> Metrics:
         """Losses on held-out rows and, where these have labels, the `switching_metrics`.
 
+        Codes are drawn and Gumbel gates have their noise, as in training.
+
         Returns:
           `loss`, with the final weight of the KL, `action_nll` and `kl` in nats per action; ratios
           of switches and changes of subgoal.

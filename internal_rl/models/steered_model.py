@@ -86,6 +86,8 @@ class SteeredModel:
     def infer(self, observation: chex.Array, segment: chex.Array, key: chex.PRNGKey) -> Discovery:
         """Gates and codes of whole trajectories, whatever they are inferred from.
 
+        Gates are those that act, without the noise that Gumbel gates have in training.
+
         Args:
           observation: `(B, S, d)`.
           segment: `(B, S)`.
@@ -93,7 +95,8 @@ class SteeredModel:
         """
         if self._require_metacontroller().reads_observations:
             return self._meta("discover", observation, segment, key)
-        return self.discover(self.lower(observation, segment), segment, key)
+        residual = self.lower(observation, segment)
+        return self.discover(residual, segment, key, GateTraining(noise=0.0))
 
     def control(self, residual: chex.Array, code: chex.Array) -> chex.Array:
         """`e + U(z) e`: `(..., n_e)` residuals and `(..., n_z)` codes to `(..., n_e)`."""

@@ -1,5 +1,6 @@
 """The steered model: one pytree that does what its modules do."""
 
+import dataclasses
 import pickle
 
 import chex
@@ -54,6 +55,15 @@ def test_it_does_what_its_modules_do_at_its_layer(model):
     expected, expected_action = by_modules()
     chex.assert_trees_all_close(found, expected, atol=1e-5)
     np.testing.assert_allclose(action, expected_action, atol=1e-5)
+
+
+def test_inferred_gates_have_no_noise(model):
+    noisy = Metacontroller(8, dataclasses.replace(model.metacontroller.config, gate="gumbel"))
+    infer = jax.jit(lambda model: model.infer(OBSERVATION, SEGMENT, jax.random.key(3)))
+    expected, found = infer(model), infer(model.replace(metacontroller=noisy))
+    chex.assert_trees_all_close(found, expected, atol=1e-6)
+    drawn, _ = steered_prediction(model.replace(metacontroller=noisy), jax.random.key(3))
+    assert np.abs(drawn.beta - found.beta).max() > 0.01
 
 
 def test_modules_and_layer_are_static_and_parameters_are_leaves(model):
