@@ -78,6 +78,11 @@ class LayoutPoolConfig:
                     f"{name} is {value}, allowed is {lowest_value} without a pool of layouts "
                     f"(num_layouts=0) and {lowest_value} or more with one"
                 )
+        for name in ("clear_rectangles", "clear_starts"):
+            if getattr(self, name) and self.num_layouts == 0:
+                raise ValueError(
+                    f"{name} is True, allowed is False without a pool of layouts (num_layouts=0)"
+                )
         if self.clear_rectangles and self.num_colours > _MOST_CLEAR:
             raise ValueError(
                 f"clear_rectangles is True, allowed is False with more than {_MOST_CLEAR} colours"
@@ -92,11 +97,6 @@ class LayoutPoolConfig:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, allowed is up to {most}: a grid of"
                     f" grid_size={self.grid_size} holds {self.num_colours} colours no further apart"
-                )
-        for name in ("clear_rectangles", "clear_starts"):
-            if getattr(self, name) and self.num_layouts == 0:
-                raise ValueError(
-                    f"{name} is True, allowed is False without a pool of layouts (num_layouts=0)"
                 )
         self._check_floor_plan()
         self._check_homes()

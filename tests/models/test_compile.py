@@ -178,5 +178,5 @@ def test_the_encoder_is_as_deep_as_the_base_model_below_its_layer(params):
 
 
 def test_a_single_segment_is_refused():
-    with pytest.raises(SettingError, match="num_segments: 1 given, allowed is 2 to 1000"):
+    with pytest.raises(SettingError, match="num_segments: 1 given, allowed is 2 to 64"):
         CompileConfig(num_segments=1)

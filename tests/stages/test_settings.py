@@ -17,9 +17,13 @@ from internal_rl.training.stage_config import StageConfig
 CONFIGS = {"gridworld": gridworld, "ant": ant}
 # Stages that read the sections without a stage of their own.
 READER = {"environment": "pretrain", "data": "pretrain", "base": "pretrain"}
-# Presets that follow the paper where they did not before: what runs were made with is asked for by
-# name.
-CHANGED = {(world, "paper", "environment", "solvable_only"): True for world in CONFIGS}
+# Presets that do not do what they did before: what runs were made with is asked for by name.
+CHANGED = {(world, "paper", "environment", "solvable_only"): True for world in CONFIGS} | {
+    (world, preset, "compile", f"weight_{phase}_steps"): 0
+    for world in CONFIGS
+    for preset in PRESETS
+    for phase in ("free", "ramp")
+}
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden_configs.json").read_text())
 
 

@@ -85,6 +85,7 @@ def test_runs_are_made_one_after_the_other_and_finished_ones_are_left_alone(tmp_
     folder = tmp_path / "sweep" / "toy"
     assert sorted(path.name for path in folder.iterdir()) == [
         "base",
+        "checksums.json",
         "own",
         "sweep.json",
         "target0",
