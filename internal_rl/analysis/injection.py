@@ -1,5 +1,6 @@
 """Do codes carry over? The paper's two tests as a study, see `analysis.code_tests` (method §5)."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import chex
@@ -31,6 +32,9 @@ _LABELS = {
     },
 }
 """Labels by test and arm, beside the paper's figures (appendix B.3.2)."""
+
+_NOTHING = Reached(*np.zeros((3, 1)))
+"""Of a seed that has not been tested yet."""
 
 
 def arrays_of(found: CodeTests) -> dict[str, chex.Array]:
@@ -68,18 +72,21 @@ def _pooled(seeds: Sequence[SeedResults]) -> dict[str, Reached]:
 
 
 def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
-    """Codes that were found, and how often they lead to their colour."""
-    seeds = [results for results in seeds if f"{PREFIX}found" in results.artifacts]
+    """Codes that were found, and how often they lead to their colour.
+
+    A seed that has not been tested yet keeps its place.
+    """
     key, label = variant_prefixes(stage)
 
     def found(choose):
-        return lambda s: float(choose(s.artifacts[f"{PREFIX}found"]))
+        name = f"{PREFIX}found"
+        return lambda s: float(choose(s.artifacts[name])) if name in s.artifacts else math.nan
 
     def rate(test, arm):
-        return lambda s: reached_of(s.artifacts)[test].rate(arm)
+        return lambda s: reached_of(s.artifacts).get(test, _NOTHING).rate(arm)
 
     def episodes(test):
-        return lambda s: reached_of(s.artifacts)[test].total
+        return lambda s: reached_of(s.artifacts).get(test, _NOTHING).total
 
     name = f"{key}codes_{PREFIX}"
     table = [

@@ -126,18 +126,21 @@ def best_layer_rows(
     label: str,
     episodes: Callable[[SeedResults], int] | None = None,
 ) -> list[Row]:
-    """Best layer against input and output, of an artifact of shape `(L + 1,)`; see `make_row`."""
-    seeds = [results for results in seeds if artifact in results.artifacts]
+    """Best layer against input and output, of an artifact of shape `(L + 1,)`; see `make_row`.
+
+    A seed that does not have it yet keeps its place.
+    """
+
+    def of(function):
+        def value(s):
+            return float(function(s.artifacts[artifact])) if artifact in s.artifacts else math.nan
+
+        return value
 
     def at(layer):
-        return lambda s: float(s.artifacts[artifact][layer])
+        return of(lambda layers: layers[layer])
 
-    def best(s):
-        return float(np.max(s.artifacts[artifact]))
-
-    def which(s):
-        return float(np.argmax(s.artifacts[artifact]))
-
+    best, which = of(np.max), of(np.argmax)
     return [
         make_row(f"{key}_best", f"{label}, best layer", seeds, best, episodes),
         make_row(f"{key}_best_layer", f"{label}, which layer", seeds, which),

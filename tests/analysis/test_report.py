@@ -1,6 +1,7 @@
 """The report of a work directory whose stages are made up."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -193,6 +194,13 @@ def test_row_ignores_seeds_without_a_value():
     row = Row("key", "label", (1.0, float("nan"), 3.0))
     assert (row.lowest, row.median, row.highest) == (1.0, 2.0, 3.0)
     assert np.isnan(Row("key", "label", (float("nan"),)).median)
+
+
+def test_a_seed_that_is_not_measured_yet_keeps_its_place(workdir):
+    for stage, seeds in read_run(workdir).items():
+        unmeasured = [dataclasses.replace(seeds[0], artifacts={}), *seeds[1:]]
+        for row in report.table_rows({stage: unmeasured}):
+            assert len(row.values) == len(seeds), row.key
 
 
 def test_variants_come_behind_their_stage_and_carry_its_name(workdir):
