@@ -184,7 +184,7 @@ def draw_variance(curves: Mapping[str, np.ndarray]) -> Figure:
         axes[0, 0].plot(steps, values, color=colour, label=label)
         growth = values / values[0] if values[0] > 0 else np.full_like(values, np.nan)
         axes[0, 1].plot(steps, growth, color=colour, label=label)
-    for panel, of in zip(axes[0], ("variance", "variance, as multiple of one step's"), strict=True):
+    for panel, of in zip(axes[0], ("variance", "variance over that of one step"), strict=True):
         panel.set(xlabel="raw steps", ylabel=of, yscale="log")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         legend(panel)
