@@ -27,12 +27,11 @@ from ml_collections import ConfigDict
 from benchmarks import bad_starts, bad_values
 from benchmarks.bad_starts import ACCEPTED, WORLDS, Limits, Outcome
 from benchmarks.choices import chosen
-from internal_rl.errors import UserError
+from internal_rl.errors import EXIT_USER_ERROR, UserError
 from internal_rl.section import Section
 from internal_rl.stages.catalogue import STAGES, section_types
 from internal_rl.stages.config_file import load_config
 
-EXIT_USER_ERROR = 2
 MAX_SECONDS = 10.0
 """Of the processor's time, beyond what the preset itself takes to start."""
 

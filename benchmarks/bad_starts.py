@@ -24,6 +24,7 @@ from internal_rl import memory
 from internal_rl.envs.world import DataRequest, register_world, world_entry
 from internal_rl.experts.dataset import Dataset
 from internal_rl.host_threads import backend_is_initialised
+from internal_rl.methods.code_finding import expected_params
 from internal_rl.stages import trained  # noqa: F401 (imported once, here)
 from internal_rl.stages.build import make_base
 from internal_rl.stages.places import Places
@@ -189,16 +190,9 @@ def made_up(settings: Settings, stage: str) -> dict:
     if stage == "expert":
         return _made_up_expert(settings)
     base = make_base(settings)
-    shapes = _shapes(base)
-    if stage != "pretrain":
-        section = settings.sections[stage]
-        module = _shapes(section.make_module(base))
-        shapes = {stage: module, "base": shapes} if section.trains_base else module
-    return _filled(shapes)
-
-
-def _shapes(module) -> dict:
-    return jax.eval_shape(module.initial_params, jax.random.key(0))
+    if stage == "pretrain":
+        return _filled(jax.eval_shape(base.initial_params, jax.random.key(0)))
+    return _filled(expected_params(settings.sections[stage], base))
 
 
 def _filled(shapes) -> dict:

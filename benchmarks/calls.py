@@ -15,9 +15,8 @@ from collections.abc import Iterator, Sequence
 from absl import logging as absl_logging
 
 from benchmarks import loaded
-from benchmarks.faults import EXIT_USER_ERROR
 from benchmarks.starts import Outcome
-from internal_rl.errors import UserError
+from internal_rl.errors import EXIT_USER_ERROR, UserError
 from internal_rl.stages import running
 from internal_rl.stages.config_file import load_config
 from internal_rl.stages.paper_run import PaperRun, paper_run

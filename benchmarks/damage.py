@@ -25,9 +25,9 @@ from benchmarks.choices import chosen
 from benchmarks.damage_trial import Round, Trial
 from benchmarks.damage_works import PACKAGE, PAPER_RUN, SWEEP, Task, Works
 from benchmarks.damages import DAMAGES
-from benchmarks.faults import EXIT_USER_ERROR, STAGES
+from benchmarks.faults import STAGES
 from benchmarks.starts import Starts, starts
-from internal_rl.errors import UserError
+from internal_rl.errors import EXIT_USER_ERROR, UserError
 
 
 @dataclasses.dataclass(frozen=True)

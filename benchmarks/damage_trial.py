@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from benchmarks.advice import advice_of, error_lines, follow
 from benchmarks.damage_works import Task, Works, arguments
 from benchmarks.damages import damage
-from benchmarks.faults import EXIT_USER_ERROR
 from benchmarks.starts import Outcome
+from internal_rl.errors import EXIT_USER_ERROR
 
 MOST_STEPS = 4
 """So many lines may tell what to do, one after the other."""

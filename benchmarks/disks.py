@@ -25,8 +25,8 @@ from benchmarks.choices import chosen
 from benchmarks.damage import kept, starting, table
 from benchmarks.damage_trial import faults_of_end
 from benchmarks.damage_works import Task, Works
-from benchmarks.faults import EXIT_USER_ERROR, STAGES
-from internal_rl.errors import UserError
+from benchmarks.faults import STAGES
+from internal_rl.errors import EXIT_USER_ERROR, UserError
 
 FULL, READ_ONLY = "full", "read_only"
 _TASKS = ("again", "resume", "next", "report", "results", "load", "install", "paper_run")

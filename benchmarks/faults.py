@@ -22,10 +22,9 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.choices import chosen
-from internal_rl.errors import UserError
+from internal_rl.errors import EXIT_USER_ERROR, UserError
 from internal_rl.training.metrics import read_metrics
 
-EXIT_USER_ERROR = 2
 MAX_SECONDS = 10.0
 """After SIGTERM a stage of `smoke` has ended after so long."""
 

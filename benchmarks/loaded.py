@@ -37,10 +37,10 @@ def checksum(workdir: str, package: str = "") -> str:
 
 
 if __name__ == "__main__":
-    from internal_rl.errors import UserError
+    from internal_rl.errors import EXIT_USER_ERROR, UserError
 
     try:
         print(checksum(*sys.argv[1:]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(EXIT_USER_ERROR)

@@ -19,7 +19,7 @@ from absl import app, flags
 from benchmarks.choices import chosen
 from benchmarks.random_inputs import METHODS, dataset_bytes, random_method
 from configs import ant, gridworld
-from internal_rl.errors import ConfigError, UserError
+from internal_rl.errors import EXIT_USER_ERROR, ConfigError, UserError
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.stages.build import stage_of
 from internal_rl.stages.catalogue import stage_spec
@@ -28,7 +28,6 @@ from internal_rl.training.program import Program
 from internal_rl.training.stage import Stage
 
 # Exit code of faults that the user can mend.
-EXIT_USER_ERROR = 2
 # Methods that hold a dataset, where the world needs one.
 READS_DATASET = ("pretrain", "probe", "steer", "metacontroller", "compile")
 WORLDS = {"gridworld": (gridworld, 16 * 2**30), "ant": (ant, 32 * 2**30)}

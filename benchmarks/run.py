@@ -19,12 +19,11 @@ from benchmarks.timing import CLOCKS, Stopwatch
 from configs import ant as ant_config
 from configs import gridworld
 from internal_rl.backend import on_cpu, product_dtype, resolved_precision
-from internal_rl.errors import UserError
+from internal_rl.errors import EXIT_USER_ERROR, UserError
 from internal_rl.host_threads import available_cores
 from internal_rl.stages.settings import PRESETS, Settings
 
 # Exit code of faults that the user can mend.
-EXIT_USER_ERROR = 2
 SECTIONS = ("environment", "data", "training", "internal_rl", "raw_rl")
 # Measured once, not for every preset.
 WORLDS = ("ant", "ant_models")

@@ -20,8 +20,8 @@ from absl import app, flags
 
 from benchmarks.choices import chosen
 from benchmarks.hlo_cost import kernel_dump_options
-from benchmarks.memory import EXIT_USER_ERROR, METHODS, WORLDS
-from internal_rl.errors import ConfigError, UserError
+from benchmarks.memory import METHODS, WORLDS
+from internal_rl.errors import EXIT_USER_ERROR, ConfigError, UserError
 from internal_rl.extras import needs_extra
 
 MARK = "RESULT "

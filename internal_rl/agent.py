@@ -16,7 +16,7 @@ from internal_rl.acting.episodes import SHOWN, Control, Episodes, NoControl, pla
 from internal_rl.analysis.results import SeedResults
 from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import StageMissingError, StorageError, UserError
-from internal_rl.files import storage_faults
+from internal_rl.files import PUT_BACK, storage_faults
 from internal_rl.methods import compile, discovery
 from internal_rl.methods.code_finding import expected_params, steered_by
 from internal_rl.models.base_model import BaseConfig, BaseModel
@@ -243,7 +243,7 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
             world.time_limit,
         )
     except (ValueError, TypeError) as error:
-        raise StorageError(f"{file}: nothing that can be made, {error}; {_OTHER}") from error
+        raise StorageError(f"{file}: nothing that can be made, {error}; {PUT_BACK}") from error
     _check(params, expected_params(settings, base), file)
     # What was trained with the codes takes the place of the pretrained base model.
     base_params = None
@@ -256,16 +256,13 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
     return Agent(world, jax.device_put(model))
 
 
-_OTHER = "put back what it was, or choose another --workdir"
-
-
 def _check(params: chex.ArrayTree, expected: chex.ArrayTree, config: AnyPath) -> None:
     """Raises StorageError unless parameters are those of a model."""
     try:
         check_weights(params, expected, str(config.with_name("params.msgpack")))
     except StorageError as error:
         raise StorageError(
-            f"{error}, as config.json of its metacontroller tells; {_OTHER}"
+            f"{error}, as config.json of its metacontroller tells; {PUT_BACK}"
         ) from error
 
 

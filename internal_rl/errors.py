@@ -1,10 +1,13 @@
 """Faults a user can mend, each told in one line."""
 
+EXIT_USER_ERROR = 2
+"""Exit code of a command line that has told such a fault."""
+
 
 class UserError(Exception):
     """A fault whose message is one line that says what is wrong and what is allowed.
 
-    Command lines print the message without a traceback and leave with exit code 2.
+    Command lines print the message without a traceback and leave with `EXIT_USER_ERROR`.
     """
 
 

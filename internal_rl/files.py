@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping
 from internal_rl.errors import StorageError
 from internal_rl.paths import as_path, is_remote
 
+PUT_BACK = "put back what it was, or choose another --workdir"
+"""Remedy where a file tells what others mean, and cannot be made again."""
+
 
 def shipped_folders(name: str) -> tuple[pathlib.Path, pathlib.Path]:
     """Where a folder that is shipped lies: inside of the package in a wheel, else beside it."""

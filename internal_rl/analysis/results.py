@@ -13,7 +13,7 @@ from absl import logging
 from internal_rl.checksums import known_sums, read_checked_record
 from internal_rl.envs.world import make_from_config
 from internal_rl.errors import StorageError
-from internal_rl.files import storage_faults
+from internal_rl.files import PUT_BACK, storage_faults
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_results import load_artifacts
@@ -75,8 +75,6 @@ WITHOUT_BASE = ("expert", "collect")
 
 COTRAINED = "metacontroller_cotrained"
 """The stage whose base model may have begun with random parameters, and is one of its own then."""
-
-_PUT_BACK = "put back what it was, or choose another --workdir"
 
 WITHOUT_LINES = ("collect",)
 """Stages that write no metrics."""
@@ -165,7 +163,7 @@ def _read_seed(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
             _refuse(faults, f"{folder / 'config.json'}: is missing, though the stage is finished")
         return None
     try:
-        stored = read_checked_record(folder / "config.json", {"config": dict}, _PUT_BACK)
+        stored = read_checked_record(folder / "config.json", {"config": dict}, PUT_BACK)
     except StorageError as error:
         return _refuse(faults, str(error))
     config = stored["config"]
@@ -189,11 +187,11 @@ def _check_objects(folder: AnyPath, faults: list[str] | None) -> None:
     for file in (folder / "versions.json", folder / "DONE"):
         try:
             if file.exists():
-                read_checked_record(file, {}, _PUT_BACK)
+                read_checked_record(file, {}, PUT_BACK)
         except StorageError as error:
             _refuse(faults, str(error))
         except IsADirectoryError as error:
-            _refuse(faults, f"{file}: {error.strerror}; {_PUT_BACK}")
+            _refuse(faults, f"{file}: {error.strerror}; {PUT_BACK}")
     try:
         known = known_sums(folder / "DONE") if (folder / "DONE").exists() else {}
     except StorageError as error:
@@ -201,7 +199,7 @@ def _check_objects(folder: AnyPath, faults: list[str] | None) -> None:
         known = {}
     for name in known:
         if not (folder / name).exists():
-            _refuse(faults, f"{folder / name}: is missing; {_PUT_BACK}")
+            _refuse(faults, f"{folder / name}: is missing; {PUT_BACK}")
 
 
 def _refuse(faults: list[str] | None, message: str) -> None:

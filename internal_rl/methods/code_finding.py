@@ -117,6 +117,18 @@ def steered_by(
     )
 
 
+def rising_share(step: chex.Array, free_steps: int, ramp_steps: int) -> chex.Array:
+    """Share, `()`, of what comes late in training: zero, then rising linearly to 1, then constant.
+
+    Args:
+      step: `()` updates done.
+      free_steps: updates in which it is zero.
+      ramp_steps: updates over which it then rises; 0 for at once.
+    """
+    since = jnp.asarray(step - free_steps, jnp.float32)
+    return jnp.clip((since + 1.0) / max(ramp_steps, 1), 0.0, 1.0)
+
+
 def expected_params(config: CodeFindingSettings, base: BaseModel) -> chex.ArrayTree:
     """Parameters that a section leaves, as in `State.params`, with shapes in place of arrays."""
     key = jax.random.key(0)

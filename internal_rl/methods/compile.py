@@ -12,9 +12,13 @@ from typing import ClassVar
 
 import chex
 import jax
-import jax.numpy as jnp
 
-from internal_rl.methods.code_finding import CodeFinder, CodeFindingSettings, State
+from internal_rl.methods.code_finding import (
+    CodeFinder,
+    CodeFindingSettings,
+    State,
+    rising_share,
+)
 from internal_rl.methods.compile_losses import LossSettings, apply_compile, compile_losses
 from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Metrics
@@ -56,13 +60,12 @@ class Config(CompileConfig, LossSettings, CodeFindingSettings):
 
 
 def weight_schedule(config: Config, step: chex.Array) -> chex.Array:
-    """Share of the weights of both KLs: zero, then rising linearly to 1, then constant.
+    """Share of the weights of both KLs, see `rising_share`.
 
     With their whole weight from the start codes are given up before they mean anything. Discovery
     begins in the same way, see `methods.discovery.alpha_schedule`.
     """
-    since = jnp.asarray(step - config.weight_free_steps, jnp.float32)
-    return jnp.clip((since + 1.0) / max(config.weight_ramp_steps, 1), 0.0, 1.0)
+    return rising_share(step, config.weight_free_steps, config.weight_ramp_steps)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,7 +12,12 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from internal_rl.methods.code_finding import CodeFinder, CodeFindingSettings, State
+from internal_rl.methods.code_finding import (
+    CodeFinder,
+    CodeFindingSettings,
+    State,
+    rising_share,
+)
 from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Metrics
 from internal_rl.models.base_model import BaseModel
@@ -141,10 +146,9 @@ def gate_schedule(config: Config, step: chex.Array) -> GateTraining:
     """
     last = config.gate_open_steps + config.gate_release_steps
     left = jnp.asarray(last - step, jnp.float32)
-    since = jnp.asarray(step - config.gate_noise_free_steps, jnp.float32)
     return GateTraining(
         floor=jnp.clip(left / max(config.gate_release_steps, 1), 0.0, 1.0),
-        noise=jnp.clip((since + 1.0) / max(config.gate_noise_ramp_steps, 1), 0.0, 1.0),
+        noise=rising_share(step, config.gate_noise_free_steps, config.gate_noise_ramp_steps),
     )
 
 

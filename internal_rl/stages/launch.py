@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from internal_rl import hosts
 from internal_rl.backend import check_devices
-from internal_rl.errors import ConfigError, UserError
+from internal_rl.errors import EXIT_USER_ERROR, ConfigError, UserError
 from internal_rl.interruption import Interrupted, end_quietly, leave, watched
 from internal_rl.paths import as_path
 from internal_rl.stages import running
@@ -29,8 +29,6 @@ from internal_rl.stages.log import hush_closed_loops, show_log, tell_guards
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, checked
 from internal_rl.training.loggers import DEFAULT_LOGGERS
-
-EXIT_USER_ERROR = 2
 
 try:
     # It looks at the command line at once, and into the files of flags that are named there.

@@ -22,7 +22,7 @@ from absl import app, flags
 from internal_rl import pretrained
 from internal_rl.checksums import read_checked_record
 from internal_rl.errors import ConfigError, UserError
-from internal_rl.files import read_record, storage_faults, write_json
+from internal_rl.files import PUT_BACK, read_record, storage_faults, write_json
 from internal_rl.stages.config_file import load_config
 from internal_rl.stages.origin import flags_of
 from internal_rl.stages.settings import Settings
@@ -195,9 +195,9 @@ def _arguments(run: PaperRun, stage: str) -> list[str]:
     for name in SHARES:
         if name != stage and _finished(run, name):
             folder = _seeds(run, name)[0]
-            remedy = "put back what it was, or choose another --workdir"
-            stored = read_checked_record(folder / "config.json", {"config": dict}, remedy)["config"]
-            done = read_checked_record(folder / "DONE", {"steps": int}, remedy)
+            told = read_checked_record(folder / "config.json", {"config": dict}, PUT_BACK)
+            stored = told["config"]
+            done = read_checked_record(folder / "DONE", {"steps": int}, PUT_BACK)
             arguments += [*flags_of(preset, name, stored), f"--config.{name}.steps={done['steps']}"]
         count = f"num_seeds={run.seeds}" if name == "pretrain" else "seeds_per_input=1"
         arguments.append(f"--config.{name}.{count}")

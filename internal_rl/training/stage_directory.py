@@ -24,6 +24,7 @@ from internal_rl.checksums import (
     write_checked_json,
 )
 from internal_rl.errors import StageConflictError, StorageError
+from internal_rl.files import PUT_BACK
 from internal_rl.paths import as_path, is_remote
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.versions import package_versions
@@ -107,17 +108,16 @@ class StageDirectory:
           StorageError: the file is missing or damaged.
         """
         file = self.path / _CONFIG
-        remedy = "put back what it was, or choose another --workdir"
         if not file.exists():
             raise StorageError(
-                f"{file}: is missing, so that nobody knows what is beside it; {remedy}"
+                f"{file}: is missing, so that nobody knows what is beside it; {PUT_BACK}"
             )
-        stored = read_checked_record(file, {"seeds": list, "config": dict}, remedy)
+        stored = read_checked_record(file, {"seeds": list, "config": dict}, PUT_BACK)
         if not all(type(seed) is int for seed in stored["seeds"]):
-            raise StorageError(f"{file}: damaged, 'seeds' is of another kind; {remedy}")
+            raise StorageError(f"{file}: damaged, 'seeds' is of another kind; {PUT_BACK}")
         reads = stored.get("reads", {})
         if not isinstance(reads, dict) or not all(type(seed) is int for seed in reads.values()):
-            raise StorageError(f"{file}: damaged, 'reads' is of another kind; {remedy}")
+            raise StorageError(f"{file}: damaged, 'reads' is of another kind; {PUT_BACK}")
         return stored
 
     def check(self, config: StageConfig) -> Begun | None:

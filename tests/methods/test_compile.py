@@ -21,7 +21,7 @@ from internal_rl.methods.evaluation import held_out
 from internal_rl.models.compile import Segments
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.section import SettingError
-from tests.methods.toy import MASK, SEGMENT, ToySource, make_base
+from tests.methods.toy import MASK, RISING_SHARES, RISING_STEPS, SEGMENT, ToySource, make_base
 from tests.parameters import drawn
 
 SHORT = {
@@ -96,20 +96,10 @@ def test_kls_equal_slow_sums(prior):
     np.testing.assert_allclose(found, [expected, expected_code], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("free", "ramp", "expected"),
-    [
-        (0, 0, [1, 1, 1, 1, 1]),
-        (0, 20, [0.05, 0.55, 0.8, 1, 1]),
-        (10, 20, [0, 0.05, 0.3, 1, 1]),
-        (10, 0, [0, 1, 1, 1, 1]),
-    ],
-)
+@pytest.mark.parametrize(("free", "ramp", "expected"), RISING_SHARES)
 def test_kls_cost_nothing_at_first(free, ramp, expected):
     config = Config(weight_free_steps=free, weight_ramp_steps=ramp)
-    found = jax.jit(jax.vmap(lambda step: weight_schedule(config, step)))(
-        jnp.array([0, 10, 15, 30, 99])
-    )
+    found = jax.jit(jax.vmap(lambda step: weight_schedule(config, step)))(jnp.array(RISING_STEPS))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     losses = Losses(*jnp.float32([1.0, 2.0, 4.0, 8.0]))
     settings = LossSettings(code_weight=0.1, boundary_weight=0.3)

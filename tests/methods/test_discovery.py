@@ -21,7 +21,7 @@ from internal_rl.models.base_model import BaseConfig
 from internal_rl.models.metacontroller import MetacontrollerConfig
 from internal_rl.section import SettingError
 from tests.marks import quick
-from tests.methods.toy import ToySource
+from tests.methods.toy import RISING_SHARES, RISING_STEPS, ToySource
 
 SHORT = {
     "steps": 60,
@@ -69,18 +69,10 @@ def test_gates_are_held_open_then_released(open_steps, release, expected):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("free", "ramp", "expected"),
-    [
-        (0, 0, [1, 1, 1, 1, 1]),
-        (0, 20, [0.05, 0.55, 0.8, 1, 1]),
-        (10, 20, [0, 0.05, 0.3, 1, 1]),
-        (10, 0, [0, 1, 1, 1, 1]),
-    ],
-)
+@pytest.mark.parametrize(("free", "ramp", "expected"), RISING_SHARES)
 def test_noise_of_gates_comes_late(free, ramp, expected):
     config = Config(gate_noise_free_steps=free, gate_noise_ramp_steps=ramp)
-    found = values(lambda *args: gate_schedule(*args).noise, config, (0, 10, 15, 30, 99))
+    found = values(lambda *args: gate_schedule(*args).noise, config, RISING_STEPS)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 

@@ -28,6 +28,16 @@ ACTION_SPECS = {
 SIZES = {"width": 16, "depth": 2, "num_heads": 2, "head_size": 8, "mlp_size": 16}
 
 
+RISING_STEPS = (0, 10, 15, 30, 99)
+RISING_SHARES = [
+    (0, 0, [1, 1, 1, 1, 1]),
+    (0, 20, [0.05, 0.55, 0.8, 1, 1]),
+    (10, 20, [0, 0.05, 0.3, 1, 1]),
+    (10, 0, [0, 1, 1, 1, 1]),
+]
+"""What is zero for `free` updates and rises over `ramp`, with its shares at `RISING_STEPS`."""
+
+
 def make_base(observation_head="bernoulli", action_head="categorical", **fields):
     """An unbound base model; the config has `fields` on top."""
     specs = OBSERVATION_SPECS[observation_head], ACTION_SPECS[action_head]
