@@ -141,13 +141,17 @@ def parse_task(text: str) -> Task:
     """
     parts = text.split("-") if "-" in text else list(text)
     if not parts or not all(_is_number(part) for part in parts):
-        shown = text if len(text) <= 40 else f"{text[:40]}..."
         raise ValueError(
-            f"task '{shown}' cannot be read, allowed are colours from 0 on joined by '-'"
+            f"task '{_shown(text)}' cannot be read, allowed are colours from 0 on joined by '-'"
         )
     if len(parts) > MAX_LENGTH:
         raise ValueError(f"a task has {len(parts)} colours, allowed are up to {MAX_LENGTH}")
     return tuple(int(part) for part in parts)
+
+
+def _shown(text: str) -> str:
+    """A text as a message shows it."""
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _is_number(text: str) -> bool:
@@ -265,10 +269,13 @@ def task_set(name: str) -> TaskSet:
     parts = name.split(":")
     kinds = {"walks": 1, "pair-walks": 2}
     if len(parts) == 4 and parts[0] in kinds and all(map(_is_number, parts[1:3])):
-        post_training = parse_task(parts[3])
-        return markov_task_set(int(parts[1]), int(parts[2]), post_training, kinds[parts[0]])
+        try:
+            post_training = parse_task(parts[3])
+            return markov_task_set(int(parts[1]), int(parts[2]), post_training, kinds[parts[0]])
+        except ValueError as error:
+            raise ValueError(f"tasks '{_shown(name)}': {error}") from None
     raise ValueError(
-        f"tasks is '{name}', allowed are gridworld-pinpad, ant-pinpad and walks: or pair-walks:"
+        f"tasks is '{_shown(name)}', allowed are gridworld-pinpad, ant-pinpad and walks: or pair-walks:"
         "<number of colours>:<length>:<post-training task such as 0-1-2-3>"
     )
 
