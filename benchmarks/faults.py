@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -209,13 +210,19 @@ def differences(whole: pathlib.Path, folder: pathlib.Path) -> list[str]:
 
 
 def _same_arrays(whole: pathlib.Path, folder: pathlib.Path) -> bool:
-    if not (folder / "artifacts.npz").exists():
+    try:
+        first, second = _arrays(whole), _arrays(folder)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
         return False
-    with np.load(whole / "artifacts.npz") as first, np.load(folder / "artifacts.npz") as second:
-        return set(first) == set(second) and all(
-            np.array_equal(first[name], second[name], equal_nan=first[name].dtype.kind == "f")
-            for name in first
-        )
+    return set(first) == set(second) and all(
+        np.array_equal(first[name], second[name], equal_nan=first[name].dtype.kind == "f")
+        for name in first
+    )
+
+
+def _arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "artifacts.npz") as arrays:
+        return dict(arrays)
 
 
 def _curves(folder: pathlib.Path) -> list[dict]:
