@@ -11,6 +11,7 @@ from benchmarks.calls import Calls
 from benchmarks.faults import STAGES, command, differences
 from benchmarks.starts import Outcome, Starts
 from internal_rl import pretrained
+from internal_rl.checksums import write_checked_json
 from internal_rl.errors import StorageError, UserError
 from internal_rl.files import write_json
 from internal_rl.stages.paper_run import RECORD, SHARES
@@ -57,7 +58,7 @@ def unfinish(folder: pathlib.Path, one_checkpoint: bool) -> None:
         content = json.loads(manifest.read_text())
         last = content["shards"].pop()
         (manifest.parent / last["name"]).unlink()
-        write_json(manifest, content)
+        write_checked_json(manifest, content)
     steps = sorted(
         (path for path in folder.glob("checkpoints/*") if path.name.isdigit()),
         key=lambda path: int(path.name),
@@ -151,7 +152,12 @@ class Task:
             except (StorageError, OSError) as error:
                 return [f"cannot be compared: {error}"]
         if self.name in ("report", "sweep"):
-            names = sorted(path.name for path in (whole / "report").glob("*.*"))
+            # Asked for one study, a report leaves the files of others as they are.
+            names = sorted(
+                path.name
+                for path in (whole / "report").glob("*.*")
+                if (self.name == "sweep") == path.name.startswith(SWEEP)
+            )
             return [
                 f"report/{name} differs"
                 for name in names
