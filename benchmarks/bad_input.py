@@ -205,7 +205,12 @@ def _names(case: Case, line: str) -> bool:
     if "GiB of memory here" in line:
         return True
     for field, value in case.overrides:
-        if field in line or field.rpartition(".")[2] in line or (value and value in line):
+        parts = field.split(".")
+        sections = [".".join(["config", *parts[:n]]) for n in range(1, len(parts))]
+        if field in line or parts[-1] in line or (value and value in line):
+            return True
+        # A section that there is not.
+        if any(f"{name}: unknown field" in line for name in sections):
             return True
     return False
 

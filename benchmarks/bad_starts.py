@@ -178,7 +178,16 @@ def _stop_where_it_writes(begun: pathlib.Path, run_seconds: float) -> None:
 def make_up() -> None:
     """Puts random numbers in the place of what earlier stages leave, and a small machine."""
     memory._host_memory = lambda: _MEMORY
-    Places.load = lambda places, settings, stage, seed, step=None: made_up(settings, stage)
+    made: dict[str, dict] = {}
+
+    def load(places, settings, stage, seed, step=None):
+        del places, seed, step
+        # Hundreds of seeds may be asked for.
+        if stage not in made:
+            made[stage] = made_up(settings, stage)
+        return made[stage]
+
+    Places.load = load
     entry = world_entry(WORLDS["ant"])
     register_world(
         entry.name, entry.make, config=entry.config, presets=entry.presets, data=made_up_data
