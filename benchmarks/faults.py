@@ -162,7 +162,10 @@ class Faults:
         sent = time.monotonic()
         code = process.wait()
         seconds = time.monotonic() - sent
-        faults = _faults_of_end(trial.number, code, self._said.read_text(), seconds)
+        said = self._said.read_text()
+        # Before a run begins, while Python still imports, signals do what they always do.
+        begun = folder.exists() or said or code != -trial.number
+        faults = _faults_of_end(trial.number, code, said, seconds) if begun else []
         self.finish(arguments)
         return faults + differences(whole, folder)
 

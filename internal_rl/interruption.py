@@ -6,13 +6,14 @@ a compilation that takes minutes, a thread ends the process before the grace per
 """
 
 import contextlib
+import functools
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE_SECONDS = 25.0
@@ -66,6 +67,7 @@ class Watch:
     def __init__(self):
         self._signal = 0
         self._holding = 0
+        self._swallowed = self._again = False
         self._ended = threading.Event()
 
     @property
@@ -93,13 +95,24 @@ class Watch:
 
     def _handle(self, number: int, frame) -> None:
         del frame
-        second = self._signal and number == signal.SIGINT
+        second = self._signal and number == signal.SIGINT and not self._again
+        self._again = False
         self._signal = self._signal or number
         if second or not self._holding:
             raise Interrupted(number)
 
+    def _take_unraisable(self, unraisable, otherwise: Callable) -> None:
+        """Python cannot raise out of a callback of its garbage collection, or a `__del__`."""
+        if isinstance(unraisable.exc_value, Interrupted):
+            self._swallowed = True
+        else:
+            otherwise(unraisable)
+
     def _follow(self, wake: socket.socket) -> None:
-        """Ends the process where its main thread does not; runs in a thread of its own."""
+        """Ends the process where its main thread does not; runs in a thread of its own.
+
+        A signal whose exception was swallowed is sent again.
+        """
         number = 0
         while number not in SIGNALS:
             received = wake.recv(1)
@@ -109,6 +122,9 @@ class Watch:
         arrived = time.monotonic()
         free_since = arrived
         while not self._ended.wait(0.05):
+            if self._swallowed:
+                self._swallowed, self._again = False, True
+                signal.pthread_kill(threading.main_thread().ident, number)
             now = time.monotonic()
             free_since = now if self._holding else free_since
             if now - free_since > _AT_ONCE_SECONDS or now - arrived > GRACE_SECONDS:
@@ -136,6 +152,8 @@ def watched() -> Iterator[Watch]:
     written.setblocking(False)
     handlers = {number: signal.signal(number, watch._handle) for number in SIGNALS}
     # C code notes a signal at once, Python only between two of its instructions.
+    hook = sys.unraisablehook
+    sys.unraisablehook = functools.partial(watch._take_unraisable, otherwise=hook)
     descriptor = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
     follower = threading.Thread(target=watch._follow, args=(wake,), daemon=True)
     follower.start()
@@ -146,6 +164,7 @@ def watched() -> Iterator[Watch]:
         _current.pop()
         watch._ended.set()
         signal.set_wakeup_fd(descriptor)
+        sys.unraisablehook = hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
         written.close()

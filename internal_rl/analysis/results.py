@@ -160,7 +160,8 @@ def _read_seed(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
         return _refuse(faults, f"{folder}: left out, allowed are folders seed_0, seed_1, ...")
     if not (folder / "config.json").exists():
         if (folder / "DONE").exists():
-            _refuse(faults, f"{folder / 'config.json'}: is missing, though the stage is finished")
+            message = f"is missing, though the stage is finished; {PUT_BACK}"
+            _refuse(faults, f"{folder / 'config.json'}: {message}")
         return None
     try:
         stored = read_checked_record(folder / "config.json", {"config": dict}, PUT_BACK)
@@ -168,16 +169,17 @@ def _read_seed(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
         return _refuse(faults, str(error))
     config = stored["config"]
     if not all(isinstance(x, dict) for x in config.values()):
-        message = "has another structure, allowed is an object with sections under config"
+        message = f"has another structure, allowed are sections under config; {PUT_BACK}"
         return _refuse(faults, f"{folder / 'config.json'}: {message}")
     _check_objects(folder, faults)
     lines = read_metrics(folder, faults)
     if not lines and (folder / "DONE").exists() and stage not in WITHOUT_LINES:
-        _refuse(faults, f"{folder / 'metrics.jsonl'}: holds no line, though the stage is finished")
+        message = f"holds no line, though the stage is finished; {PUT_BACK}"
+        _refuse(faults, f"{folder / 'metrics.jsonl'}: {message}")
     metrics = _with_episodes(lines, stage, config)
     reads = stored.get("reads", {})
     if not isinstance(reads, dict):
-        _refuse(faults, f"{folder / 'config.json'}: 'reads' is of another kind")
+        _refuse(faults, f"{folder / 'config.json'}: 'reads' is of another kind; {PUT_BACK}")
         reads = {}
     return SeedResults(stage, seed, config, metrics, _read_artifacts(folder, faults), reads)
 

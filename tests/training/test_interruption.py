@@ -163,3 +163,38 @@ def test_a_process_that_cannot_answer_is_ended():
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 143
     assert said == "interrupted: SIGTERM: the same command goes on from here\n"
+
+
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT))
+def test_a_signal_in_a_callback_that_cannot_raise_is_not_lost(number, capfd):
+    class Dying:
+        def __del__(self):
+            signal.raise_signal(number)
+            # The handler runs between two instructions of this method.
+            for _ in range(100):
+                pass
+
+    hook = sys.unraisablehook
+    with pytest.raises(Interrupted, match=signal.Signals(number).name), watched() as watch:
+        dying = Dying()
+        del dying
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert watch.signalled
+    assert sys.unraisablehook == hook
+    assert capfd.readouterr().err == ""
+
+
+def test_other_faults_in_callbacks_are_told_as_ever(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: told.append(found.exc_value))
+
+    class Dying:
+        def __del__(self):
+            raise ValueError("at the end")
+
+    with watched():
+        dying = Dying()
+        del dying
+    assert [str(value) for value in told] == ["at the end"]
