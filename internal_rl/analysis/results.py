@@ -186,10 +186,11 @@ def _read_seed(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
 
 def _check_objects(folder: AnyPath, faults: list[str] | None) -> None:
     """Names files that tell how a stage was made and are damaged, and files that are missing."""
-    for file in (folder / "versions.json", folder / "DONE"):
+    for name, kinds in (("versions.json", {}), ("DONE", {"steps": int})):
+        file = folder / name
         try:
             if file.exists():
-                read_checked_record(file, {}, PUT_BACK)
+                read_checked_record(file, kinds, PUT_BACK)
         except StorageError as error:
             _refuse(faults, str(error))
         except IsADirectoryError as error:

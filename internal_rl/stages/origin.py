@@ -72,11 +72,12 @@ def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origi
     versions = [_read(folder / "versions.json") for folder in folders]
     commits = dict.fromkeys(_short(str(found.get("commit", UNKNOWN))) for found in versions)
     told = versions[0]
+    steps = _read(folders[0] / "DONE").get("steps")
     return Origin(
         stage=first.stage,
         seeds=tuple(results.seed for results in seeds),
         command=command_that_made(first),
-        steps=_read(folders[0] / "DONE").get("steps", first.last("step")),
+        steps=steps if type(steps) is int else first.last("step"),
         unit="rounds" if first.stage == "expert" else "updates",
         commits=tuple(commits),
         software=f"jax {told.get('jax', UNKNOWN)} on {told.get('device', UNKNOWN)}",

@@ -77,7 +77,7 @@ class Identity:
         if told["seed"] != self.seed:
             raise StageConflictError(
                 f"{directory}/{step}: is a checkpoint of seed {told['seed']}; allowed are those"
-                f" that seed {self.seed} has left here"
+                f" that seed {self.seed} has left here: remove it and run the same command again"
             )
         self._any_length(config).check(config, f"{directory}/{step}")
         if told["code"] != code_fingerprint():

@@ -49,7 +49,7 @@ def check_stage(
     with storage_faults(directory.path):
         _check_same(directory, config, command)
         if not directory.finished:
-            raise _missing(workdir, f"{stage} seed {seed}", stage, command)
+            raise _missing(directory.path, command or _command(workdir, stage))
     return directory
 
 
@@ -62,9 +62,9 @@ def _check_same(directory: StageDirectory, config: StageConfig | None, command: 
         )
 
 
-def _missing(workdir, what: str, stage: str, command: str) -> StageMissingError:
-    command = command or _command(workdir, stage)
-    return StageMissingError(f"{what}: not there or not finished in {workdir}; run: {command}")
+def _missing(path: AnyPath, command: str, step: int | None = None) -> StageMissingError:
+    at_step = "" if step is None else f" at step {step}"
+    return StageMissingError(f"{path}: not there or not finished{at_step}; run: {command}")
 
 
 def _command(workdir: str | os.PathLike, stage: str) -> str:
@@ -111,8 +111,7 @@ def load_stage(
         if not file.exists():
             if step is not None and directory.finished:
                 raise _no_such_age(directory, step)
-            what = f"{stage} seed {seed}" + ("" if step is None else f" at step {step}")
-            raise _missing(workdir, what, stage, command)
+            raise _missing(directory.path, command or _command(workdir, stage), step)
         try:
             params = jax.tree.map(_whole, load_weights(file))
         except ChecksumsError:

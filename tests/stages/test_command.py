@@ -71,7 +71,7 @@ def test_the_command_finds_the_config_files_of_the_package_from_any_folder(confi
         tmp_path, "-c", COMMAND, "probe", f"--config={config}", f"--workdir={tmp_path}/run"
     )
     assert process.returncode == 2
-    assert "pretrain seed 0: not there" in process.stderr.splitlines()[-1]
+    assert "/pretrain/seed_0: not there" in process.stderr.splitlines()[-1]
     assert "--config=configs/gridworld.py:smoke" in process.stderr.splitlines()[-1]
 
 

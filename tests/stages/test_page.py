@@ -167,6 +167,20 @@ def test_a_config_that_cannot_be_understood_is_named_and_all_else_is_shown(tmp_p
     assert page.all("img", "study-learning")
 
 
+@pytest.mark.parametrize("done", ['{"steps": "8"}', '{"steps": [[1]]}', '{"a": 1}', "[]", "8"])
+def test_what_ends_a_stage_is_named_where_it_tells_no_number(done, smoke, tmp_path):
+    write_run(tmp_path, lambda folder: smoke.stage_config(folder.partition("_forced")[0]).values)
+    file = tmp_path / "raw_rl" / "seed_0" / "DONE"
+    file.write_text(done)
+    # What is older than checksums has none to be found by.
+    (file.with_name("checksums.json")).unlink(missing_ok=True)
+    running.report(Places(tmp_path))
+    page = page_of(tmp_path)
+    faults = [x["text"] for x in page.all("li", "faults")]
+    assert sum("raw_rl/seed_0/DONE: damaged" in fault for fault in faults) == 1, faults
+    assert page.all("img", "study-learning")
+
+
 def test_a_world_from_outside_tells_how_its_stages_are_made(tmp_path):
     config = {"environment": {"name": "castle"}, **rl_config("raw_rl")}
     write_stage(tmp_path, "raw_rl", 0, config, rl_lines([0.0, 0.1]))

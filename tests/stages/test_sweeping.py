@@ -198,7 +198,7 @@ def test_what_a_run_only_reads_is_not_made_again_where_it_is_finished_elsewhere(
 
 def test_a_missing_input_is_named_with_its_command_before_anything_is_made(tmp_path, settings):
     needy = dataclasses.replace(SWEEP, inputs=("early", "moon"))
-    message = r"early seed 0: not there .*--config.early.num_seeds=1 --workdir="
+    message = r"early/seed_0: not there .*--config.early.num_seeds=1 --workdir="
     with pytest.raises(StageMissingError, match=message):
         sweeping.run_sweep(needy, settings, Places(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
