@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import random
+import re
 import shutil
 from collections.abc import Sequence
 
@@ -129,8 +130,18 @@ class Trial:
         if not unlike:
             return []
         told = [line for line in outcome.said.splitlines() if self.names_file(line)]
+        told += self._listed_as_begun()
         self.notes += told[:1]
         return [] if told else [f"silent: {'; '.join(unlike)}"]
+
+    def _listed_as_begun(self) -> list[str]:
+        """What a page of the report says of a stage without its mark of a finished one."""
+        page = self._work / "report" / "index.html"
+        if self._trial.task.name != "report" or self._path.name != "DONE":
+            return []
+        stage = self._trial.path.parts[0]
+        row = rf'<th scope="row">{stage}</th>\s*<td>0</td>\s*<td>begun</td>.*?</code>'
+        return [re.sub(r"<.*?>|\s+", " ", x) for x in re.findall(row, page.read_text(), re.DOTALL)]
 
     def _as_left(self) -> bool:
         left = self._path.read_bytes() if self._path.is_file() else None
