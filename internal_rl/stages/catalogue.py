@@ -232,11 +232,11 @@ STAGES: dict[str, StageSpec] = {
 }
 """All stages by name, in the order in which a whole run goes through them."""
 
-_WITH_SCRIPT = tuple(STAGES)
+_WITH_SCRIPT = (*STAGES, "sweep")
 
 
 def command_of(stage: str) -> str:
-    """What is typed to make a stage: a script of the checkout, or the console command elsewhere."""
+    """What is typed to make a stage, or a `sweep`: a script of the checkout, or the command."""
     if not (pathlib.Path(__file__).parents[2] / "setup.py").is_file():
         return f"internal-rl {stage}"
     if stage in _WITH_SCRIPT:

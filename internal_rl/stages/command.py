@@ -18,7 +18,7 @@ from internal_rl.paths import as_path, is_remote
 
 OTHERS = {
     "quickstart": "internal RL against raw-action RL from shipped weights, in minutes",
-    "reproduce": "all stages of a config in order, and the report",
+    "reproduce": "all stages of a config in order, the studies over several runs, and the report",
     "paper_run": "as much of the paper's size as fits into some minutes, weights in small files",
     "sweep": "a study over several runs, such as a sweep over alpha",
     "report": "a page with figures and tables of whatever stages a work directory holds",

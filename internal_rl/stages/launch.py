@@ -87,11 +87,19 @@ def run_stage(stage: str) -> None:
 
 
 def run_reproduce() -> None:
-    """The script of a whole run: every stage in order, and the report."""
+    """The script of a whole run: stages in order, studies over several runs, and the report."""
     only = flags.DEFINE_list(
         "only", [], "Studies that are wanted; stages that they do not need are left out."
     )
-    run(lambda settings, places: running.run_all(settings, places, only.value))
+    sweeps = flags.DEFINE_bool("sweeps", True, "Studies over several runs too, which take longest.")
+
+    def main(settings, places):
+        # Here: it imports matplotlib.
+        from internal_rl.stages.reproducing import reproduce
+
+        reproduce(settings, places, only.value, sweeps.value)
+
+    run(main)
 
 
 def run_report() -> None:

@@ -10,16 +10,18 @@ import functools
 import hashlib
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 
 import jinja2
 
 import internal_rl
 from internal_rl.analysis.drawing import Picture
 from internal_rl.analysis.report import Chapter, Report
-from internal_rl.analysis.sweeps.report import ShownSweep
+from internal_rl.analysis.sweeps.report import ShownSweep, studies_in
 from internal_rl.analysis.table import HEADS, RATES, Row, cells, rate_cells
 from internal_rl.errors import UserError
+from internal_rl.stages.catalogue import command_of
 from internal_rl.stages.markdown import as_html
 from internal_rl.stages.origin import (
     Missing,
@@ -28,7 +30,8 @@ from internal_rl.stages.origin import (
     origin_of,
     settings_of_run,
 )
-from internal_rl.stages.places import Places
+from internal_rl.stages.places import Places, config_arguments
+from internal_rl.stages.reproducing import chosen_sweeps
 from internal_rl.stages.settings import Settings
 
 _HERE = pathlib.Path(__file__).parent
@@ -152,7 +155,18 @@ def _missing(
             return None
         settings, arguments = found
         places = dataclasses.replace(places, arguments=arguments)
-    return tuple(missing_stages(settings, places))
+    return (*missing_stages(settings, places), *_missing_sweeps(settings, places))
+
+
+def _missing_sweeps(settings: Settings, places: Places) -> Iterator[Missing]:
+    """Studies over several runs that have not been begun; those that have tell what they lack."""
+    begun = studies_in(places.workdir)
+    arguments = shlex.join([*(places.arguments or config_arguments(settings))])
+    for sweep in chosen_sweeps(settings):
+        if sweep.name not in begun:
+            script = f"{command_of('sweep')} --study={sweep.name}"
+            command = f"{script} {arguments} --workdir={shlex.quote(str(places.workdir))}"
+            yield Missing(f"study {sweep.name}", (), False, command)
 
 
 def _shown(picture: Picture, kind: str, captions: Mapping[str, str]) -> Shown:

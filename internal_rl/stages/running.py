@@ -123,7 +123,12 @@ def needed_stages(settings: Settings, only: Collection[str] = ()) -> set[str]:
     return needed
 
 
-def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> None:
+def run_all(
+    settings: Settings,
+    places: Places,
+    only: Collection[str] = (),
+    also: Collection[str] = (),
+) -> None:
     """Runs every stage in order, variants and baselines included, and writes the report.
 
     A stage that is finished in one of `places.upstream` with the same settings is not run again.
@@ -132,11 +137,12 @@ def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> N
       settings: of the run.
       places: where stages are found.
       only: names of studies; stages that these do not need are left out. Empty for all.
+      also: folders of stages that are needed besides.
 
     Raises:
       UserError: a fault that the user can mend.
     """
-    needed = needed_stages(settings, only)
+    needed = needed_stages(settings, only) | set(also)
     for stage, chosen in whole_run(settings):
         folder = chosen.folder_of(stage)
         if folder not in needed:

@@ -191,6 +191,8 @@ SWEEP = Sweep(
     figures=figures,
     inputs=("pretrain",),
     files=files,
+    # Settings are chosen before a whole run.
+    reproduced=False,
     captions={
         "selection": "Left, success of every trial by method and rate, the best of each ringed;"
         " right, success of the batches of the best against episodes."

@@ -103,6 +103,7 @@ class Sweep:
       inputs: stages that have to be finished before, in the work directory or upstream of it.
       files: further files by name, of what is finished.
       captions: of figures, by file name.
+      reproduced: part of `experiments.reproduce`, as it makes a figure of the method (§7).
     """
 
     name: str
@@ -113,6 +114,7 @@ class Sweep:
     inputs: tuple[str, ...] = ()
     files: Callable[[SweepResults], Mapping[str, str]] | None = None
     captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reproduced: bool = True
 
 
 Values = TypeVar("Values")

@@ -1,0 +1,86 @@
+"""A whole run and the studies over several runs that make the figures of the method."""
+
+from collections.abc import Collection
+
+from absl import logging
+
+from internal_rl.analysis.report import choose_studies
+from internal_rl.analysis.sweeps.sweep import Sweep, all_sweeps
+from internal_rl.errors import ConfigError, UserError
+from internal_rl.stages import running
+from internal_rl.stages.catalogue import STAGES
+from internal_rl.stages.places import Places
+from internal_rl.stages.settings import Settings
+from internal_rl.stages.sweeping import run_sweep
+
+
+def reproduce(
+    settings: Settings, places: Places, only: Collection[str] = (), with_sweeps: bool = True
+) -> None:
+    """Runs every stage, then every study over several runs, and writes the report.
+
+    The report is written before the studies too, as these may take hours. A study that the config
+    does not allow is left out, unless it was asked for.
+
+    Args:
+      settings: of the run.
+      places: where stages are found.
+      only: names of studies, over several runs or not; empty for all that show figures of the
+        method.
+      with_sweeps: studies over several runs are made too.
+
+    Raises:
+      UserError: a fault that the user can mend.
+    """
+    choose_studies(only)
+    sweeps = chosen_sweeps(settings, only) if with_sweeps else []
+    also = set().union(*(stages_read(settings, sweep) for sweep in sweeps))
+    running.run_all(settings, places, only, also)
+    failed = []
+    for sweep in sweeps:
+        logging.info("study %s", sweep.name)
+        try:
+            run_sweep(sweep, settings, places)
+        except UserError as error:
+            # The others can be made all the same.
+            failed.append(f"study {sweep.name}: {error}")
+    if sweeps:
+        running.report(places, settings=settings, only=only)
+    if failed:
+        raise UserError("; ".join(failed))
+
+
+def chosen_sweeps(settings: Settings, only: Collection[str] = ()) -> list[Sweep]:
+    """Studies over several runs that are part of a whole run, or those that are asked for.
+
+    Raises:
+      ConfigError: one that is asked for does not fit to the config.
+    """
+    chosen = []
+    for name, sweep in all_sweeps().items():
+        if name not in only if only else not sweep.reproduced:
+            continue
+        try:
+            sweep.runs(settings)
+        except ValueError as error:
+            if only:
+                raise ConfigError(f"--only={name}: {error}") from None
+            logging.info("study %s: left out, as %s", name, error)
+            continue
+        chosen.append(sweep)
+    return chosen
+
+
+def stages_read(settings: Settings, sweep: Sweep) -> set[str]:
+    """Folders of the stages that the runs of a study read and do not make, directly or not."""
+    left = set(sweep.inputs)
+    for run in sweep.runs(settings):
+        read = {name for stage in run.stages for name in STAGES[stage].inputs(settings)}
+        left |= read - set(run.stages)
+    found: set[str] = set()
+    while left:
+        name = left.pop()
+        if name in STAGES and name in settings.sections and name not in found:
+            found.add(name)
+            left |= set(STAGES[name].inputs(settings))
+    return {settings.folder_of(name) for name in found}
