@@ -21,7 +21,6 @@ from internal_rl.models.steered_model import SteeredModel
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, checked
 from internal_rl.training.stage import Stage
-from internal_rl.training.weights import check_weights
 from internal_rl.types import DataSource
 
 
@@ -104,19 +103,11 @@ def load_base(
     Raises:
       UserError: as `Places.load`.
     """
-    params, axis = places.params(settings, "pretrain", seeds, step)
     base = make_base(settings)
-    shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
-    _check_weights(params, axis, shapes, f"pretrain{f' at step {step}' if step else ''}")
+    expected = jax.eval_shape(base.initial_params, jax.random.key(0))
+    params, axis = places.params(settings, "pretrain", seeds, step, expected)
     model = SteeredModel(base, 0, params)
     return model, model.replace(base_params=axis)
-
-
-def _check_weights(params: dict, axis: int | None, expected: chex.ArrayTree, stage: str) -> None:
-    """Raises StorageError unless the parameters of a stage are those of its model."""
-    if axis is not None:
-        params = jax.tree.map(lambda leaf: leaf[0], params)
-    check_weights(params, expected, f"params.msgpack of {stage}")
 
 
 def load_start(settings: Settings, places: Places, stage: str) -> tuple[SteeredModel, SteeredModel]:
@@ -149,9 +140,9 @@ def load_steered(
     """
     stage = settings.internal_rl.codes
     section = settings.sections[stage]
-    params, axis = places.params(settings, stage, seeds)
     base = make_base(settings)
-    _check_weights(params, axis, expected_params(section, base), stage)
+    expected = expected_params(section, base)
+    params, axis = places.params(settings, stage, seeds, expected=expected)
     if section.trains_base:
         model = SteeredModel(base, 0, None)
         base_axis = axis

@@ -80,6 +80,8 @@ def run_stage(stage: str) -> None:
     )
 
     def main(settings, places):
+        if minutes.value is not None and math.isnan(minutes.value):
+            raise ConfigError("--minutes: nan given, allowed is 0 or more")
         limit = math.inf if minutes.value is None else 60.0 * minutes.value
         running.run(settings, stage, places, deadline=started + limit)
 
@@ -138,8 +140,13 @@ def run(main: Main, default_workdir: str | None = None, stage: str = "") -> None
 
 def _exit_with_one_line(action: Callable):
     try:
-        with watched():
-            return action()
+        with watched() as watch:
+            try:
+                return action()
+            except Exception:
+                # C code turns what a signal raises inside of it into a fault of its own.
+                watch.check()
+                raise
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

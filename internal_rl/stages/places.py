@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Sequence
 
+import chex
 import jax
 import numpy as np
 
@@ -16,6 +17,7 @@ from internal_rl.stages.settings import Settings
 from internal_rl.training.loggers import DEFAULT_LOGGERS, check_loggers
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.stage_results import check_stage, load_stage
+from internal_rl.training.weights import check_weights
 
 
 def config_arguments(settings: Settings) -> tuple[str, ...]:
@@ -136,18 +138,29 @@ class Places:
         stage: str,
         seeds: tuple[int, ...],
         step: int | None = None,
+        expected: chex.ArrayTree | None = None,
     ) -> tuple[dict, int | None]:
         """Parameters of an earlier stage for every seed of a later one, see `Settings.seeds_read`.
+
+        Args:
+          settings: of the run.
+          stage: name of the stage.
+          seeds: of the later stage.
+          step: training age of a snapshot; None for the final parameters.
+          expected: the parameters of its model, with shapes in place of arrays; None compares none.
 
         Returns:
           `(params, axis)`: with a leading axis over `seeds` and `axis = 0` where they differ, or
           shared by all seeds and `axis = None`.
 
         Raises:
-          UserError: as `load`.
+          UserError: as `load`, or they are not those of the model.
         """
-        sources = settings.seeds_read(stage, seeds)
+        sources, folder = settings.seeds_read(stage, seeds), settings.folder_of(stage)
         loaded = {seed: self.load(settings, stage, seed, step) for seed in set(sources)}
+        for seed, params in loaded.items() if expected is not None else ():
+            directory = StageDirectory(self._reads(folder, seed), folder, seed)
+            check_weights(params, expected, str(directory.params_file(step)))
         if len(loaded) == 1:
             return loaded[sources[0]], None
         return jax.tree.map(lambda *leaves: np.stack(leaves), *(loaded[k] for k in sources)), 0

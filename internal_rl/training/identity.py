@@ -79,7 +79,15 @@ class Identity:
                 f"{directory}/{step}: is a checkpoint of seed {told['seed']}; allowed are those"
                 f" that seed {self.seed} has left here: remove it and run the same command again"
             )
-        self._any_length(config).check(config, f"{directory}/{step}")
+        try:
+            self._any_length(config).check(config, f"{directory}/{step}")
+        except StageConflictError as error:
+            # The directory itself was made with what is asked for.
+            differing = str(error).partition("; allowed")[0]
+            raise StageConflictError(
+                f"{directory}/{step}: is a checkpoint of another run ({differing}); remove it and"
+                " run the same command again"
+            ) from None
         if told["code"] != code_fingerprint():
             logging.warning("%s/%s: was made by other code than goes on from it", directory, step)
 

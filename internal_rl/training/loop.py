@@ -26,7 +26,7 @@ from internal_rl.checksums import read_checked_record, write_checked_json
 from internal_rl.errors import ConfigError, DivergenceError, StageConflictError, StorageError
 from internal_rl.files import storage_faults
 from internal_rl.interruption import watched
-from internal_rl.paths import as_path
+from internal_rl.paths import as_path, is_remote
 from internal_rl.training.checkpoint_copies import needs_copies
 from internal_rl.training.checkpoints import Checkpoints
 from internal_rl.training.identity import Identity
@@ -358,6 +358,8 @@ class _Run:
         for index, writer in enumerate(self._writers):
             values = {name: value[index] for name, value in means.items()}
             writer.write(step, values | self._references | {"seconds": seconds}, time.time())
+        if self._writers and not is_remote(self._directories[0].path):
+            self.check_there()
 
     def _finish(self, directory: StageDirectory, state: State, frozen) -> None:
         if self._stage.artifacts is not None:

@@ -25,7 +25,7 @@ from internal_rl.checksums import (
 )
 from internal_rl.errors import StageConflictError, StorageError
 from internal_rl.files import PUT_BACK
-from internal_rl.paths import as_path, is_remote
+from internal_rl.paths import AnyPath, as_path, is_remote
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.versions import package_versions
 from internal_rl.training.weights import save_weights
@@ -89,6 +89,12 @@ class StageDirectory:
     def has_params(self) -> bool:
         """The final parameters are there."""
         return (self.path / "params.msgpack").exists()
+
+    def params_file(self, step: int | None = None) -> AnyPath:
+        """Where parameters lie: those of a training age, or the final ones."""
+        if step is None:
+            return self.path / "params.msgpack"
+        return self.path / "snapshots" / f"params_{step}.msgpack"
 
     @property
     def complete(self) -> bool:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from internal_rl.checksums import ChecksumsError, read_checked
+from internal_rl.checksums import ChecksumsError, read_checked, read_checked_record
 from internal_rl.errors import StageConflictError, StageMissingError, StorageError
 from internal_rl.files import storage_faults
 from internal_rl.paths import AnyPath
@@ -50,6 +50,8 @@ def check_stage(
         _check_same(directory, config, command)
         if not directory.finished:
             raise _missing(directory.path, command or _command(workdir, stage))
+        remedy = f"remove it and run: {command or _command(workdir, stage)}"
+        read_checked_record(directory.path / "DONE", {"steps": int}, remedy)
     return directory
 
 
@@ -104,10 +106,9 @@ def load_stage(
     with storage_faults(directory.path):
         if step is None:
             check_stage(workdir, stage, seed, config, command, reads=reads)
-            file = directory.path / "params.msgpack"
         else:
             _check_same(directory, config, command)
-            file = directory.path / "snapshots" / f"params_{step}.msgpack"
+        file = directory.params_file(step)
         if not file.exists():
             if step is not None and directory.finished:
                 raise _no_such_age(directory, step)

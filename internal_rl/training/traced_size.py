@@ -72,6 +72,7 @@ def size_faults(name: str) -> Iterator[None]:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text:
             raise
         raise ConfigError(
-            f"{name}: memory is not enough ({text[:200] or 'of the host'}): make batches or models"
-            " smaller, or num_parts larger; what was saved stays"
+            f"config.{name}: memory is not enough ({text[:200] or 'of the host'}); allowed are"
+            " smaller batches (batch_size, episodes_per_update), smaller models, or more num_parts;"
+            " what was saved stays"
         ) from error

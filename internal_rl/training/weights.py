@@ -10,6 +10,7 @@ from flax import serialization
 
 from internal_rl.checksums import read_checked, write_checked
 from internal_rl.errors import StorageError
+from internal_rl.files import PUT_BACK
 
 
 def save_weights(path: str | os.PathLike, params: chex.ArrayTree) -> None:
@@ -65,8 +66,8 @@ def check_weights(params: chex.ArrayTree, expected: chex.ArrayTree, what: str) -
         if found.get(name) != wanted.get(name):
             shapes = (list(x[name]) if name in x else "none" for x in (found, wanted))
             raise StorageError(
-                "{}: not the weights of this model, {} has the shape {}, expected {}".format(
-                    what, name, *shapes
+                "{}: not the weights of this model, {} has the shape {}, expected {}; {}".format(
+                    what, name, *shapes, PUT_BACK
                 )
             )
 

@@ -137,6 +137,20 @@ def test_weights_of_another_model_are_named(params, message):
     assert re.search(rf"params.msgpack of x: not the weights of this model, {message}", told)
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"steps": "8"}', "8", ""])
+def test_a_damaged_mark_of_a_finished_stage_is_named_and_the_advice_works(content, workdir):
+    file = folder(workdir) / "DONE"
+    for checked in (True, False):
+        if not checked:
+            (folder(workdir) / "checksums.json").unlink()
+        file.write_text(content)
+        told = one_line(lambda: load_stage(workdir, "toy", 0))
+        assert re.search("toy/seed_0/DONE: .*; remove it and run: ", told)
+        file.unlink()
+        run_stage(stage(), workdir)
+        load_stage(workdir, "toy", 0)
+
+
 def test_artifacts_that_are_altered_are_named_and_the_advice_works(workdir, finished):
     for checked in (True, False):
         if not checked:

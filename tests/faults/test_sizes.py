@@ -67,7 +67,7 @@ def test_a_setting_that_is_refused_while_tracing_is_one_line(tmp_path):
     "error", [MemoryError("x"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")]
 )
 def test_memory_that_ends_later_is_one_line(error):
-    message = "toy: memory is not enough .*; what was saved stays"
+    message = "config.toy: memory is not enough .*; what was saved stays"
     with pytest.raises(ConfigError, match=message), size_faults("toy"):
         raise error
 

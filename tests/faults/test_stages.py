@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +22,12 @@ from internal_rl.stages.build import load_base, make_base
 from internal_rl.stages.places import Places
 from internal_rl.stages.seeds import for_each_seed
 from internal_rl.stages.settings import Settings
+from internal_rl.training.loop import run_stage
+from internal_rl.training.metrics import MetricsWriter
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.stage_results import load_stage
 from tests.stages import toy_run
+from tests.training.toy import make_stage
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -104,7 +108,7 @@ def test_weights_of_another_stage_are_refused_by_their_shape(smoke, tmp_path):
     for checked in (True, False):
         if not checked:
             (other.path / CHECKSUMS).unlink()
-        with pytest.raises(StorageError, match="pretrain: not the weights of this model, .* has"):
+        with pytest.raises(StorageError, match="params.msgpack: not the weights of this model, .* has"):
             load_base(smoke, Places(tmp_path / "other"), (0,))
 
 
@@ -158,6 +162,20 @@ def test_a_second_ctrl_c_leaves_no_traceback(tmp_path):
     _, told = process.communicate()
     assert process.returncode in (-signal.SIGINT, 130)
     assert "Traceback" not in told
+
+
+def test_a_removed_directory_is_noticed_with_the_next_line(tmp_path, monkeypatch):
+    lines = []
+
+    def remove(writer, step, *_):
+        lines.append(step)
+        if step == 8:
+            shutil.rmtree(tmp_path / "toy")
+
+    monkeypatch.setattr(MetricsWriter, "write", remove)
+    with pytest.raises(StorageError, match="was removed while the stage was running"):
+        run_stage(make_stage(400, log_every=4, checkpoint_every=400), tmp_path)
+    assert lines == [4, 8]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The command line refuses bad input in one line that names the field, with exit code 2."""
 
 import re
+import signal
 import subprocess
 import sys
 
@@ -9,6 +10,28 @@ import pytest
 from internal_rl.errors import ConfigError
 from internal_rl.stages import config_file, launch
 from tests.training.test_loop import ROOT
+
+
+def test_a_signal_that_a_library_turns_into_a_fault_of_its_own_is_a_stop(monkeypatch):
+    left = []
+    monkeypatch.setattr(launch, "leave", lambda interrupted: left.append(interrupted.exit_code))
+
+    def action():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException:
+            raise ImportError("initialization failed") from None
+
+    launch._exit_with_one_line(action)
+    assert left == [130]
+
+
+def test_minutes_are_a_number(tmp_path):
+    command = [sys.executable, "-m", "experiments.probe", "--config=configs/gridworld.py:smoke"]
+    command += [f"--workdir={tmp_path / 'run'}", "--minutes=nan"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert error_line(process) == "error: --minutes: nan given, allowed is 0 or more"
+    assert not (tmp_path / "run").exists()
 
 
 def run_script(*arguments):
