@@ -19,6 +19,7 @@ from benchmarks.starts import Outcome
 from internal_rl.errors import EXIT_USER_ERROR, UserError
 from internal_rl.stages import running
 from internal_rl.stages.config_file import load_config
+from internal_rl.stages.log import show_log
 from internal_rl.stages.paper_run import PaperRun, paper_run
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
@@ -26,6 +27,10 @@ from internal_rl.stages.settings import Settings
 
 class Calls:
     """What takes the place of `Starts`."""
+
+    def __init__(self):
+        # Leaves out of the log what scripts leave out.
+        show_log()
 
     def start(self, arguments: Sequence[str]) -> Outcome:
         """Does what a module does with a command line, see `Starts.start`."""

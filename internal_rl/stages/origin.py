@@ -3,11 +3,14 @@
 import dataclasses
 import functools
 import json
+import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from internal_rl.analysis.results import RunResults, SeedResults, standing
+from internal_rl.analysis.sweeps.report import folder_of
+from internal_rl.analysis.sweeps.sweep import FinishedRun
 from internal_rl.errors import StorageError
 from internal_rl.files import read_record
 from internal_rl.paths import AnyPath, as_path
@@ -70,8 +73,6 @@ def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origi
     first = seeds[0]
     folders = [as_path(workdir) / first.stage / f"seed_{s.seed}" for s in seeds]
     versions = [_read(folder / "versions.json") for folder in folders]
-    commits = dict.fromkeys(_short(str(found.get("commit", UNKNOWN))) for found in versions)
-    told = versions[0]
     steps = _read(folders[0] / "DONE").get("steps")
     return Origin(
         stage=first.stage,
@@ -79,11 +80,50 @@ def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origi
         command=command_that_made(first),
         steps=steps if type(steps) is int else first.last("step"),
         unit="rounds" if first.stage == "expert" else "updates",
-        commits=tuple(commits),
-        software=f"jax {told.get('jax', UNKNOWN)} on {told.get('device', UNKNOWN)}",
+        commits=_commits(versions),
+        software=_software(versions[0]),
         seconds=first.last("seconds"),
         standing=standing(seeds),
     )
+
+
+def origin_of_study(
+    workdir: str | os.PathLike, study: str, runs: Sequence[FinishedRun], command: str
+) -> Origin:
+    """What made a study over several runs.
+
+    Args:
+      workdir: in whose folder `sweep` they lie.
+      study: its name.
+      runs: those that are finished, one or more.
+      command: that makes the study.
+    """
+    seeds = [results for run in runs for results in run.seeds]
+    folder = folder_of(workdir, study)
+    versions = [
+        _read(folder / run.name / results.stage / f"seed_{results.seed}" / "versions.json")
+        for run in runs
+        for results in run.seeds
+    ]
+    return Origin(
+        stage=f"study {study}",
+        seeds=tuple(sorted({results.seed for results in seeds})),
+        command=command,
+        steps=len(runs),
+        unit="settings",
+        commits=_commits(versions),
+        software=_software(versions[0]),
+        seconds=math.nan,
+        standing=standing(seeds),
+    )
+
+
+def _commits(versions: Sequence[Mapping]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_short(str(told.get("commit", UNKNOWN))) for told in versions))
+
+
+def _software(told: Mapping) -> str:
+    return f"jax {told.get('jax', UNKNOWN)} on {told.get('device', UNKNOWN)}"
 
 
 def _short(commit: str) -> str:

@@ -28,6 +28,7 @@ from internal_rl.stages.origin import (
     Origin,
     missing_stages,
     origin_of,
+    origin_of_study,
     settings_of_run,
 )
 from internal_rl.stages.places import Places, config_arguments
@@ -107,11 +108,15 @@ def report_page(report: Report, places: Places, settings: Settings | None = None
         )
         for stage, seeds in report.run.items()
     }
-    missing = guarded("what has not been run", lambda: _missing(report, places, settings), None)
+    known = guarded("settings", lambda: _settings_of(report, places, settings), None)
+    missing = guarded("what has not been run", lambda: known and _missing(*known), None)
     # What is told of a study that neither draws nor writes stands in the table.
     shown = [x for x in report.chapters if x.study.figures or x.animations or x.text]
     parts = [_part(chapter, origins) for chapter in shown]
-    parts += [_part_of_sweep(sweep) for sweep in report.sweeps]
+    for sweep in report.sweeps:
+        what = f"study {sweep.name}, what made it"
+        origin = guarded(what, functools.partial(_origin_of_sweep, report, sweep, known), None)
+        parts.append(_part_of_sweep(sweep, origin))
     script = (_HERE / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _template().render(
@@ -145,28 +150,46 @@ def _worlds(report: Report) -> set[str]:
     return {str(section.get("name", "unknown")) for section in sections}
 
 
-def _missing(
+def _settings_of(
     report: Report, places: Places, settings: Settings | None
-) -> tuple[Missing, ...] | None:
-    """What a whole run holds beyond this one; None where its settings are not known."""
-    if settings is None:
-        found = settings_of_run(report.run)
-        if found is None:
-            return None
-        settings, arguments = found
-        places = dataclasses.replace(places, arguments=arguments)
+) -> tuple[Settings, Places] | None:
+    """Settings of a run, and places with the arguments that give them; None if not known."""
+    if settings is not None:
+        return settings, places
+    found = settings_of_run(report.run)
+    return found and (found[0], dataclasses.replace(places, arguments=found[1]))
+
+
+def _missing(settings: Settings, places: Places) -> tuple[Missing, ...]:
+    """What a whole run holds beyond this one."""
     return (*missing_stages(settings, places), *_missing_sweeps(settings, places))
 
 
 def _missing_sweeps(settings: Settings, places: Places) -> Iterator[Missing]:
     """Studies over several runs that have not been begun; those that have tell what they lack."""
     begun = studies_in(places.workdir)
-    arguments = shlex.join([*(places.arguments or config_arguments(settings))])
     for sweep in chosen_sweeps(settings):
         if sweep.name not in begun:
-            script = f"{command_of('sweep')} --study={sweep.name}"
-            command = f"{script} {arguments} --workdir={shlex.quote(str(places.workdir))}"
+            command = _command_of_sweep(sweep.name, settings, places)
             yield Missing(f"study {sweep.name}", (), False, command)
+
+
+def _command_of_sweep(study: str, settings: Settings, places: Places) -> str:
+    arguments = places.arguments or config_arguments(settings)
+    given = shlex.join([f"--study={study}", *arguments, f"--workdir={places.workdir}"])
+    return f"{command_of('sweep')} {given}"
+
+
+def _origin_of_sweep(
+    report: Report, sweep: ShownSweep, known: tuple[Settings, Places] | None
+) -> Origin | None:
+    """What made a study over several runs; None where none of them is finished."""
+    if not sweep.runs:
+        return None
+    command = f"{command_of('sweep')} --study={sweep.name}"
+    if known is not None:
+        command = _command_of_sweep(sweep.name, *known)
+    return origin_of_study(report.workdir, sweep.name, sweep.runs, command)
 
 
 def _shown(picture: Picture, kind: str, captions: Mapping[str, str]) -> Shown:
@@ -175,12 +198,11 @@ def _shown(picture: Picture, kind: str, captions: Mapping[str, str]) -> Shown:
     return Shown(picture.name, f"data:{_MEDIA[kind]};base64,{content}", caption, picture.told)
 
 
-def _part_of_sweep(sweep: ShownSweep) -> Part:
-    """A study over several runs; each of them tells in its folder what made it."""
+def _part_of_sweep(sweep: ShownSweep, origin: Origin | None) -> Part:
     return Part(
         name=f"sweep-{sweep.name}",
         title=sweep.title,
-        origins=(),
+        origins=() if origin is None else (origin,),
         figures=tuple(_shown(picture, "figure", sweep.captions) for picture in sweep.figures),
         animations=(),
         text=as_html(sweep.text),

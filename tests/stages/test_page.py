@@ -109,6 +109,9 @@ def test_command_seeds_and_commit_stand_beside_every_figure(page):
     told = page.all("ul", "study-learning")[0]["text"]
     assert "seeds 0, 1, 2, 3 runs, 1 base model" in told
     assert "python -m experiments.raw_rl" in told
+    told = page.all("ul", "study-sweep-rate_distortion")[0]["text"]
+    assert "experiments.sweep --study=rate_distortion --config=configs/gridworld.py:smoke" in told
+    assert re.search(r"runs.*; commit .*; \d+ settings; jax", told)
 
 
 def test_what_has_not_been_run_is_listed_with_its_command(page, workdir):

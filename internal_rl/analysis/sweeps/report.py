@@ -108,6 +108,7 @@ class ShownSweep:
       figures: its figures.
       captions: what they show, by name.
       files: content of further files by name.
+      runs: that it stands on.
     """
 
     name: str
@@ -117,6 +118,7 @@ class ShownSweep:
     figures: tuple[Picture, ...]
     captions: Mapping[str, str]
     files: Mapping[str, str]
+    runs: tuple[FinishedRun, ...]
 
     def write(self, folder: AnyPath) -> None:
         """Writes `<study>.md`, `<study>.csv`, the figures and further files into a folder.
@@ -149,6 +151,7 @@ def show_sweep(workdir: str | os.PathLike, sweep: Sweep) -> ShownSweep:
         figures=tuple(Picture(name, as_png(x), told(x)) for name, x in figures.items()),
         captions=sweep.captions,
         files=sweep.files(results) if sweep.files is not None else {},
+        runs=tuple(results.runs),
     )
 
 
