@@ -275,8 +275,8 @@ def task_set(name: str) -> TaskSet:
         except ValueError as error:
             raise ValueError(f"tasks '{_shown(name)}': {error}") from None
     raise ValueError(
-        f"tasks is '{_shown(name)}', allowed are gridworld-pinpad, ant-pinpad and walks: or pair-walks:"
-        "<number of colours>:<length>:<post-training task such as 0-1-2-3>"
+        f"tasks is '{_shown(name)}', allowed are gridworld-pinpad, ant-pinpad and walks: or"
+        " pair-walks:<number of colours>:<length>:<post-training task such as 0-1-2-3>"
     )
 
 

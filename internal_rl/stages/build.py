@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import chex
 import jax
 import numpy as np
 

@@ -77,9 +77,15 @@ def test_tasks_are_read_as_they_are_written():
         (lambda: tasks.parse_task(""), "task '' cannot be read"),
         (lambda: tasks.task_set("maze"), "tasks is 'maze', allowed are gridworld-pinpad, ant-"),
         (lambda: tasks.task_set("walks:4:0:0-1"), "length of the walks is 0"),
-        (lambda: tasks.task_set("walks:4:3:0-1-4"), "tasks 'walks:4:3:0-1-4': .* colour 4, allowed"),
+        (
+            lambda: tasks.task_set("walks:4:3:0-1-4"),
+            "tasks 'walks:4:3:0-1-4': .* colour 4, allowed",
+        ),
         (lambda: tasks.task_set("walks:4:3:0--1"), "tasks 'walks:4:3:0--1': task '0--1' cannot be"),
-        (lambda: tasks.task_set("walks:2:3:0-1"), "tasks 'walks:2:3:0-1': pretraining of task set .* holds no task"),
+        (
+            lambda: tasks.task_set("walks:2:3:0-1"),
+            "tasks 'walks:2:3:0-1': pretraining of task set .* holds no task",
+        ),
         (lambda: tasks.task_set("gridworld-pinpad").subgoal_ids((0, 2)), "contains 0-2, allowed"),
     ],
 )
