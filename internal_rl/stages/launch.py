@@ -128,6 +128,8 @@ def run(main: Main, default_workdir: str | None = None, stage: str = "") -> None
     """
 
     end_quietly()
+    # Around what watches for signals, as it is needed behind that too, where the process ends.
+    hush_closed_loops()
 
     def parse(argv):
         return _exit_with_one_line(lambda: _parse(argv))
@@ -164,7 +166,6 @@ def _start(main: Main, arguments: Sequence[str], default_workdir: str | None, st
     hosts.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     check_devices()
     show_log()
-    hush_closed_loops()
     tell_guards()
     with nothing_left(as_path(name)):
         settings = Settings.read(_CONFIG.value)

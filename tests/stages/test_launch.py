@@ -34,6 +34,25 @@ def test_minutes_are_a_number(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_what_libraries_say_at_the_end_of_a_failed_process_is_left_out(tmp_path):
+    code = (
+        "from internal_rl.errors import UserError\n"
+        "from internal_rl.stages import launch\n"
+        "class Loop:\n"
+        "    def __del__(self):\n"
+        "        raise RuntimeError('Event loop is closed')\n"
+        "def main(settings, places):\n"
+        "    raise UserError('no space')\n"
+        "kept = [Loop()]\n"
+        "launch.run(main)\n"
+    )
+    command = [sys.executable, "-c", code, "--config=configs/gridworld.py:smoke"]
+    command += [f"--workdir={tmp_path / 'run'}"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert error_line(process) == "error: no space"
+    assert "Event loop" not in process.stderr
+
+
 def run_script(*arguments):
     command = [sys.executable, "-m", "tests.stages.toy_script", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
