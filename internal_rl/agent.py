@@ -244,26 +244,19 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
         )
     except (ValueError, TypeError) as error:
         raise StorageError(f"{file}: nothing that can be made, {error}; {PUT_BACK}") from error
-    _check(params, expected_params(settings, base), file)
+    remedy = f"config.json of its {section.stage} tells so; {PUT_BACK}"
+    path = StageDirectory(workdir, stage, seed).params_file()
+    check_weights(params, expected_params(settings, base), str(path), remedy)
     # What was trained with the codes takes the place of the pretrained base model.
     base_params = None
     if not settings.trains_base:
         read = seed_read(workdir, stage, seed, "pretrain")
         base_params, _ = _read(workdir, "pretrain", read)
         shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
-        _check(base_params, shapes, workdir / "pretrain" / f"seed_{read}" / "config.json")
+        path = StageDirectory(workdir, "pretrain", read).params_file()
+        check_weights(base_params, shapes, str(path), remedy)
     model = steered_by(settings, SteeredModel(base, 0, base_params), params)
     return Agent(world, jax.device_put(model))
-
-
-def _check(params: chex.ArrayTree, expected: chex.ArrayTree, config: AnyPath) -> None:
-    """Raises StorageError unless parameters are those of a model."""
-    try:
-        check_weights(params, expected, str(config.with_name("params.msgpack")))
-    except StorageError as error:
-        raise StorageError(
-            f"{error}, as config.json of its metacontroller tells; {PUT_BACK}"
-        ) from error
 
 
 def _read(workdir: AnyPath, stage: str, seed: int) -> tuple[dict, dict]:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shlex
+import types
 from collections.abc import Iterator, Mapping, Sequence
 
 from internal_rl.analysis.results import RunResults, SeedResults, standing
@@ -73,12 +74,11 @@ def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origi
     first = seeds[0]
     folders = [as_path(workdir) / first.stage / f"seed_{s.seed}" for s in seeds]
     versions = [_read(folder / "versions.json") for folder in folders]
-    steps = _read(folders[0] / "DONE").get("steps")
     return Origin(
         stage=first.stage,
         seeds=tuple(results.seed for results in seeds),
         command=command_that_made(first),
-        steps=steps if type(steps) is int else first.last("step"),
+        steps=_read(folders[0] / "DONE", {"steps": int}).get("steps", first.last("step")),
         unit="rounds" if first.stage == "expert" else "updates",
         commits=_commits(versions),
         software=_software(versions[0]),
@@ -98,12 +98,12 @@ def origin_of_study(
       runs: those that are finished, one or more.
       command: that makes the study.
     """
-    seeds = [results for run in runs for results in run.seeds]
+    made = [(run.name, results) for run in runs for results in run.seeds]
+    seeds = [results for _, results in made]
     folder = folder_of(workdir, study)
     versions = [
-        _read(folder / run.name / results.stage / f"seed_{results.seed}" / "versions.json")
-        for run in runs
-        for results in run.seeds
+        _read(folder / name / results.stage / f"seed_{results.seed}" / "versions.json")
+        for name, results in made
     ]
     return Origin(
         stage=f"study {study}",
@@ -133,10 +133,10 @@ def _short(commit: str) -> str:
     return commit
 
 
-def _read(file: AnyPath) -> Mapping:
+def _read(file: AnyPath, fields: Mapping[str, type] = types.MappingProxyType({})) -> Mapping:
     """An object of JSON; empty where there is none. What is damaged the report has named."""
     try:
-        return read_record(file, {}) if file.exists() else {}
+        return read_record(file, fields) if file.exists() else {}
     except (StorageError, IsADirectoryError):
         return {}
 

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import math
 import pathlib
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 
 import jinja2
@@ -31,7 +30,7 @@ from internal_rl.stages.origin import (
     origin_of_study,
     settings_of_run,
 )
-from internal_rl.stages.places import Places, config_arguments
+from internal_rl.stages.places import Places, config_arguments, stage_command
 from internal_rl.stages.reproducing import chosen_sweeps
 from internal_rl.stages.settings import Settings
 
@@ -175,9 +174,8 @@ def _missing_sweeps(settings: Settings, places: Places) -> Iterator[Missing]:
 
 
 def _command_of_sweep(study: str, settings: Settings, places: Places) -> str:
-    arguments = places.arguments or config_arguments(settings)
-    given = shlex.join([f"--study={study}", *arguments, f"--workdir={places.workdir}"])
-    return f"{command_of('sweep')} {given}"
+    arguments = (f"--study={study}", *(places.arguments or config_arguments(settings)))
+    return stage_command("sweep", arguments, places.workdir, places.upstream)
 
 
 def _origin_of_sweep(

@@ -159,8 +159,8 @@ class Places:
         sources, folder = settings.seeds_read(stage, seeds), settings.folder_of(stage)
         loaded = {seed: self.load(settings, stage, seed, step) for seed in set(sources)}
         for seed, params in loaded.items() if expected is not None else ():
-            directory = StageDirectory(self._reads(folder, seed), folder, seed)
-            check_weights(params, expected, str(directory.params_file(step)))
+            file = StageDirectory(self._reads(folder, seed), folder, seed).params_file(step)
+            check_weights(params, expected, str(file))
         if len(loaded) == 1:
             return loaded[sources[0]], None
         return jax.tree.map(lambda *leaves: np.stack(leaves), *(loaded[k] for k in sources)), 0

@@ -4,11 +4,9 @@ from collections.abc import Collection
 
 from absl import logging
 
-from internal_rl.analysis.report import choose_studies
 from internal_rl.analysis.sweeps.sweep import Sweep, all_sweeps
 from internal_rl.errors import ConfigError, UserError
 from internal_rl.stages import running
-from internal_rl.stages.catalogue import STAGES
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
 from internal_rl.stages.sweeping import run_sweep
@@ -32,10 +30,8 @@ def reproduce(
     Raises:
       UserError: a fault that the user can mend.
     """
-    choose_studies(only)
     sweeps = chosen_sweeps(settings, only) if with_sweeps else []
-    also = set().union(*(stages_read(settings, sweep) for sweep in sweeps))
-    running.run_all(settings, places, only, also)
+    running.run_all(settings, places, only)
     failed = []
     for sweep in sweeps:
         logging.info("study %s", sweep.name)
@@ -69,18 +65,3 @@ def chosen_sweeps(settings: Settings, only: Collection[str] = ()) -> list[Sweep]
             continue
         chosen.append(sweep)
     return chosen
-
-
-def stages_read(settings: Settings, sweep: Sweep) -> set[str]:
-    """Folders of the stages that the runs of a study read and do not make, directly or not."""
-    left = set(sweep.inputs)
-    for run in sweep.runs(settings):
-        read = {name for stage in run.stages for name in STAGES[stage].inputs(settings)}
-        left |= read - set(run.stages)
-    found: set[str] = set()
-    while left:
-        name = left.pop()
-        if name in STAGES and name in settings.sections and name not in found:
-            found.add(name)
-            left |= set(STAGES[name].inputs(settings))
-    return {settings.folder_of(name) for name in found}

@@ -99,36 +99,34 @@ def _run_on_first_host(spec: StageSpec, settings: Settings, places: Places) -> N
 
 
 def needed_stages(settings: Settings, only: Collection[str] = ()) -> set[str]:
-    """Folders of the stages that studies look at, and of what these read.
+    """Folders of the stages that studies look at or begin with, and of what these read.
 
     Args:
       settings: of the run.
-      only: names of studies; empty for all, which need every stage.
+      only: names of studies, over several runs or not; empty for all, which need every stage.
 
     Raises:
       ConfigError: there is no study of that name.
     """
     # Here, because it brings matplotlib.
     from internal_rl.analysis.report import choose_studies
+    from internal_rl.analysis.sweeps.sweep import all_sweeps
 
     run = [(stage, chosen, chosen.folder_of(stage)) for stage, chosen in whole_run(settings)]
     if not only:
         return {folder for _, _, folder in run}
-    needed = set()
+    studies, needed = choose_studies(only), set()
+    sweeps = [sweep for name, sweep in all_sweeps().items() if name in only]
+    begun_with = {stage for sweep in sweeps for stage in sweep.inputs}
     for stage, chosen, folder in run:
-        if any(study.looks_at(folder) for study in choose_studies(only)):
+        if folder in begun_with or any(study.looks_at(folder) for study in studies):
             inputs = STAGES[stage].inputs(chosen)
             read = [name for name in inputs if name in STAGES and name in chosen.sections]
             needed |= {folder, *map(chosen.folder_of, read)}
     return needed
 
 
-def run_all(
-    settings: Settings,
-    places: Places,
-    only: Collection[str] = (),
-    also: Collection[str] = (),
-) -> None:
+def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> None:
     """Runs every stage in order, variants and baselines included, and writes the report.
 
     A stage that is finished in one of `places.upstream` with the same settings is not run again.
@@ -137,12 +135,11 @@ def run_all(
       settings: of the run.
       places: where stages are found.
       only: names of studies; stages that these do not need are left out. Empty for all.
-      also: folders of stages that are needed besides.
 
     Raises:
       UserError: a fault that the user can mend.
     """
-    needed = needed_stages(settings, only) | set(also)
+    needed = needed_stages(settings, only)
     for stage, chosen in whole_run(settings):
         folder = chosen.folder_of(stage)
         if folder not in needed:

@@ -88,7 +88,7 @@ class StageDirectory:
     @property
     def has_params(self) -> bool:
         """The final parameters are there."""
-        return (self.path / "params.msgpack").exists()
+        return self.params_file().exists()
 
     def params_file(self, step: int | None = None) -> AnyPath:
         """Where parameters lie: those of a training age, or the final ones."""
@@ -281,13 +281,13 @@ class StageDirectory:
 
     def save_snapshot(self, step: int, params: chex.ArrayTree) -> None:
         """Keeps the parameters of one training age, see `load_stage`."""
-        folder = self.path / "snapshots"
-        folder.mkdir(exist_ok=True)
-        save_weights(folder / f"params_{step}.msgpack", params)
+        file = self.params_file(step)
+        file.parent.mkdir(exist_ok=True)
+        save_weights(file, params)
 
     def save_params(self, params: chex.ArrayTree) -> None:
         """Writes the final parameters to `params.msgpack`."""
-        save_weights(self.path / "params.msgpack", params)
+        save_weights(self.params_file(), params)
 
     def save_artifacts(self, artifacts: Mapping[str, np.ndarray]) -> None:
         """Writes named arrays to `artifacts.npz`."""

@@ -46,12 +46,13 @@ def check_stage(
       StorageError: its files cannot be read.
     """
     directory = StageDirectory(workdir, stage, seed, reads)
+    command = command or _command(workdir, stage)
     with storage_faults(directory.path):
         _check_same(directory, config, command)
         if not directory.finished:
-            raise _missing(directory.path, command or _command(workdir, stage))
-        remedy = f"remove it and run: {command or _command(workdir, stage)}"
-        read_checked_record(directory.path / "DONE", {"steps": int}, remedy)
+            raise _missing(directory.path, command)
+        done = directory.path / "DONE"
+        read_checked_record(done, {"steps": int}, f"remove it and run: {command}")
     return directory
 
 
@@ -103,6 +104,7 @@ def load_stage(
       StorageError: its files cannot be read.
     """
     directory = StageDirectory(workdir, stage, seed, reads)
+    command = command or _command(workdir, stage)
     with storage_faults(directory.path):
         if step is None:
             check_stage(workdir, stage, seed, config, command, reads=reads)
@@ -112,13 +114,12 @@ def load_stage(
         if not file.exists():
             if step is not None and directory.finished:
                 raise _no_such_age(directory, step)
-            raise _missing(directory.path, command or _command(workdir, stage), step)
+            raise _missing(directory.path, command, step)
         try:
             params = jax.tree.map(_whole, load_weights(file))
         except ChecksumsError:
             raise
         except StorageError as error:
-            command = command or _command(workdir, stage)
             raise StorageError(f"{error}; {_mended_by(directory, file, command)}") from error
         return params, directory.read_config()["config"]
 

@@ -50,13 +50,16 @@ def load_weights(path: str | os.PathLike) -> dict:
     return params
 
 
-def check_weights(params: chex.ArrayTree, expected: chex.ArrayTree, what: str) -> None:
+def check_weights(
+    params: chex.ArrayTree, expected: chex.ArrayTree, what: str, remedy: str = PUT_BACK
+) -> None:
     """Compares parameters with what a model has.
 
     Args:
       params: nested dictionaries of arrays.
       expected: the same with shapes in place of arrays, as `jax.eval_shape` gives them.
       what: where the parameters come from, for the message.
+      remedy: what mends that, for the message.
 
     Raises:
       StorageError: names the first parameter that is missing, of another shape, or too many.
@@ -67,7 +70,7 @@ def check_weights(params: chex.ArrayTree, expected: chex.ArrayTree, what: str) -
             shapes = (list(x[name]) if name in x else "none" for x in (found, wanted))
             raise StorageError(
                 "{}: not the weights of this model, {} has the shape {}, expected {}; {}".format(
-                    what, name, *shapes, PUT_BACK
+                    what, name, *shapes, remedy
                 )
             )
 

@@ -108,7 +108,8 @@ def test_weights_of_another_stage_are_refused_by_their_shape(smoke, tmp_path):
     for checked in (True, False):
         if not checked:
             (other.path / CHECKSUMS).unlink()
-        with pytest.raises(StorageError, match="msgpack: not the weights of this model, .* has"):
+        message = "pretrain/seed_0/params.msgpack: not the weights of this model, .* has"
+        with pytest.raises(StorageError, match=message):
             load_base(smoke, Places(tmp_path / "other"), (0,))
 
 

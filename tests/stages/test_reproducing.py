@@ -4,7 +4,7 @@ import pytest
 
 from configs import ant, gridworld
 from internal_rl.errors import ConfigError, UserError
-from internal_rl.stages import reproducing
+from internal_rl.stages import reproducing, running
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
 
@@ -41,12 +41,15 @@ def test_studies_are_made_that_are_asked_for(grid, legs):
 
 
 def test_stages_that_a_study_reads_are_made_before(grid, legs):
-    by_name = {sweep.name: sweep for sweep in reproducing.chosen_sweeps(legs)}
-    read = {name: reproducing.stages_read(legs, sweep) for name, sweep in by_name.items()}
-    assert read["rate_distortion"] == {"expert", "collect", "pretrain"}
-    assert read["ablation_weight_decay"] == {"expert", "collect"}
-    (sweep,) = reproducing.chosen_sweeps(grid, ["rate_distortion"])
-    assert reproducing.stages_read(grid, sweep) == {"pretrain"}
+    needed = running.needed_stages
+    # A study within a run has this name too, and looks at every metacontroller.
+    shown = {f"metacontroller{name}" for name in ("", "_forced", "_unaligned", "_cotrained")}
+    assert needed(legs, ["rate_distortion"]) == {"expert", "collect", "pretrain", *shown}
+    assert needed(legs, ["ablation_weight_decay"]) == {"expert", "collect"}
+    assert needed(grid, ["rate_distortion"]) == {"pretrain", *shown}
+    # Its own runs make the metacontrollers.
+    assert needed(grid, ["selection"]) == {"pretrain"}
+    assert needed(grid, ["selection", "probe"]) >= {"pretrain", "probe"}
 
 
 def test_a_study_that_fails_does_not_stop_the_others(grid, tmp_path, monkeypatch):
@@ -58,15 +61,15 @@ def test_a_study_that_fails_does_not_stop_the_others(grid, tmp_path, monkeypatch
             raise UserError("1 of 2 runs failed: depth3: no space")
 
     monkeypatch.setattr(reproducing, "run_sweep", run_sweep)
-    monkeypatch.setattr(reproducing.running, "run_all", lambda *given: done.append(given[-2:]))
+    monkeypatch.setattr(reproducing.running, "run_all", lambda *given: done.append(given[-1]))
     monkeypatch.setattr(reproducing.running, "report", lambda *_, **__: done.append("report"))
     with pytest.raises(UserError, match="study layer_by_depth: 1 of 2 runs failed"):
         reproducing.reproduce(grid, Places(tmp_path), ["layer_by_depth", "rate_distortion"])
     only = ["layer_by_depth", "rate_distortion"]
-    assert done == [(only, {"pretrain"}), "layer_by_depth", "rate_distortion", "report"]
+    assert done == [only, "layer_by_depth", "rate_distortion", "report"]
     done.clear()
     reproducing.reproduce(grid, Places(tmp_path), only, with_sweeps=False)
-    assert done == [(only, set())]
+    assert done == [only]
 
 
 def test_unknown_studies_are_refused_before_anything_is_made(grid, tmp_path):

@@ -83,7 +83,7 @@ def test_an_interrupted_run_on_a_store_goes_on_to_the_same_bits(place, local, mo
     workdir, _ = place
     run_interrupted(monkeypatch, whole_stage(), workdir, 28)
     assert not StageDirectory(workdir, "toy", 0).finished
-    with pytest.raises(StageMissingError, match="not there or not finished"):
+    with pytest.raises(StageMissingError, match="toy/seed_0: not there or not finished"):
         load_stage(workdir, "toy", 0)
     run_stage(whole_stage(), workdir)
     for seed in SEEDS:
