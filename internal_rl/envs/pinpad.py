@@ -1,4 +1,4 @@
-"""What all pinpad worlds share: layouts, their solvability, and the visit rule.
+"""What all pinpad worlds share: their config, tasks and layouts, and the visit rule.
 
 Cells of a `G x G` grid are numbered row by row, `cell = row * G + column`, rows downwards. A layout
 is `objects (O,)`, the cell of every colour, and `walls (W,)`, the cells of the walls.
@@ -12,15 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from internal_rl.backend import backend
-from internal_rl.envs import boards, tasks
+from internal_rl.envs import layouts, tasks
 from internal_rl.envs.layout_config import LayoutPoolConfig
 from internal_rl.envs.layout_pool import pool_of
 from internal_rl.types import Scene, Timestep
 
-# A row of the grid and one more bit fit into a word of a bit board.
-MAX_GRID_SIZE = 31
-MAX_REDRAWS = 1000
 _LOWEST = {
     "grid_size": 2,
     "num_colours": 1,
@@ -31,8 +27,6 @@ _LOWEST = {
 }
 _MOST = {"time_limit": 30_000, "layout_seed": 2**32 - 1}
 FREE, WALL = -1, -2
-# Steps of a flood in one iteration of its loop, chosen by timing: each iteration has a fixed cost.
-_FLOOD_STEPS = 4
 
 
 def check_fields(config: LayoutPoolConfig, **lowest: int) -> None:
@@ -54,7 +48,7 @@ def check_fields(config: LayoutPoolConfig, **lowest: int) -> None:
     for name, least in (_LOWEST | lowest).items():
         if getattr(config, name) < least:
             raise ValueError(f"{name} is {getattr(config, name)}, allowed is {least} or more")
-    for name, most in ({"grid_size": MAX_GRID_SIZE} | _MOST).items():
+    for name, most in ({"grid_size": layouts.MAX_GRID_SIZE} | _MOST).items():
         if getattr(config, name) > most:
             raise ValueError(f"{name} is {getattr(config, name)}, allowed is up to {most}")
     if config.num_colours + config.num_walls >= config.grid_size**2:
@@ -187,7 +181,7 @@ class PinpadWorld:
             solvable_only = config.solvable_only if solvable_only is None else solvable_only
             sizes = config.grid_size, config.num_colours, config.num_walls
             wanted = jnp.asarray(task) if solvable_only else None
-            objects, walls, start_cell = sample_layout(key, *sizes, wanted)
+            objects, walls, start_cell = layouts.sample_layout(key, *sizes, wanted)
             return objects, walls, jnp.int32(-1), start_cell
         objects, walls, starts, num_starts = (jnp.asarray(cells) for cells in self.layouts)
         layout_key, start_key = jax.random.split(key)
@@ -198,7 +192,7 @@ class PinpadWorld:
     def _solvable(self, state) -> chex.Array:
         """Whether the task of an episode can be completed from its start, `()` bool."""
         layout = state.objects, state.walls, state.start_cell
-        return solvable(*layout, state.task, self.grid_size)
+        return layouts.solvable(*layout, state.task, self.grid_size)
 
     def with_solvable_layouts(self) -> "PinpadWorld":
         """The world with `solvable_only`; itself, if it has that."""
@@ -258,146 +252,6 @@ class PinpadWorld:
         numbers = jnp.round(2 * centres).astype(jnp.int32).astype(jnp.uint32)
         weights = jax.random.bits(jax.random.key(0), numbers.shape[-2:], jnp.uint32)
         return jnp.sum(numbers * weights, axis=(-2, -1), dtype=jnp.uint32)
-
-
-def sample_distinct(key: chex.PRNGKey, num_values: int, num_samples: int) -> chex.Array:
-    """Ordered sample without replacement from `range(num_values)`, `(num_samples,)` int32.
-
-    Draws a Lehmer code (element i is uniform over `num_values - i` ranks) and decodes it, which
-    needs a few dozen comparisons instead of a sort of all values.
-    """
-    ranks = jnp.arange(num_values, num_values - num_samples, -1)
-    sample = jax.random.randint(key, (num_samples,), 0, ranks, jnp.int32)
-    later = np.arange(num_samples)
-    for i in range(num_samples - 2, -1, -1):
-        if backend() == "tpu":
-            # Otherwise XLA does all steps before in each step once more.
-            sample = jax.lax.optimization_barrier(sample)
-        sample = sample + ((later > i) & (sample >= sample[i]))
-    return sample
-
-
-def move(cell: chex.Array, action: chex.Array, grid_size: int) -> chex.Array:
-    """Cell `()` int32 one step away; the same cell if the step would leave the grid.
-
-    Written with selects alone, which fuse into one loop under vmap.
-    """
-    row, column = cell // grid_size, cell % grid_size
-    row = row + jnp.where(action == 1, 1, 0) - jnp.where(action == 0, 1, 0)
-    column = column + jnp.where(action == 3, 1, 0) - jnp.where(action == 2, 1, 0)
-    row, column = (jnp.clip(place, 0, grid_size - 1) for place in (row, column))
-    return row * grid_size + column
-
-
-def shifted(field: chex.Array, outside) -> chex.Array:
-    """Value of `field (..., G, G)` at the four neighbours of every cell, `(4, ..., G, G)`."""
-    lead = ((0, 0),) * (field.ndim - 2)
-    padded = jnp.pad(field, (*lead, (1, 1), (1, 1)), constant_values=outside)
-    return jnp.stack(
-        [
-            padded[..., :-2, 1:-1],
-            padded[..., 2:, 1:-1],
-            padded[..., 1:-1, :-2],
-            padded[..., 1:-1, 2:],
-        ]
-    )
-
-
-def occupancy(cells: chex.Array, grid_size: int) -> chex.Array:
-    """Whether each cell of the grid is among `cells (n,)`: `(G, G)` bool."""
-    grid = jnp.any(jnp.arange(grid_size**2)[:, None] == cells, axis=-1)
-    return grid.reshape(grid_size, grid_size)
-
-
-def solvable(
-    objects: chex.Array, walls: chex.Array, start_cell: chex.Array, task: chex.Array, grid_size: int
-) -> chex.Array:
-    """Whether `task` can be completed from `start_cell` without entering a wrong colour.
-
-    Floods the free cells from the start and from every colour at once, on bit boards.
-
-    Args:
-      objects: `(O,)`, walls: `(W,)`, start_cell: `()` free cell.
-      task: `(K,)` colours padded with -1.
-      grid_size: side `G` of the grid, up to `MAX_GRID_SIZE`.
-
-    Returns:
-      `()` bool.
-    """
-
-    def spread(board):
-        return boards.any_of((board, *boards.neighbours(board, grid_size)))
-
-    def flood(carry):
-        board, _ = carry
-        larger = board
-        for _ in range(_FLOOD_STEPS):
-            wider = zip(larger, spread(larger), free, strict=True)
-            larger = tuple(word | more & free_word for word, more, free_word in wider)
-        gained = boards.without(larger, board)
-        return larger, jnp.any(boards.any_cell(gained))
-
-    things = boards.union(jnp.concatenate([objects, walls]), grid_size)
-    free = boards.without(boards.whole(grid_size), things)
-    origin = boards.single(jnp.concatenate([start_cell[None], objects]), grid_size)
-    # Where the cells are spread over devices the flag has to be so too from the start.
-    begun = jnp.any(boards.any_cell(origin))
-    with jax.named_scope("flood"):
-        board, _ = jax.lax.while_loop(lambda carry: carry[1], flood, (origin, begun))
-    # Colours are not free, so that a flood stops in front of them and one more step enters them.
-    entered = spread(board)
-    source = jnp.concatenate([jnp.zeros(1, task.dtype), task[:-1] + 1])
-    target = boards.single(objects[jnp.maximum(task, 0)], grid_size)
-    pairs = zip(entered, target, strict=True)
-    found = boards.any_cell(tuple(word[source] & bit for word, bit in pairs))
-    return jnp.all(found | (task < 0))
-
-
-def sample_layout(
-    key: chex.PRNGKey, grid_size: int, num_colours: int, num_walls: int, task: chex.Array | None
-) -> tuple[chex.Array, chex.Array, chex.Array]:
-    """Draws a layout and a start cell, uniformly without overlap.
-
-    Args:
-      key: randomness.
-      grid_size: side `G` of the grid, in cells.
-      num_colours: `O`.
-      num_walls: `W`.
-      task: `(K,)`; layouts that do not solve it are drawn again. None takes the first one.
-
-    Returns:
-      objects `(O,)`, walls `(W,)`, start cell `()`, all int32. After `MAX_REDRAWS` unsolvable
-      draws the last one is returned.
-    """
-    num_things = num_colours + num_walls + 1
-
-    def draw_one(key):
-        cells = sample_distinct(key, grid_size**2, num_things)
-        return cells[:num_colours], cells[num_colours:-1], cells[-1]
-
-    def draw(key):
-        layout = draw_one(key)
-        return layout, solvable(*layout, task, grid_size)
-
-    def redraw(carry):
-        key, count, _, _ = carry
-        key, draw_key = jax.random.split(key)
-        return key, count + 1, *draw(draw_key)
-
-    def unsolved(carry):
-        _, count, _, solved = carry
-        return (count < MAX_REDRAWS) & ~solved
-
-    key, draw_key = jax.random.split(key)
-    if task is None:
-        return draw_one(draw_key)
-    layout, solved = draw(draw_key)
-    # All that the loop carries is spread over devices as its condition is; the same numbers.
-    start = (key, jnp.int32(1), layout, solved)
-    start = jax.tree.map(lambda x: jax.lax.select(solved, x, x), start)
-    with jax.named_scope("redraw"):
-        _, _, layout, _ = jax.lax.while_loop(unsolved, redraw, start)
-    return layout
 
 
 def board(objects: chex.Array, walls: chex.Array, grid_size: int) -> chex.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from internal_rl.envs import pinpad
+from internal_rl.envs import layouts
 from internal_rl.experts import shortest_path
 from internal_rl.experts.expert_tokens import ExpertTokens
 
@@ -179,7 +179,7 @@ def _solvable_tasks(tokens: ExpertTokens, tasks: chex.Array, grid_size: int) -> 
     Layouts are redrawn until they solve their task, so that one which does not is evidence.
     """
     episodes = tokens.episodes
-    by_task = jax.vmap(pinpad.solvable, in_axes=(None, None, None, 0, None))
+    by_task = jax.vmap(layouts.solvable, in_axes=(None, None, None, 0, None))
     by_episode = jax.vmap(jax.vmap(by_task, (0, 0, 0, None, None)), (0, 0, 0, None, None))
     solvable = by_episode(episodes.objects, episodes.walls, episodes.start_cell, tasks, grid_size)
     return jnp.take_along_axis(solvable, tokens.episode[..., None], axis=1)

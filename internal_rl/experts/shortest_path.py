@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from internal_rl.envs import boards, pinpad
+from internal_rl.envs import boards
 from internal_rl.experts import action_words
 
 TIES = ("random", "fixed", "fork", "axis", "priority", "departures")
@@ -85,11 +85,11 @@ def distance_fields(objects: chex.Array, walls: chex.Array, grid_size: int) -> c
     """
     cells = jnp.arange(grid_size**2)
     goal = (cells == objects[:, None]).reshape(-1, grid_size, grid_size)
-    blocked = pinpad.occupancy(jnp.concatenate([objects, walls]), grid_size) & ~goal
+    blocked = _occupancy(jnp.concatenate([objects, walls]), grid_size) & ~goal
 
     def relax(carry):
         distance, _ = carry
-        nearest = pinpad.shifted(distance, _UNREACHED).min(axis=0)
+        nearest = _shifted(distance, _UNREACHED).min(axis=0)
         relaxed = jnp.minimum(distance, jnp.where(blocked, _UNREACHED, nearest + jnp.int16(1)))
         relaxed = jnp.minimum(relaxed, _UNREACHED)
         return relaxed, jnp.any(relaxed != distance)
@@ -109,8 +109,28 @@ def colour_distances(objects: chex.Array, walls: chex.Array, grid_size: int) -> 
     The way from a colour to itself leaves its cell and comes back.
     """
     distance = distance_fields(objects, walls, grid_size).reshape(-1, grid_size, grid_size)
-    nearest = pinpad.shifted(distance, _UNREACHED).min(axis=0).reshape(-1, grid_size**2)
+    nearest = _shifted(distance, _UNREACHED).min(axis=0).reshape(-1, grid_size**2)
     return nearest[:, objects].T + jnp.int16(1)
+
+
+def _occupancy(cells: chex.Array, grid_size: int) -> chex.Array:
+    """Whether each cell of the grid is among `cells (n,)`: `(G, G)` bool."""
+    grid = jnp.any(jnp.arange(grid_size**2)[:, None] == cells, axis=-1)
+    return grid.reshape(grid_size, grid_size)
+
+
+def _shifted(field: chex.Array, outside) -> chex.Array:
+    """Value of `field (..., G, G)` at the four neighbours of every cell, `(4, ..., G, G)`."""
+    lead = ((0, 0),) * (field.ndim - 2)
+    padded = jnp.pad(field, (*lead, (1, 1), (1, 1)), constant_values=outside)
+    return jnp.stack(
+        [
+            padded[..., :-2, 1:-1],
+            padded[..., 2:, 1:-1],
+            padded[..., 1:-1, :-2],
+            padded[..., 1:-1, 2:],
+        ]
+    )
 
 
 def expert_boards(

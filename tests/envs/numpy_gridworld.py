@@ -68,3 +68,14 @@ def path_graph(grid_size, objects, walls, goal):
                 if target not in blocked:
                     graph.add_edge(cell, target, action=action)
     return graph
+
+
+def solvable_by_search(grid_size, objects, walls, start_cell, task):
+    """Whether networkx finds a way through all colours of the task."""
+    cell = int(start_cell)
+    for colour in task[task >= 0]:
+        goal = int(objects[colour])
+        if not nx.has_path(path_graph(grid_size, objects, walls, colour), cell, goal):
+            return False
+        cell = goal
+    return True
