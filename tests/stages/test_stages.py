@@ -1,7 +1,8 @@
-"""All stages in order at smoke size, through the command line, and what a user does wrong."""
+"""A whole run at smoke size with its studies and its page, and what a user does wrong."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 
 from configs import gridworld
-from internal_rl import run_stages
 from internal_rl.analysis.encoder_injection import INJECTION_MOMENTS
 from internal_rl.analysis.study import SKIPPED
 from internal_rl.methods.discovery import VARIANTS
+from internal_rl.stages import reproducing
+from internal_rl.stages.places import Places
+from internal_rl.stages.settings import Settings
+from tests.stages.test_page import page_of
 from tests.training.test_loop import ROOT
 
 
@@ -28,12 +32,19 @@ def run_script(name, workdir, *arguments, world="gridworld"):
 
 
 TRAINED = ("pretrain", "probe", "steer", "metacontroller", "internal_rl", "raw_rl")
+OTHERS = tuple(
+    f"{stage}_{name}"
+    for stage in ("metacontroller", "internal_rl")
+    for name in VARIANTS
+    if name != "discovered"
+)
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    run_stages(gridworld.get_config("smoke"), folder, [*TRAINED, "report"])
+    """What `experiments.reproduce` makes from nothing."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    reproducing.reproduce(Settings.read(gridworld.get_config("smoke")), Places(folder))
     return folder
 
 
@@ -48,7 +59,7 @@ def check_trained(workdir, stages):
 
 
 def test_every_stage_leaves_its_parameters_and_metrics(workdir):
-    check_trained(workdir, TRAINED)
+    check_trained(workdir, [*TRAINED, *OTHERS, "compile", "internal_rl_compile"])
 
 
 def artifacts_of(workdir, stage):
@@ -86,22 +97,33 @@ def test_the_metacontroller_is_measured(workdir):
     assert SKIPPED not in results
 
 
-@pytest.mark.slow
-def test_a_whole_run_makes_the_variants_too(tmp_path):
-    result = run_script("reproduce", tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
-    others = [name for name in VARIANTS if name != "discovered"]
-    variants = [f"{stage}_{name}" for stage in TRAINED[3:5] for name in others]
-    check_trained(tmp_path, [*TRAINED, *variants, "compile", "internal_rl_compile"])
-    assert (tmp_path / "report" / "table.md").exists()
-
-
 def test_report_holds_the_summary_and_figures(workdir):
     summary = json.loads((workdir / "report" / "summary.json").read_text())
     for name in ("internal_rl_success", "raw_rl_success", "switching_f1", "wall_seconds"):
         assert isinstance(summary[name], float), name
     assert len(list((workdir / "report").glob("*.png"))) >= 5
     assert (workdir / "report" / "table.md").exists()
+
+
+def test_the_page_shows_every_figure_of_the_method(workdir):
+    """Those of method §7, which names the study that makes each of them."""
+    text = (ROOT / "docs" / "method.md").read_text().partition("## §7")[2]
+    names = re.findall(r"`analysis/(\w+(?:/\w+)?)\.py`", text)
+    assert len(names) == 10
+    shown = [f"study-{name.replace('sweeps/', 'sweep-')}" for name in names]
+    # One file has four studies.
+    shown.remove("study-sweep-controllers")
+    ablations = ("age", "weight_decay", "observation_loss", "noise")
+    shown += [f"study-sweep-ablation_{name}" for name in ablations]
+    # The injected paths stand beside their rates.
+    shown = [name.replace("injected_paths", "injection") for name in shown]
+    page, told = page_of(workdir), re.compile(r"\d+ (run|base model)s?\b")
+    for part in shown:
+        pictures = page.all("img", part)
+        assert pictures and all(told.search(x["alt"]) for x in pictures), part
+        assert "commit " in " ".join(x["text"] for x in page.all("ul", part)), part
+    assert not page.all("section", "faults")
+    assert "Nothing: all stages and studies" in page.all("section")[-1]["text"]
 
 
 def test_finished_stages_are_skipped(workdir):
