@@ -31,7 +31,7 @@ class SeedResults:
       metrics: lines of `metrics.jsonl`.
       artifacts: arrays by name; empty without any.
       reads: on which seeds of earlier stages it stands, by stage; empty where that is not told.
-      base: seed of the base model that it stands on; None where none is known.
+      base: name of the base model that it stands on, see `base_name`; None where none is known.
     """
 
     stage: str
@@ -40,7 +40,7 @@ class SeedResults:
     metrics: Sequence[Mapping]
     artifacts: Mapping[str, np.ndarray]
     reads: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    base: int | None = None
+    base: str | None = None
 
     @property
     def section(self) -> Mapping:
@@ -93,6 +93,11 @@ def standing(seeds: Sequence[SeedResults]) -> str:
     runs = f"{len(seeds)} runs" if len(seeds) != 1 else f"1 run (seed {seeds[0].seed})"
     count = num_base_models(seeds)
     return f"{runs}, {count} base model{'s' if count > 1 else ''}" if count else runs
+
+
+def base_name(stage: str, seed: int) -> str:
+    """Name of the base model that a seed of a stage has made, within one work directory."""
+    return f"cotrained/{seed}" if stage == COTRAINED else str(seed)
 
 
 def num_base_models(seeds: Sequence[SeedResults]) -> int:
@@ -239,20 +244,20 @@ def _base_seeds(workdirs: Sequence[str | os.PathLike], stage: str) -> list[int]:
     return []
 
 
-def _base_of(results: SeedResults, bases: Mapping[str, Sequence[int]]) -> int | None:
+def _base_of(results: SeedResults, bases: Mapping[str, Sequence[int]]) -> str | None:
     """The base model of a seed, as its `config.json` tells.
 
     Where that is silent they are dealt out in turn, as in `Settings.seeds_read`.
     """
     codes = results.config.get("metacontroller", {})
     own = codes.get("variant") == "cotrained" and codes.get("base_from") == "random"
-    seeds = bases[COTRAINED if own else "pretrain"]
+    maker = COTRAINED if own else "pretrain"
+    seeds = bases[maker]
     if results.stage in WITHOUT_BASE or not seeds:
         return None
     in_turn = seeds[(results.seed - seeds[0]) % len(seeds)]
     base = results.reads.get("metacontroller" if own else "pretrain", in_turn)
-    # Numbers of their own: seed 0 of both are two base models.
-    return -1 - base if own else base
+    return base_name(maker, base)
 
 
 def _with_episodes(metrics: Sequence[Mapping], stage: str, config: Mapping) -> Sequence[Mapping]:

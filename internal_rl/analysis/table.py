@@ -22,7 +22,7 @@ class Row:
       label: the same for readers, with its unit.
       values: one per seed; NaN where a seed has none, infinite for what never happened.
       episodes: of a success rate, of how many episodes each value is the share; else empty.
-      bases: seed of the base model on which each value stands, None where that is not known; empty
+      bases: name of the base model on which each value stands, None where that is not known; empty
         where nothing of the kind is.
     """
 
@@ -30,7 +30,7 @@ class Row:
     label: str
     values: tuple[float, ...]
     episodes: tuple[int, ...] = ()
-    bases: tuple[int | None, ...] = ()
+    bases: tuple[str | None, ...] = ()
 
     @property
     def base_models(self) -> int:
@@ -253,7 +253,7 @@ def format_csv(rows: Sequence[Row]) -> str:
         over_runs = (found.median, found.lower, found.upper, row.lowest, row.highest, found.mean)
         numbers = [f"{x:.6g}" for x in (*over_runs, *found.interval)]
         values = " ".join(f"{value:.6g}" for value in row.values)
-        bases = " ".join("–" if base is None else str(base) for base in row.bases)
+        bases = " ".join("–" if base is None else base for base in row.bases)
         episodes = " ".join(map(str, row.episodes))
         ends = (wilson(x, n) for x, n in zip(row.values, row.episodes, strict=False))
         intervals = " ".join(f"{low:.6g}:{high:.6g}" for low, high in ends)

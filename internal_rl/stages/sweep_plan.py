@@ -2,8 +2,9 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from internal_rl.analysis.results import base_name
 from internal_rl.analysis.sweeps import report
 from internal_rl.analysis.sweeps.sweep import Run, Sweep
 from internal_rl.errors import ConfigError, StageConflictError
@@ -180,13 +181,36 @@ def tell(planned: Sequence[PlannedRun]) -> str:
     return "\n".join([*lines, f"# {whole}: {told}"])
 
 
-def bases_of(item: PlannedRun) -> tuple[int, ...]:
-    """The base model of every seed of what is measured, by its seed."""
+def bases_of(item: PlannedRun, planned: Sequence[PlannedRun]) -> tuple[str, ...]:
+    """Names of the base models of every seed of what is measured; see `results.base_name`.
+
+    One that a run of the study has made begins with the name of that run: seed 0 of two runs are
+    two base models.
+
+    Args:
+      item: the run.
+      planned: all runs of the study.
+    """
     settings, stages = item.settings, list(item.run.seeds)
     seeds = settings.seeds_of(stages[-1])
+    maker = stages[0]
     for stage, reader in reversed(list(itertools.pairwise(stages))):
         if stage == "pretrain" and not getattr(settings.sections[reader], "reads_base", True):
-            # Every seed has drawn its own; numbers as in `analysis.results`.
-            return tuple(-1 - seed for seed in seeds)
+            # Every seed has drawn its own.
+            maker = reader
+            break
         seeds = settings.seeds_read(stage, seeds)
-    return seeds
+    made_by = _made_by(item, maker, {other.run.name: other for other in planned})
+    names = (base_name(settings.folder_of(maker), seed) for seed in seeds)
+    return tuple(f"{made_by}/{name}" if made_by else name for name in names)
+
+
+def _made_by(item: PlannedRun, stage: str, planned: Mapping[str, PlannedRun]) -> str:
+    """Name of the run that makes what a run reads of a stage; empty where no run of the study."""
+    if stage in item.run.stages:
+        try:
+            return "" if item.state(stage) == ELSEWHERE else item.run.name
+        except StageConflictError:
+            return item.run.name
+    found = (_made_by(planned[name], stage, planned) for name in item.run.reads)
+    return next(filter(None, found), "")

@@ -70,7 +70,7 @@ def run_sweep(sweep: Sweep, settings: Settings, places: Places, names: Sequence[
     chosen = choose(planned, names)
     check_inputs(sweep, chosen, places)
     if hosts.is_first():
-        listed = [_listed(item) for item in planned if item.run.labels]
+        listed = [_listed(item, planned) for item in planned if item.run.labels]
         report.write_list(places.workdir, sweep.name, listed)
     failed: dict[str, str] = {}
     for index, item in enumerate(chosen):
@@ -95,15 +95,16 @@ def run_sweep(sweep: Sweep, settings: Settings, places: Places, names: Sequence[
     return f"# {shown.title}\n\n{shown.text}" if shown is not None else ""
 
 
-def _listed(item: PlannedRun) -> dict:
+def _listed(item: PlannedRun, planned: Sequence[PlannedRun]) -> dict:
     """What the list of a study holds of a run."""
     run, stage = item.run, item.run.stages[-1]
+    bases = zip(item.settings.seeds_of(stage), bases_of(item, planned), strict=True)
     return {
         "name": run.name,
         "labels": dict(run.labels),
         "fields": dict(run.fields),
         "stage": item.settings.folder_of(stage),
-        "bases": dict(zip(item.settings.seeds_of(stage), bases_of(item), strict=True)),
+        "bases": dict(bases),
     }
 
 

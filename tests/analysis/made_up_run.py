@@ -47,7 +47,7 @@ def write_sweep(path, write):
     for alpha in (0.1, 0.3, 1.0):
         name, labels = f"frozen_alpha{alpha:g}", {"arm": "frozen", "alpha": alpha}
         listed.append({"name": name, "labels": labels, "fields": {}})
-        listed[-1] |= {"stage": "metacontroller", "bases": {"0": 0}}
+        listed[-1] |= {"stage": "metacontroller", "bases": {"0": "0"}}
         if alpha < 1:
             folder = path / "sweep" / "rate_distortion" / name
             lines = metacontroller_lines(0.05 + alpha, 0.3 - alpha / 2, 0.4)

@@ -102,7 +102,7 @@ def test_base_models_are_dealt_out_to_runs_in_turn(tmp_path):
     assert [results.base for results in alone] == [None] * 6
     assert standing(alone) == "6 runs"
     seeds = read_run(tmp_path / "run", [tmp_path / "base"])["metacontroller"]
-    assert [results.base for results in seeds] == [0, 1, 2, 3, 0, 1]
+    assert [results.base for results in seeds] == ["0", "1", "2", "3", "0", "1"]
     assert standing(seeds) == "6 runs, 4 base models"
     assert standing(seeds[:1]) == "1 run (seed 0), 1 base model"
 
@@ -116,9 +116,9 @@ def test_base_models_are_those_that_the_runs_tell(tmp_path):
         write_stage(tmp_path, "internal_rl", seed, rl_config("internal_rl"), lines, reads=reads)
     run = read_run(tmp_path)
     # The last one is of a time before that was written down.
-    assert [results.base for results in run["internal_rl"]] == [1, 1, 0]
+    assert [results.base for results in run["internal_rl"]] == ["1", "1", "0"]
     row = next(r for r in report.table_rows(run) if r.key == "internal_rl_success")
-    assert row.bases == (1, 1, 0) and row.base_models == 2
+    assert row.bases == ("1", "1", "0") and row.base_models == 2
     report.write_report(tmp_path)
     with open(tmp_path / "report" / "table.csv") as file:
         rows = {row["key"]: row for row in csv.DictReader(file)}
@@ -138,6 +138,8 @@ def test_what_is_trained_from_random_parameters_has_base_models_of_its_own(tmp_p
             seeds = read_run(tmp_path / start, [tmp_path])[stage]
             models = f"{count} base model{'s' if count > 1 else ''}"
             assert standing(seeds) == f"{runs} runs, {models}"
+            own = [f"cotrained/{seed % 2}" for seed in range(runs)]
+            assert [seed.base for seed in seeds] == (own if count > 1 else ["0"] * runs)
 
 
 def test_the_ant_is_measured_against_its_expert(tmp_path):

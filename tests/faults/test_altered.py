@@ -166,7 +166,14 @@ def test_what_lies_outside_of_a_folder_is_not_told_to_be_removed(tmp_path):
 
 @pytest.mark.parametrize(
     "runs",
-    [[3], [{}], [{"name": 1}], [{"name": "a", "stage": "b", "bases": {"x": 0}}], [None]],
+    [
+        [3],
+        [{}],
+        [{"name": 1}],
+        [{"name": "a", "stage": "b", "bases": {"x": "0"}}],
+        [{"name": "a", "stage": "b", "bases": {"0": [0]}}],
+        [None],
+    ],
 )
 def test_a_list_of_runs_of_any_structure_is_named(runs, tmp_path):
     whole = {"name": "a", "stage": "b", "bases": {}, "labels": {}, "fields": {}}

@@ -5,6 +5,7 @@ import json
 import math
 import shlex
 
+import jax.numpy as jnp
 import pytest
 
 from configs import gridworld
@@ -23,6 +24,7 @@ from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.stage_results import load_stage
 from tests.commands import faults_of, scripts_in
 from tests.stages import toy_run
+from tests.stages.test_seeds import finish
 
 
 def toy_runs(settings):
@@ -249,13 +251,33 @@ def test_the_base_model_of_every_run_is_written_down(tmp_path):
     many = {item.run.name: item for item in planned}
     frozen = many["frozen_alpha0.1"]
     three = {"pretrain": 1, "metacontroller": 3}
-    for item, bases in ((frozen, (0, 0, 0)), (many["cotrained_alpha0.1"], (-1, -2, -3))):
+    own = tuple(f"cotrained_alpha0.1/cotrained/{seed}" for seed in range(3))
+    for item, bases in ((frozen, ("0", "0", "0")), (many["cotrained_alpha0.1"], own)):
         item = dataclasses.replace(
             item,
             run=dataclasses.replace(item.run, seeds=three),
             settings=sweep_plan.changed(item.settings, sweep_plan.seed_fields(three)),
         )
-        assert sweep_plan.bases_of(item) == bases
+        assert sweep_plan.bases_of(item, planned) == bases
+
+
+def test_a_base_model_has_the_name_of_the_run_that_makes_it(tmp_path):
+    settings = Settings.read(gridworld.get_config("smoke"))
+
+    def bases_of(study):
+        planned = sweep_plan.plan(sweep_named(study), settings, Places(tmp_path))
+        return {item.run.name: sweep_plan.bases_of(item, planned) for item in planned}
+
+    assert bases_of("ablation_age")["depth2_age4"] == ("depth2_base/0",)
+    selection = bases_of("selection")
+    assert selection["discovered_alpha0.1_rate0.001"] == ("0",)
+    # Trials with other rates read what the first one has trained.
+    own = {base for name, base in selection.items() if name.startswith("cotrained")}
+    assert own == {("cotrained_alpha0.1/cotrained/0",)}
+    depths = bases_of("layer_by_depth")
+    assert depths == {name: (f"{name}/0",) for name in ("depth1", "depth2")}
+    finish(settings, tmp_path, "pretrain", lambda key: {"weight": jnp.ones(2)})
+    assert bases_of("layer_by_depth") == {"depth1": ("depth1/0",), "depth2": ("0",)}
 
 
 def test_the_commands_of_plans_are_known_to_the_project(tmp_path):

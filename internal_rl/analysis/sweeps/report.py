@@ -34,7 +34,7 @@ def write_list(workdir: str | os.PathLike, study: str, runs: Sequence[dict[str, 
       workdir: work directory.
       study: name of the sweep.
       runs: of every run that is measured `name`, `labels`, `fields`, the folder of its last `stage`
-        and, as `bases`, for every seed of that the base model that it stands on.
+        and, as `bases`, for every seed of that the name of the base model that it stands on.
 
     Raises:
       StorageError: the file cannot be written.
@@ -70,7 +70,7 @@ def read_sweep(workdir: str | os.PathLike, study: str) -> SweepResults:
                 missing.append(name)
                 continue
             seeds = [
-                dataclasses.replace(results, base=bases[str(results.seed)])
+                dataclasses.replace(results, base=str(bases[str(results.seed)]))
                 for results in read_run(place)[stage]
                 if str(results.seed) in bases
             ]
@@ -91,7 +91,9 @@ def _listed(file: AnyPath) -> list[dict]:
         for name, kind in kinds.items():
             if not isinstance(listed, dict) or not isinstance(listed.get(name), kind):
                 raise StorageError(f"{file}: damaged, '{name}' of a run is missing; {remedy}")
-        if not all(seed.isdecimal() for seed in listed["bases"]):
+        # Names; numbers in older lists.
+        known = all(isinstance(base, (str, int)) for base in listed["bases"].values())
+        if not known or not all(seed.isdecimal() for seed in listed["bases"]):
             raise StorageError(f"{file}: damaged, 'bases' of a run is of another kind; {remedy}")
     return runs
 
