@@ -1,6 +1,6 @@
 """Prints the results of a work directory as Markdown: stage by stage, under what made them.
 
-    python -m experiments.results --workdir=DIR [--into=docs/results.md]
+    python -m experiments.results --workdir=DIR [--upstream=DIR,...] [--into=docs/results.md]
 
 Above every table stand the command, the length, the commit, jax and the device of the run, as its
 `config.json` and `versions.json` tell them. `--into` puts the tables into a file of the
@@ -24,16 +24,17 @@ from internal_rl.stages.catalogue import STAGES
 from internal_rl.stages.origin import origin_of
 
 
-def results_text(workdir: str | os.PathLike) -> str:
+def results_text(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> str:
     """Tables of all stages of a work directory, as Markdown.
 
     Args:
       workdir: of a run; finished and unfinished stages are shown alike.
+      upstream: other work directories in which its base models may lie.
 
     Raises:
       StorageError: files cannot be read.
     """
-    run = read_run(workdir)
+    run = read_run(workdir, upstream)
     parts = []
     for stage in sorted(run, key=_place_of):
         seeds = run[stage]
@@ -85,7 +86,9 @@ def _origin(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> str:
     return ", ".join(told)
 
 
-def put_into(text: str, workdir: str | os.PathLike) -> str:
+def put_into(
+    text: str, workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()
+) -> str:
     """A file of the documentation with the block of a work directory made again.
 
     Raises:
@@ -98,7 +101,7 @@ def put_into(text: str, workdir: str | os.PathLike) -> str:
         raise ConfigError(
             f"--into: {begin.strip()} or {end} is missing, allowed is a file with both"
         )
-    return f"{head}{begin}\n{results_text(workdir)}\n{end}{tail}"
+    return f"{head}{begin}\n{results_text(workdir, upstream)}\n{end}{tail}"
 
 
 if __name__ == "__main__":
@@ -110,8 +113,9 @@ if __name__ == "__main__":
         if into.value:
             file = pathlib.Path(into.value)
             with storage_faults(file, "--into must be a file that can be written"):
-                write_atomically(file, put_into(file.read_text(), places.workdir))
+                text = put_into(file.read_text(), places.workdir, places.upstream)
+                write_atomically(file, text)
         else:
-            print(results_text(places.workdir), end="")
+            print(results_text(places.workdir, places.upstream), end="")
 
     launch.run(main)

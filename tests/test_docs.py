@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 import internal_rl
-from experiments.results import put_into
+from experiments.results import put_into, results_text
+from tests.analysis.made_up_run import rl_config, rl_lines, write_stage
 
 ROOT = pathlib.Path(__file__).parents[1]
 CODE = ("internal_rl", "experiments", "configs", "benchmarks", "examples")
@@ -133,6 +134,16 @@ def test_the_figures_of_shipped_runs_are_those_of_their_folders(folder, monkeypa
     monkeypatch.chdir(ROOT)
     text = (ROOT / "docs/results.md").read_text()
     assert put_into(text, folder) == text
+
+
+def test_results_tell_base_models_that_lie_upstream(tmp_path):
+    for seed in range(2):
+        write_stage(tmp_path / "base", "pretrain", seed, {}, [(1, {"loss": 0.5})])
+        config = rl_config("internal_rl")
+        write_stage(tmp_path / "run", "internal_rl", seed, config, rl_lines([0.0, 0.1]))
+    assert "base model" not in results_text(tmp_path / "run")
+    told = results_text(tmp_path / "run", [tmp_path / "base"])
+    assert "| seed 1 (base model 1) |" in told and "2 runs, 2 base models" in told
 
 
 def test_every_setting_has_a_meaning(hooks):
