@@ -113,9 +113,15 @@ def legend(axes: Axes, **keywords) -> None:
 
 
 def draw_band(axes: Axes, x, values, *, label: str, colour, dashes="-") -> None:
-    """Median over the first axis of `(runs, N)` and the band between the quartiles."""
+    """Median over the first axis of `(runs, N)` and the band between the quartiles.
+
+    Lines that lie on each other all show with dashes that leave each other room; a thin line below
+    keeps together the dashes of one that lies alone.
+    """
     low, middle, high = quartiles(np.atleast_2d(values))
     axes.plot(x, middle, color=colour, label=label, linestyle=dashes)
+    if dashes != "-":
+        axes.plot(x, middle, color=colour, linewidth=0.8, zorder=1.9)
     if np.atleast_2d(values).shape[0] > 1:
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
 
