@@ -242,11 +242,12 @@ def _draw_seed(panel: Axes, seed: SeedResults, norm: Any) -> None:
 def _draw_curve(panel: Axes, curve: Sequence[Point]) -> None:
     nlls, kls = [point.nll for point in curve], [point.kl for point in curve]
     panel.plot(nlls, kls, "-", color="0.5", linewidth=1.0, zorder=0)
-    for point in curve:
+    for index, point in enumerate(curve):
         panel.annotate(
             rf"$\alpha$={point.alpha:g}",
             (point.nll, point.kl),
-            xytext=(6, 5),
+            # Above and below in turn: where codes are aligned, points lie side by side.
+            xytext=((6, 6), (2, -18))[index % 2],
             textcoords="offset points",
             fontsize=7.5,
         )
