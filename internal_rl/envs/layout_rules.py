@@ -1,6 +1,6 @@
 """What layouts of a pool have to fulfil: free rectangles, ways and departures, with NumPy.
 
-Cells of a `G x G` grid are numbered row by row, as in `envs.pinpad`. Every function takes `n`
+Cells of a `G x G` grid are numbered row by row, as in `envs.layouts`. Every function takes `n`
 layouts at once: a pool is chosen from thousands of drawn ones.
 """
 
@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 
-# Rows and columns that the actions of `envs.pinpad` move by.
+# Rows and columns that the actions of the grid world move by.
 _MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 _FAR = np.iinfo(np.int32).max
 

@@ -1,7 +1,6 @@
 """What all pinpad worlds share: their config, tasks and layouts, and the visit rule.
 
-Cells of a `G x G` grid are numbered row by row, `cell = row * G + column`, rows downwards. A layout
-is `objects (O,)`, the cell of every colour, and `walls (W,)`, the cells of the walls.
+What cells, `objects` and `walls` are is told in `envs.layouts`.
 """
 
 import dataclasses

@@ -122,7 +122,7 @@ def test_the_page_shows_every_figure_of_the_method(workdir):
         pictures = page.all("img", part)
         assert pictures and all(told.search(x["alt"]) for x in pictures), part
         assert "commit " in " ".join(x["text"] for x in page.all("ul", part)), part
-    assert not page.all("section", "faults")
+    assert not page.all("li", "faults")
     assert "Nothing: all stages and studies" in page.all("section")[-1]["text"]
 
 
