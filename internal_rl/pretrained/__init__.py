@@ -6,8 +6,6 @@ looks as if the stage had been run there.
 
 import os
 import pathlib
-import shutil
-import tempfile
 
 from internal_rl.checksums import (
     CHECKSUMS,
@@ -18,9 +16,10 @@ from internal_rl.checksums import (
     read_checked_record,
 )
 from internal_rl.errors import StageConflictError, StageMissingError, StorageError
-from internal_rl.files import storage_faults, write_atomically
-from internal_rl.paths import AnyPath, as_path, is_remote
+from internal_rl.files import storage_faults
+from internal_rl.paths import as_path
 from internal_rl.training.stage_config import StageConfig
+from internal_rl.training.stage_copies import copy_stage
 
 _FOLDER = pathlib.Path(__file__).parent
 _REMEDY = "install the package again"
@@ -103,47 +102,4 @@ def install(world: str, preset: str, workdir: str | os.PathLike, stage: str = "*
         for seed in sorted((_FOLDER / world / preset).glob(f"{stage}/seed_*")):
             target = as_path(workdir) / seed.parent.name / seed.name
             check(seed)
-            copy = _copy_to_store if is_remote(target) else _copy
-            copy(seed, target)
-
-
-def _copy(seed: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies a stage directory that is not there yet; a kill leaves all of it or nothing.
-
-    Several processes may do so at once: one of the copies stays. What is read-only in the package
-    is not so in the copy.
-    """
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.partial_", dir=target.parent))
-    try:
-        for file in sorted(seed.iterdir()):
-            shutil.copyfile(file, partial / file.name)
-        partial.chmod(_folder_mode())
-        partial.rename(target)
-    except OSError:
-        # Where another copy has come first, a folder that is not empty is in the way.
-        if not target.exists():
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _folder_mode() -> int:
-    """What a new folder may be used for, here where `tempfile` makes it private."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o777 & ~mask
-
-
-def _copy_to_store(seed: pathlib.Path, target: AnyPath) -> None:
-    """The same where no folder can be renamed: a mark says that a copy was begun."""
-    mark = target.with_name(f".{target.name}.partial")
-    if target.exists() and not mark.exists():
-        return
-    target.mkdir(parents=True, exist_ok=True)
-    write_atomically(mark, "")
-    for file in sorted(seed.iterdir()):
-        write_atomically(target / file.name, file.read_bytes())
-    mark.unlink()
+            copy_stage(seed, target)

@@ -96,11 +96,11 @@ class PlannedRun:
             return FINISHED
         if begun:
             return BEGUN
-        # What is measured has to lie in the run's own folder.
-        measured = self.run.labels and stage == self.run.stages[-1]
-        if not measured and running.finished_upstream(settings, stage, self.places(())):
-            return ELSEWHERE
-        return TO_DO
+        return ELSEWHERE if running.finished_upstream(settings, stage, self.places(())) else TO_DO
+
+    def measures(self, stage: str) -> bool:
+        """Whether one of its stages is what is measured."""
+        return bool(self.run.labels) and stage == self.run.stages[-1]
 
     def state_of_run(self) -> str:
         """How far it is, told by its stages; see `state`."""

@@ -15,6 +15,7 @@ from internal_rl import hosts
 from internal_rl.analysis.sweeps import report
 from internal_rl.analysis.sweeps.sweep import Sweep, sweep_named
 from internal_rl.errors import UserError
+from internal_rl.files import storage_faults
 from internal_rl.stages import running
 from internal_rl.stages.checks import check_settings
 from internal_rl.stages.places import Places, config_arguments
@@ -29,6 +30,8 @@ from internal_rl.stages.sweep_plan import (
     seed_fields,
     tell,
 )
+from internal_rl.training.stage_copies import copy_stage
+from internal_rl.training.stage_directory import StageDirectory
 
 
 def check_inputs(sweep: Sweep, planned: Sequence[PlannedRun], places: Places) -> None:
@@ -115,11 +118,26 @@ def _make(item: PlannedRun, loggers: tuple[str, ...]) -> None:
         state = item.state(stage)
         if state == ELSEWHERE:
             logging.info("%s: %s", item.settings.folder_of(stage), state)
+            if item.measures(stage):
+                _copy_here(item, stage)
             continue
         running.run(item.settings, stage, item.places(loggers))
         if state != FINISHED:
             # Every run has programs of its own, and there may be hundreds.
             jax.clear_caches()
+
+
+def _copy_here(item: PlannedRun, stage: str) -> None:
+    """Copies what is measured to the run's own folder, where the study looks for it."""
+    # No process asks for the state of the stage while it is copied.
+    hosts.wait_for_all("the state of a run")
+    if hosts.is_first():
+        folder, places = item.settings.folder_of(stage), item.places(())
+        with storage_faults(item.workdir):
+            for seed in item.settings.seeds_of(stage):
+                source = places.finished(item.settings, stage, seed)
+                copy_stage(source.path, StageDirectory(item.workdir, folder, seed).path)
+    hosts.wait_for_all("the copy of a run")
 
 
 def launch_sweep() -> None:

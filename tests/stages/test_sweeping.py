@@ -198,6 +198,44 @@ def test_what_a_run_only_reads_is_not_made_again_where_it_is_finished_elsewhere(
     assert str(first) in planned[1].upstream
 
 
+def test_what_is_measured_is_copied_from_where_it_is_finished(tmp_path, settings):
+    first, second = tmp_path / "first", tmp_path / "second"
+    one = settings.updated("early", num_seeds=1).updated("late", seeds_per_input=1)
+    running.run(one, "early", Places(first))
+    running.run(one, "late", Places(first))
+    source = first / "late" / "seed_0"
+    planned = sweep_plan.plan(SWEEP, settings, Places(second, (str(first),)))
+    states = {item.run.name: item.state_of_run() for item in planned}
+    assert states == {
+        "base": sweep_plan.TO_DO,
+        "target0": sweep_plan.TO_DO,
+        "target4": sweep_plan.TO_DO,
+        "own": sweep_plan.ELSEWHERE,
+    }
+    text = sweeping.run_sweep(SWEEP, settings, Places(second, (str(first),)), ["own"])
+    own = second / "sweep/toy/own"
+    assert [path.name for path in own.iterdir()] == ["late"]
+    for path in (own / "late" / "seed_0").iterdir():
+        assert path.read_bytes() == (source / path.name).read_bytes()
+    assert "1 of 3 runs are finished." in text
+    # A second time it is found where it was copied to.
+    before = times(second)
+    sweeping.run_sweep(SWEEP, settings, Places(second, (str(first),)), ["own"])
+    assert times(second) == before
+    (found,) = report.read_sweep(second, "toy").runs
+    assert [seed.base for seed in found.seeds] == ["0"]
+
+
+def test_what_was_measured_with_other_settings_is_not_copied(tmp_path, settings):
+    first, second = tmp_path / "first", tmp_path / "second"
+    other = settings.updated("early", num_seeds=1).updated("late", target=7.0, seeds_per_input=1)
+    running.run(other, "early", Places(first))
+    running.run(other, "late", Places(first))
+    sweeping.run_sweep(SWEEP, settings, Places(second, (str(first),)), ["own"])
+    config = StageDirectory(second / "sweep/toy/own", "late", 0).read_config()["config"]
+    assert config["late"]["target"] != 7.0
+
+
 def test_a_missing_input_is_named_with_its_command_before_anything_is_made(tmp_path, settings):
     needy = dataclasses.replace(SWEEP, inputs=("early", "moon"))
     message = r"early/seed_0: not there .*--config.early.num_seeds=1 --workdir="

@@ -32,8 +32,8 @@ class Run:
 
     Attributes:
       name: of the run and of its folder, `<workdir>/sweep/<study>/<name>`.
-      stages: what it runs, in order. The last one is what is measured; those before it are not run
-        again where they are finished elsewhere with the same settings.
+      stages: what it runs, in order. The last one is what is measured. What is finished elsewhere
+        with the same settings is not run again; what is measured is copied to the run's folder.
       fields: fields of the config that it changes, such as `{"metacontroller.alpha": 0.1}`.
       seeds: by stage, from the first one on, how many seeds it has for each seed of the one before.
       labels: what table and figures know it by; empty for a run that only others read.
