@@ -18,12 +18,20 @@ CONFIGS = {"gridworld": gridworld, "ant": ant}
 # Stages that read the sections without a stage of their own.
 READER = {"environment": "pretrain", "data": "pretrain", "base": "pretrain"}
 # Presets that do not do what they did before: what runs were made with is asked for by name.
-CHANGED = {(world, "paper", "environment", "solvable_only"): True for world in CONFIGS} | {
-    (world, preset, "compile", f"weight_{phase}_steps"): 0
-    for world in CONFIGS
-    for preset in PRESETS
-    for phase in ("free", "ramp")
-}
+CHANGED = (
+    {(world, "paper", "environment", "solvable_only"): True for world in CONFIGS}
+    | {
+        (world, preset, "compile", f"weight_{phase}_steps"): 0
+        for world in CONFIGS
+        for preset in PRESETS
+        for phase in ("free", "ramp")
+    }
+    | {
+        ("ant", preset, stage, "source_steps"): 0
+        for preset in PRESETS
+        for stage in ("metacontroller", "compile")
+    }
+)
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden_configs.json").read_text())
 
 
