@@ -30,6 +30,7 @@ class Values:
 VALUES = {
     "smoke": Values(1),
     "small": Values(3),
+    "ant-pinpad/small": Values(2),
     "paper": Values(10, (4, 6, 8)),
 }
 

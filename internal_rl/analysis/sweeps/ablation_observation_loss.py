@@ -9,6 +9,8 @@ SWEEP = ablation(
     {
         "smoke": Values((0.01,), 1),
         "small": Values((0.0, 0.001, 0.01, 0.1), 3),
+        # Around the ant's weight of 0.1.
+        "ant-pinpad/small": Values((0.01, 0.1, 1.0), 2),
         "paper": Values((0.0, 0.001, 0.01, 0.1), 10, (6, 8)),
     },
     title="Supervised controllers by observation loss of the base model",

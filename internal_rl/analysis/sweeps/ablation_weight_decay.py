@@ -9,6 +9,7 @@ SWEEP = ablation(
     {
         "smoke": Values((0.03,), 1),
         "small": Values((0.0, 0.01, 0.03, 0.1, 0.3), 3),
+        "ant-pinpad/small": Values((0.0, 0.03, 0.3), 2),
         "paper": Values((0.0, 0.01, 0.03, 0.1, 0.3), 10, (6, 8)),
     },
     title="Supervised controllers by weight decay of the base model",

@@ -31,6 +31,7 @@ class Values:
 VALUES = {
     "smoke": Values((1, 2), 1),
     "small": Values((3, 4, 5, 6), 3),
+    "ant-pinpad/small": Values((2, 4, 6), 2),
     "paper": Values((4, 6, 8), 5),
 }
 

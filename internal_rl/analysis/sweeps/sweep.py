@@ -121,8 +121,16 @@ Values = TypeVar("Values")
 
 
 def values_of(by_preset: Mapping[str, Values], settings: Any) -> Values:
-    """What a sweep goes through for the preset of a config; other presets take those of `small`."""
-    return by_preset.get(settings.preset, by_preset["small"])
+    """What a sweep goes through for the world and the preset of a config.
+
+    Args:
+      by_preset: by `"<world>/<preset>"`, or by `"<preset>"` for all worlds that have none of their
+        own; presets that are not there take those of `small`.
+      settings: the config.
+    """
+    world, preset = settings.environment["name"], settings.preset
+    of_any_world = by_preset.get(preset, by_preset["small"])
+    return by_preset.get(f"{world}/{preset}", of_any_world)
 
 
 def tag(value: Value) -> str:

@@ -187,6 +187,39 @@ def test_presets_of_other_names_take_the_values_of_small():
     assert values_of(selection.VALUES, other) == selection.VALUES["small"]
 
 
+def test_a_world_may_have_values_of_its_own():
+    values = {"small": 1, "paper": 2, "ant-pinpad/small": 3}
+    found = {
+        (world, preset): values_of(values, settings_of(world, preset))
+        for world in CONFIGS
+        for preset in PRESETS
+    }
+    assert found == {
+        **{("gridworld", preset): 2 if preset == "paper" else 1 for preset in PRESETS},
+        **{("ant", "smoke"): 1, ("ant", "small"): 3, ("ant", "paper"): 2},
+    }
+
+
+@pytest.mark.parametrize("world", sorted(CONFIGS))
+@pytest.mark.parametrize("study", STUDIES)
+def test_what_a_small_config_has_is_among_what_its_studies_try(study, world):
+    if (study, world) == ("ablation_noise", "ant"):
+        pytest.skip("its trajectories are collected beforehand")
+    settings = settings_of(world, "small")
+
+    def as_configured(run):
+        return all(
+            getattr(settings.sections[section], name) == value
+            for field, value in run.fields.items()
+            for section, _, name in [field.partition(".")]
+            # The arm and the gate belong to the study.
+            if name not in ("variant", "gate", "snapshot_steps")
+        )
+
+    measured = [run for run in sweep_named(study).runs(settings) if run.labels]
+    assert any(map(as_configured, measured))
+
+
 def test_studies_of_the_tutorial_are_known_once_they_are_registered(monkeypatch, tmp_path):
     monkeypatch.setattr(sweep, "_SWEEPS", dict(all_sweeps()))
     text = (ROOT / "docs/tutorials/sweeps.md").read_text()
