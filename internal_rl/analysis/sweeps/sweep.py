@@ -125,12 +125,12 @@ def values_of(by_preset: Mapping[str, Values], settings: Any) -> Values:
 
     Args:
       by_preset: by `"<world>/<preset>"`, or by `"<preset>"` for all worlds that have none of their
-        own; presets that are not there take those of `small`.
+        own; presets that are not there take those of `small`, which has to be.
       settings: the config.
     """
     world, preset = settings.environment["name"], settings.preset
-    of_any_world = by_preset.get(preset, by_preset["small"])
-    return by_preset.get(f"{world}/{preset}", of_any_world)
+    names = (f"{world}/{preset}", preset, f"{world}/small", "small")
+    return by_preset[next(name for name in names if name in by_preset)]
 
 
 def tag(value: Value) -> str:

@@ -196,8 +196,13 @@ def test_a_world_may_have_values_of_its_own():
     }
     assert found == {
         **{("gridworld", preset): 2 if preset == "paper" else 1 for preset in PRESETS},
-        **{("ant", "smoke"): 1, ("ant", "small"): 3, ("ant", "paper"): 2},
+        **{("ant", "smoke"): 3, ("ant", "small"): 3, ("ant", "paper"): 2},
     }
+    mine = {
+        world: values_of(values, dataclasses.replace(settings_of(world, "small"), preset="mine"))
+        for world in CONFIGS
+    }
+    assert mine == {"gridworld": 1, "ant": 3}
 
 
 @pytest.mark.parametrize("world", sorted(CONFIGS))
