@@ -21,8 +21,6 @@ def get_config(preset: str = "small") -> ConfigDict:
     return make_config("ant-pinpad", preset, {"paper": _PAPER, "small": _SMALL, "smoke": _SMOKE})
 
 
-# About as long as the expert takes to a colour (open).
-_CODE_TESTS = {"source_steps": 50}
 _REINFORCEMENT = {"episodes_per_update": 256, **schedule(51_200, 50, 500, 10)}
 # The paper's tables; a field that the paper leaves open says so.
 _PAPER = {
@@ -58,7 +56,8 @@ _PAPER = {
         "batch_size": 128,
         "num_parts": 8,
         "learning_rate": 3e-4,
-        **_CODE_TESTS,
+        # About as long as the expert takes to a colour (open).
+        "source_steps": 50,
         **schedule(32_000, 100, 1_000, 100),
     },
     "compile": {
@@ -66,7 +65,7 @@ _PAPER = {
         "rank": 0,
         "batch_size": 128,
         "learning_rate": 3e-4,
-        **_CODE_TESTS,
+        "source_steps": 50,
         **schedule(32_000, 100, 1_000, 100),
     },
     "internal_rl": _REINFORCEMENT,
@@ -159,7 +158,6 @@ _SMALL = {
         "warmup_steps": 50,
         "final_learning_rate": 2e-4,
         "max_gradient_norm": 1.0,
-        **_CODE_TESTS,
         **schedule(4_000, 50, 250, 50),
     },
     # Nothing has been tried here: what differs from the metacontroller's is the paper's.
@@ -175,7 +173,6 @@ _SMALL = {
         "warmup_steps": 50,
         "final_learning_rate": 3e-5,
         "max_gradient_norm": 1.0,
-        **_CODE_TESTS,
         **schedule(4_000, 50, 250, 50),
     },
     "internal_rl": {
