@@ -1,9 +1,9 @@
 """Settings of every stage on the ant: presets `smoke`, `small` and `paper`.
 
-`smoke` shows in seconds that the mechanics work, `small` is real science on two CPU cores, `paper`
-holds the tables of the paper. Choose with `--config=configs/ant.py:small`, change single fields
-with `--config.pretrain.steps=100`. Here stands only what differs from the defaults of the sections,
-which document their fields; the world itself is a preset of `internal_rl.envs.ant`.
+`smoke` shows with a few updates that the mechanics work, `small` is real science on two CPU cores,
+`paper` holds the tables of the paper. Choose with `--config=configs/ant.py:small`, change single
+fields with `--config.pretrain.steps=100`. Here stands only what differs from the defaults of the
+sections, which document their fields; the world itself is a preset of `internal_rl.envs.ant`.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
 """Settings of every stage on the grid world: presets `smoke`, `small` and `paper`.
 
-`smoke` shows in seconds that the mechanics work, `small` is real science on two CPU cores, `paper`
-holds the tables of the paper. Choose with `--config=configs/gridworld.py:small`, change single
-fields with `--config.pretrain.steps=100`. Here stands only what differs from the defaults of the
-sections, which document their fields and are the paper's tables for this world, and from the sizes
-of models in `internal_rl.stages.sizes`; the world itself is a preset of
+`smoke` shows with a few updates that the mechanics work, `small` is real science on two CPU cores,
+`paper` holds the tables of the paper. Choose with `--config=configs/gridworld.py:small`, change
+single fields with `--config.pretrain.steps=100`. Here stands only what differs from the defaults of
+the sections, which document their fields and are the paper's tables for this world, and from the
+sizes of models in `internal_rl.stages.sizes`; the world itself is a preset of
 `internal_rl.envs.gridworld`.
 """
 

@@ -156,7 +156,7 @@ class World(Protocol):
     """An environment as pure functions of its state; no auto-reset.
 
     Both functions can be jitted and vmapped. Stepping an episode that has ended changes nothing and
-    pays no reward. Beyond this a world may have any of the capabilities of `envs.capabilities`.
+    pays no reward. Beyond this a world may have any of `envs.world.CAPABILITIES`.
 
     Attributes:
       observation_spec: what an observation is.

@@ -1,6 +1,8 @@
 """The documentation says what is there: sections, links, files, figures, excerpts of code."""
 
+import importlib
 import importlib.util
+import inspect
 import json
 import os
 import pathlib
@@ -28,6 +30,9 @@ SHIPPED = sorted(
     if folder.is_dir() and folder.parent.name != "__pycache__"
 )
 FENCE = re.compile(r"^```(\w*)(?: title=\"(.+?)\")?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+SOURCES = sorted((ROOT / "internal_rl").rglob("*.py"))
+MODULES = {path.stem for path in (ROOT / "internal_rl").iterdir() if path.suffix in ("", ".py")}
 
 
 def page_name(page):
@@ -71,6 +76,49 @@ def test_files_and_modules_that_are_named_are_there(page):
         assert (ROOT / path).exists() or (ROOT / "internal_rl" / path).exists(), path
     for folder, name in re.findall(r"\b(experiments|benchmarks)\.(\w+)", text):
         assert (ROOT / folder / f"{name}.py").exists(), f"{folder}.{name}"
+
+
+def is_there(name):
+    """Whether a dotted name leads from the package to something, a field of a class included."""
+    thing = internal_rl
+    for part in name.split("."):
+        if inspect.ismodule(thing) and not hasattr(thing, part):
+            try:
+                thing = importlib.import_module(f"{thing.__name__}.{part}")
+            except ModuleNotFoundError:
+                return False
+        elif hasattr(thing, part):
+            thing = getattr(thing, part)
+        else:
+            return part in getattr(thing, "__annotations__", {})
+    return True
+
+
+def test_names_of_the_package_that_are_told_are_there():
+    parts = "|".join(sorted(MODULES))
+    for page in [*PAGES, *SOURCES]:
+        names, text = [], page.read_text()
+        if page.suffix == ".md":
+            names = re.findall(r"(?<![\w./])irl\.(\w+(?:\.\w+)*)", text)
+            text = text.replace("`internal_rl.", "`")
+        names += re.findall(rf"`((?:{parts})\.\w+(?:\.\w+)*)`", text)
+        names = [name for name in names if not re.search(r"\.(py|json|tar)\b", name)]
+        missing = {name for name in names if not is_there(name)}
+        # The change log tells names that were.
+        assert not missing or page.name == "CHANGELOG.md", f"{page}: {missing}"
+
+
+def test_the_reference_lists_what_its_modules_define():
+    listed = []
+    for page in sorted((ROOT / "docs" / "reference").glob("*.md")):
+        found = re.findall(
+            r"^::: ([\w.]+)\n(?: {4}.*\n)*? {6}members: \[(.*?)\]", page.read_text(), re.MULTILINE
+        )
+        listed += [(module, name) for module, names in found for name in names.split(", ")]
+    assert len(listed) > 100
+    for module, name in listed:
+        thing = getattr(importlib.import_module(module), name)
+        assert getattr(thing, "__module__", module) == module, f"{module}.{name}"
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def act(
       start: `B` states and timesteps, see `start_worlds`.
       key: randomness of actions and control; the same key and start play the same episodes.
       deterministic: `()` bool, take the most probable action.
-      free_running: no task ends an episode, see `step_without_task` in `envs.capabilities`.
+      free_running: no task ends an episode, see `free_running` in `envs.world.CAPABILITIES`.
       keep: which of `FIELDS` to keep of every step, `LAST` to keep what it led to at the end, and
         `SOLVABLE`.
       num_slots: episodes that run side by side, which bounds the memory; 0 leaves the choice to

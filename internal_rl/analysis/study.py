@@ -169,7 +169,7 @@ class Study:
     Attributes:
       name: of the study.
       stages: stages whose model it measures.
-      needs: `envs.CAPABILITIES` of the world and `LABELS` without which nothing is measured.
+      needs: `envs.world.CAPABILITIES` of the world and `LABELS` without which nothing is measured.
       measure: arrays by name, which the stage keeps; those that are None are left out.
       rows: rows of the table, from the name of one stage (or of its variant) and its seeds.
       figures: figures by file name, from the run; None where there is no data.

@@ -10,7 +10,8 @@ class CodeTestSettings(Section):
     """How codes from unconditioned rollouts are collected, and when they are injected.
 
     Attributes:
-      source_layouts: layouts in which codes are collected, "a handful" in the paper (open).
+      source_layouts: starts, each in a layout of its own, from which codes are collected; "a
+        handful" in the paper (open). Rollouts of one differ in codes and actions alone.
       source_steps: steps of a rollout over which it has to visit one colour and no other; 0 for a
         fifth of the time limit (open).
       injection_step: step at which a code is injected; a third of the time limit where that is

@@ -28,7 +28,7 @@ class LossSettings(Section):
     """The part of the section `compile` that describes the loss.
 
     Attributes:
-      code_weight: weight of the KL of codes, from {.003, .01, .03, .1, .3, 1}.
+      code_weight: weight of the KL of codes; the paper tries {.003, .01, .03, .1, .3, 1}.
       boundary_weight: weight of the KL of boundaries, from the same.
       prior_rate: steps between two boundaries that the prior expects.
       boundary_prior: `"first"` takes the KL of the first boundary times `M`, as the original's

@@ -55,7 +55,8 @@ class Config(MetacontrollerConfig, CodeFindingSettings):
       variant: one of `VARIANTS`.
       base_from: what the base model of the variant `"cotrained"` starts from: `"pretrained"`
         parameters, or `"random"` ones; no other variant reads it.
-      alpha: weight of the KL, from {0, 0.05, 0.1, 0.17, 0.3, 0.5, 1}; see `alpha_schedule`.
+      alpha: weight of the KL, see `alpha_schedule`; the paper tries {0, 0.05, 0.1, 0.17, 0.3, 0.5,
+        1}.
       alpha_start: weight at which it begins to rise by constant factors; 0 for a straight line
         (open).
       alpha_free_steps: updates before that, at weight 0 (open).

@@ -36,7 +36,8 @@ class CompileConfig(CodeControllerConfig):
 
     Attributes:
       num_segments: most segments `M` of a trajectory.
-      temperature: of the Gumbel-softmax that boundaries are drawn with in training, 0.5 or 1.
+      temperature: of the Gumbel-softmax that boundaries are drawn with in training; the
+        paper tries 0.5 and 1.
       encoder_size: hidden size of the heads for boundaries and codes.
     """
 

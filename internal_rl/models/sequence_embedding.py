@@ -16,7 +16,7 @@ class GatedRecurrence(nn.Module):
 
     Attributes:
       size: number of states.
-      slowness: upper end of the range in which `slowness`, minus the logit of a decay, starts.
+      slowness: upper end of the range in which `slowness`, the logit of a decay, starts.
       reverse: read the row from its end to its beginning.
     """
 

@@ -1,8 +1,8 @@
 """Sizes of models and lengths of their training, for any world: what its presets begin with.
 
 `small` is real science for one seed on two CPU cores, of a world whose observations tell where
-things are; `smoke` shows in seconds that the mechanics work. Without either, the defaults of the
-sections hold, which are the paper's.
+things are; `smoke` shows with a few updates that the mechanics work. Without either, the defaults
+of the sections hold, which are the paper's.
 """
 
 from collections.abc import Mapping

@@ -31,7 +31,7 @@ def seed_fields(seeds: dict[str, int]) -> dict[str, int]:
 
 
 def changed(settings: Settings, fields: dict[str, object]) -> Settings:
-    """Settings with fields `section.field` changed.
+    """Settings with fields named as in `metacontroller.alpha` changed.
 
     Raises:
       ConfigError: a field is unknown, or its value is not allowed.

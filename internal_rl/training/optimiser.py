@@ -57,7 +57,7 @@ def make_optimiser(
     Args:
       learning_rate: constant rate or schedule.
       weight_decay: decoupled decay, multiplied by the learning rate.
-      b1: decay of the first moment.
+      b1: decay of AdamW's first moment; Muon's own momentum is 0.95.
       b2: decay of the second moment.
       max_gradient_norm: gradients are scaled down to this global norm; 0 for no clipping.
       optimiser: one of `OPTIMISERS`.

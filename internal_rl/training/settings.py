@@ -51,7 +51,7 @@ class TrainingSettings(Section):
       warmup_steps: updates over which the rate rises from 0.
       final_learning_rate: at the last update; below 0 the rate stays constant.
       weight_decay: decoupled, multiplied by the learning rate.
-      b1: decay of the first moment.
+      b1: decay of AdamW's first moment; Muon's own momentum is 0.95.
       b2: decay of the second moment.
       max_gradient_norm: gradients are scaled down to this global norm; 0 for no clipping.
       steps: updates of the whole stage. May be raised later to train a finished stage further.

@@ -45,7 +45,7 @@ def ages_of(settings: Any) -> tuple[int, ...]:
 
 
 def runs(settings: Any, values: Values | None = None) -> list[Run]:
-    """One base model of every depth, and controllers on it at every age."""
+    """Base models of every depth, and controllers on each at every age."""
     values, ages = values or values_of(VALUES, settings), ages_of(settings)
     found = []
     for depth in controllers.depths_of(values.depths, settings):

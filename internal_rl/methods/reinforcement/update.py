@@ -86,10 +86,10 @@ def update_policy(
     """Takes `num_epochs * num_minibatches` gradient steps.
 
     A batch whose advantages are all zero, as without a success, leaves parameters and optimiser as
-    they are, and its gradient is not computed. Of several devices each learns from its own
-    episodes, and their gradients are summed. Otherwise momentum would go on with what the last
+    they are, and its gradient is not computed. Otherwise momentum would go on with what the last
     success taught, and Adam, whose second moment forgets meanwhile, would take far too large a step
-    at the next one.
+    at the next one. Of several devices each learns from its own episodes, and their gradients are
+    summed.
 
     Args:
       part_sums: `part_sums(params, advantage, episode, index, segment)` sums the objective over the
