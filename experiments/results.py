@@ -40,7 +40,8 @@ def results_text(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLik
         seeds = run[stage]
         rows = table_rows({stage: seeds})
         origin = _origin(workdir, seeds)
-        parts.append("\n".join([f"**{stage}** – {origin}", "", *_table(rows, seeds)]))
+        table = ["", *_table(rows, seeds)] if rows else []
+        parts.append("\n".join([f"**{stage}** – {origin}", *table]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -194,6 +194,12 @@ def test_results_tell_base_models_that_lie_upstream(tmp_path):
     assert "| seed 1 (base model 1) |" in told and "2 runs, 2 base models" in told
 
 
+def test_results_of_a_stage_without_figures_are_one_line(tmp_path):
+    write_stage(tmp_path, "collect", 0, {}, [(48, {})])
+    (told,) = results_text(tmp_path).splitlines()
+    assert told.startswith("**collect** – ") and ", 48 shards, " in told
+
+
 def test_every_setting_has_a_meaning(hooks):
     rows = [line for line in hooks.settings_text().splitlines() if line.startswith("| `")]
     assert len(rows) > 100

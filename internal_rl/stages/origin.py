@@ -23,6 +23,8 @@ from internal_rl.training.stage_directory import StageDirectory
 
 UNKNOWN = "not recorded"
 DIGITS_OF_COMMIT = 7
+# What the steps of a stage are where they are no updates.
+_UNITS = {"expert": "rounds", "collect": "shards"}
 
 # Fields that decide which other sections a stage depends on.
 _DECIDING = (
@@ -45,7 +47,7 @@ class Origin:
       stage: its folder.
       seeds: which ones.
       command: that makes it with the same settings.
-      steps: updates, or rounds of the expert; NaN where that is not known.
+      steps: updates, rounds of the expert or shards of a dataset; NaN where that is not known.
       unit: what `steps` counts.
       commits: of the code, each once.
       software: jax and the device of the first seed.
@@ -79,7 +81,7 @@ def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origi
         seeds=tuple(results.seed for results in seeds),
         command=command_that_made(first),
         steps=_read(folders[0] / "DONE", {"steps": int}).get("steps", first.last("step")),
-        unit="rounds" if first.stage == "expert" else "updates",
+        unit=_UNITS.get(first.stage, "updates"),
         commits=_commits(versions),
         software=_software(versions[0]),
         seconds=first.last("seconds"),
