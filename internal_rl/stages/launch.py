@@ -78,14 +78,30 @@ def run_stage(stage: str) -> None:
         " further later; what is measured at its end comes on top.",
         0.0,
     )
+    seeds = flags.DEFINE_list(
+        "seeds",
+        None,
+        "Seeds that are trained, of those that the stage has, so that several processes can share"
+        " them out; all where none is named.",
+    )
 
     def main(settings, places):
+        if seeds.value is not None:
+            settings = settings.with_seeds(stage, _seeds_of(seeds.value))
         if minutes.value is not None and math.isnan(minutes.value):
             raise ConfigError("--minutes: nan given, allowed is 0 or more")
         limit = math.inf if minutes.value is None else 60.0 * minutes.value
         running.run(settings, stage, places, deadline=started + limit)
 
     run(main, stage=stage)
+
+
+def _seeds_of(given: Sequence[str]) -> list[int]:
+    """The numbers of `--seeds`."""
+    for seed in given:
+        if not re.fullmatch(r"\d{1,10}", seed, re.ASCII):
+            raise ConfigError(f"--seeds: {seed!r} given, allowed are whole numbers such as 0,2")
+    return [int(seed) for seed in given]
 
 
 def run_reproduce() -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -52,6 +52,7 @@ class Settings:
       world: the world itself.
       quickstart: fields that the quickstart changes, to end within minutes, by section.
       sections: all sections by name.
+      chosen_seeds: seeds by stage, of stages that train some of their seeds alone.
     """
 
     preset: str
@@ -62,6 +63,7 @@ class Settings:
     world: World
     quickstart: Mapping[str, Mapping[str, Any]]
     sections: Mapping[str, Section]
+    chosen_seeds: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Section | None:
         if name in section_types():
@@ -154,7 +156,22 @@ class Settings:
 
     def seeds_of(self, stage: str) -> tuple[int, ...]:
         """Seeds that a stage trains."""
-        return tuple(range(self.seed, self.seed + self.num_seeds(stage)))
+        every = tuple(range(self.seed, self.seed + self.num_seeds(stage)))
+        return self.chosen_seeds.get(stage, every)
+
+    def with_seeds(self, stage: str, seeds: Sequence[int]) -> "Settings":
+        """A copy in which a stage trains some of its seeds alone; which ones they read stays.
+
+        Raises:
+          ConfigError: the stage has no such seed, or none is given.
+        """
+        every = self.seeds_of(stage)
+        wrong = [seed for seed in seeds if seed not in every]
+        if wrong or not seeds:
+            given = f"{wrong[0]} given" if wrong else "none given"
+            allowed = str(every[0]) if len(every) == 1 else f"{every[0]} to {every[-1]}"
+            raise ConfigError(f"--seeds: {given}, allowed for {stage} is {allowed}")
+        return dataclasses.replace(self, chosen_seeds={stage: tuple(sorted(set(seeds)))})
 
     def seeds_read(self, stage: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
         """Which seed of an earlier stage each seed of a later one reads.

@@ -116,8 +116,8 @@ def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[lis
         if not set(group) <= set(stage.seeds):
             raise StageConflictError(
                 f"{stage.name}: seeds {list(stage.seeds)} asked for, but"
-                f" {directories[seed].path} was begun together with seeds {group}; allowed is a"
-                " range that holds these, or another --workdir"
+                f" {directories[seed].path} was begun together with seeds {group}; allowed are"
+                " seeds that hold these, or another --workdir"
             )
         groups.append(group)
     fresh = [seed for seed in unfinished if not any(seed in group for group in groups)]

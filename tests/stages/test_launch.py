@@ -26,11 +26,20 @@ def test_a_signal_that_a_library_turns_into_a_fault_of_its_own_is_a_stop(monkeyp
     assert left == [130]
 
 
-def test_minutes_are_a_number(tmp_path):
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--minutes=nan", "--minutes: nan given, allowed is 0 or more"),
+        ("--seeds=0,x", "--seeds: 'x' given, allowed are whole numbers such as 0,2"),
+        ("--seeds=7", "--seeds: 7 given, allowed for probe is 0"),
+        ("--seeds=", "--seeds: none given, allowed for probe is 0"),
+    ],
+)
+def test_flags_of_a_stage_are_refused_in_one_line(flag, message, tmp_path):
     command = [sys.executable, "-m", "experiments.probe", "--config=configs/gridworld.py:smoke"]
-    command += [f"--workdir={tmp_path / 'run'}", "--minutes=nan"]
+    command += [f"--workdir={tmp_path / 'run'}", flag]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert error_line(process) == "error: --minutes: nan given, allowed is 0 or more"
+    assert error_line(process) == f"error: {message}"
     assert not (tmp_path / "run").exists()
 
 

@@ -15,6 +15,7 @@ from internal_rl.envs import world as worlds
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
 from internal_rl.stages import catalogue
 from internal_rl.stages.places import Places
+from internal_rl.stages.running import run
 from internal_rl.stages.settings import Settings, make_config
 from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import read_metrics
@@ -151,6 +152,37 @@ def test_a_seed_that_would_read_another_one_than_it_did_is_a_conflict(tmp_path):
     assert seed_read(tmp_path, "late", 1, "early") == 1
     assert seed_read(tmp_path, "late", 5, "early") == 1
     assert json.loads((tmp_path / "late/seed_5/config.json").read_text())["reads"] == {"early": 1}
+
+
+def test_processes_may_share_out_the_seeds_of_a_stage(tmp_path):
+    settings = Settings.read(
+        toy_run.config_of(early={"num_seeds": 2}, late={"seeds_per_input": 2, "steps": 4})
+    )
+    places = Places(tmp_path)
+    run(settings, "early", places)
+    run(settings.with_seeds("late", [3, 1]), "late", places)
+    assert sorted(path.name for path in (tmp_path / "late").iterdir()) == ["seed_1", "seed_3"]
+    assert seed_read(tmp_path, "late", 3, "early") == 1
+    run(settings.with_seeds("late", [0]), "late", places)
+    before = (tmp_path / "late/seed_3/params.msgpack").read_bytes()
+    run(settings, "late", places)
+    assert all(StageDirectory(tmp_path, "late", seed).finished for seed in range(4))
+    assert (tmp_path / "late/seed_3/params.msgpack").read_bytes() == before
+    # Only of that stage: others keep theirs.
+    assert settings.with_seeds("late", [3]).seeds_of("early") == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ([1, 4], "--seeds: 4 given, allowed for late is 0 to 3"),
+        ([], "--seeds: none given, allowed for late is 0 to 3"),
+    ],
+)
+def test_seeds_that_a_stage_has_not_cannot_be_asked_for(seeds, message):
+    settings = Settings.read(toy_run.config_of(late={"seeds_per_input": 4}))
+    with pytest.raises(ConfigError, match=message):
+        settings.with_seeds("late", seeds)
 
 
 def test_seeds_beyond_those_that_train_together_follow_in_groups(tmp_path):
