@@ -366,8 +366,7 @@ def _require(agent: Any, study: str, needs: set[str] | frozenset[str]) -> None:
     if missing:
         raise ValueError(
             f"study {study}: this world does not tell {', '.join(missing)}; allowed are worlds"
-            f" with {', '.join(sorted(needs))}, see"
-            " internal_rl.envs.world.CAPABILITIES"
+            f" with {', '.join(sorted(needs))}, see internal_rl.envs.world.CAPABILITIES"
         )
 
 

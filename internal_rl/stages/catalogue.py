@@ -111,6 +111,7 @@ class StageSpec:
         empty for none. Its section has the field `seeds_per_input` then, else `num_seeds`.
       reads_input: `reads_input(settings)`: whether it reads that stage at all, or has as many seeds
         alone.
+      unit: what its steps are.
       one_process: it cannot be spread over several processes, nor wait for one of them.
       optional: only configs that name the section have the stage.
       folder: `folder(settings, name)`: name of its folder, another one for each variant.
@@ -126,6 +127,7 @@ class StageSpec:
     depends_on: tuple[str, ...] | Callable[["Settings"], tuple[str, ...]] = ()
     input: str | Callable[["Settings"], str] = ""
     reads_input: Callable[["Settings"], bool] = _always
+    unit: str = "updates"
     one_process: bool = False
     optional: bool = False
     folder: Callable[["Settings", str], str] = lambda settings, name: name
@@ -158,6 +160,7 @@ STAGES: dict[str, StageSpec] = {
             ExpertSection,
             run=f"{_HERE}.expert:run",
             depends_on=("environment", "expert"),
+            unit="rounds",
             # brax's trainer spreads itself over all processes and does not know of our files.
             one_process=True,
             optional=True,
@@ -167,6 +170,7 @@ STAGES: dict[str, StageSpec] = {
             CollectSection,
             run=f"{_HERE}.collect:run",
             depends_on=("environment", "expert", "collect"),
+            unit="shards",
             optional=True,
         ),
         StageSpec(

@@ -15,7 +15,7 @@ from internal_rl.analysis.sweeps.sweep import FinishedRun
 from internal_rl.errors import StorageError
 from internal_rl.files import read_record
 from internal_rl.paths import AnyPath, as_path
-from internal_rl.stages.catalogue import STAGES, command_of, whole_run
+from internal_rl.stages.catalogue import STAGES, StageSpec, command_of, whole_run
 from internal_rl.stages.config_file import CONFIG_FILES, load_config
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import PRESETS, Settings
@@ -23,8 +23,6 @@ from internal_rl.training.stage_directory import StageDirectory
 
 UNKNOWN = "not recorded"
 DIGITS_OF_COMMIT = 7
-# What the steps of a stage are where they are no updates.
-_UNITS = {"expert": "rounds", "collect": "shards"}
 
 # Fields that decide which other sections a stage depends on.
 _DECIDING = (
@@ -81,7 +79,7 @@ def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origi
         seeds=tuple(results.seed for results in seeds),
         command=command_that_made(first),
         steps=_read(folders[0] / "DONE", {"steps": int}).get("steps", first.last("step")),
-        unit=_UNITS.get(first.stage, "updates"),
+        unit=STAGES.get(_stage_of(first.stage), StageSpec).unit,
         commits=_commits(versions),
         software=_software(versions[0]),
         seconds=first.last("seconds"),

@@ -134,7 +134,7 @@ class Settings:
             )
             for name, section in self.sections.items()
         }
-        return dataclasses.replace(self, sections=sections)
+        return dataclasses.replace(self, sections=sections, chosen_seeds={})
 
     def num_seeds(self, stage: str) -> int:
         """How many seeds a stage has: `seeds_per_input` for each seed of the stage that it reads.
@@ -171,7 +171,8 @@ class Settings:
             given = f"{wrong[0]} given" if wrong else "none given"
             allowed = str(every[0]) if len(every) == 1 else f"{every[0]} to {every[-1]}"
             raise ConfigError(f"--seeds: {given}, allowed for {stage} is {allowed}")
-        return dataclasses.replace(self, chosen_seeds={stage: tuple(sorted(set(seeds)))})
+        chosen = {**self.chosen_seeds, stage: tuple(sorted(set(seeds)))}
+        return dataclasses.replace(self, chosen_seeds=chosen)
 
     def seeds_read(self, stage: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
         """Which seed of an earlier stage each seed of a later one reads.

@@ -170,6 +170,9 @@ def test_processes_may_share_out_the_seeds_of_a_stage(tmp_path):
     assert (tmp_path / "late/seed_3/params.msgpack").read_bytes() == before
     # Only of that stage: others keep theirs.
     assert settings.with_seeds("late", [3]).seeds_of("early") == (0, 1)
+    both = settings.with_seeds("early", [1]).with_seeds("late", [3])
+    assert (both.seeds_of("early"), both.seeds_of("late")) == ((1,), (3,))
+    assert both.with_one_seed().seeds_of("late") == (0,)
 
 
 @pytest.mark.parametrize(
