@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from internal_rl.analysis.report import table_rows
-from internal_rl.analysis.results import SeedResults, read_run
+from internal_rl.analysis.results import SeedResults, read_run, sorted_by_stage
 from internal_rl.analysis.table import Row, format_number
 from internal_rl.errors import ConfigError
 from internal_rl.files import storage_faults, write_atomically
@@ -36,18 +36,13 @@ def results_text(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLik
     """
     run = read_run(workdir, upstream)
     parts = []
-    for stage in sorted(run, key=_place_of):
+    for stage in sorted_by_stage(run, STAGES):
         seeds = run[stage]
         rows = table_rows({stage: seeds})
         origin = _origin(workdir, seeds)
         table = ["", *_table(rows, seeds)] if rows else []
         parts.append("\n".join([f"**{stage}** – {origin}", *table]))
     return "\n\n".join(parts) + "\n"
-
-
-def _place_of(stage: str) -> tuple[int, str]:
-    known = (i for i, name in enumerate(STAGES) if f"{stage}_".startswith(f"{name}_"))
-    return next(known, len(STAGES)), stage
 
 
 def _table(rows: Sequence[Row], seeds: Sequence[SeedResults]) -> list[str]:

@@ -18,7 +18,7 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from internal_rl.analysis.drawing import Picture, as_png, told
-from internal_rl.analysis.results import RunResults, read_run
+from internal_rl.analysis.results import RunResults, read_run, sorted_by_stage
 from internal_rl.analysis.study import SKIPPED, Study, all_studies
 from internal_rl.analysis.sweeps.report import ShownSweep, show_sweep, studies_in
 from internal_rl.analysis.sweeps.sweep import all_sweeps
@@ -167,7 +167,7 @@ def _chapter(study: Study, run: RunResults, faults: list[str]) -> Chapter:
 
     return Chapter(
         study=study,
-        stages=tuple(stage for stage in sorted(run, key=_place_of) if study.looks_at(stage)),
+        stages=tuple(stage for stage in sorted_by_stage(run, STAGE_ORDER) if study.looks_at(stage)),
         figures=draw(study.figures, run, lambda key, x: Picture(key, as_png(x), told(x))),
         animations=draw(study.animations, run, lambda key, x: Picture(key, as_gif(*x))),
         text=_guarded(faults, f"study {study.name}", text, ""),
@@ -256,7 +256,7 @@ def table_rows(
       faults: takes a message about every study whose data do not fit; None raises what it raised.
     """
     rows = []
-    for stage in sorted(run, key=_place_of):
+    for stage in sorted_by_stage(run, STAGE_ORDER):
         for study in all_studies() if studies is None else studies:
             if study.rows is not None and study.looks_at(stage):
                 what = f"study {study.name}, rows of {stage}"
@@ -265,12 +265,6 @@ def table_rows(
                 )
                 rows += found
     return [row for row in rows if not math.isnan(row.median)]
-
-
-def _place_of(stage: str) -> tuple[int, str]:
-    """Sorts stages by `STAGE_ORDER`, variants behind their stage."""
-    known = (i for i, name in enumerate(STAGE_ORDER) if f"{stage}_".startswith(f"{name}_"))
-    return next(known, len(STAGE_ORDER)), stage
 
 
 def report_figures(run: RunResults) -> dict[str, Figure]:
@@ -294,7 +288,7 @@ def _left_out(run: RunResults) -> list[str]:
     """`<stage>: <reason>` for every study that a stage has left out."""
     return [
         f"{stage}: {line}"
-        for stage in sorted(run, key=_place_of)
+        for stage in sorted_by_stage(run, STAGE_ORDER)
         for results in run[stage][:1]
         for line in np.atleast_1d(results.artifacts.get(SKIPPED, np.array([], str))).astype(str)
     ]

@@ -5,7 +5,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -45,8 +45,7 @@ class SeedResults:
     @property
     def section(self) -> Mapping:
         """The section of the config that belongs to the stage, or to that of a variant."""
-        names = (name for name in self.config if f"{self.stage}_".startswith(f"{name}_"))
-        return self.config.get(max(names, key=len, default=""), {})
+        return self.config.get(stage_of(self.stage, self.config), {})
 
     @property
     def evaluation_episodes(self) -> int:
@@ -68,6 +67,27 @@ class SeedResults:
         if name in self.artifacts:
             return float(self.artifacts[name])
         return self.last(f"evaluation/{name}")
+
+
+def is_of(folder: str, stage: str) -> bool:
+    """Whether a folder is that of a stage, of a variant or of an age of it: `<stage>_<variant>`."""
+    return f"{folder}_".startswith(f"{stage}_")
+
+
+def stage_of(folder: str, stages: Iterable[str]) -> str:
+    """The stage with the longest name that a folder is of; that of the folder if it is of none."""
+    return max((name for name in stages if is_of(folder, name)), key=len, default=folder)
+
+
+def sorted_by_stage(folders: Iterable[str], stages: Iterable[str]) -> list[str]:
+    """Folders in the order of some stages, variants behind their stage, those of none last."""
+    order = list(stages)
+
+    def place(folder: str) -> tuple[int, str]:
+        stage = stage_of(folder, order)
+        return order.index(stage) if stage in order else len(order), folder
+
+    return sorted(folders, key=place)
 
 
 WITHOUT_BASE = ("expert", "collect")

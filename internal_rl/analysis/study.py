@@ -43,7 +43,7 @@ from matplotlib.figure import Figure
 
 import internal_rl.analysis
 from internal_rl.acting.episodes import SHOWN, SOLVABLE, Episodes
-from internal_rl.analysis.results import RunResults, SeedResults
+from internal_rl.analysis.results import RunResults, SeedResults, is_of
 from internal_rl.analysis.table import Row
 from internal_rl.envs.slots import choose_num_slots
 from internal_rl.envs.world import capabilities
@@ -196,7 +196,7 @@ class Study:
 
     def looks_at(self, stage: str) -> bool:
         """Whether it looks at a stage, or at that of which `stage` is a variant or an age."""
-        return any(stage == name or stage.startswith(f"{name}_") for name in self.stages)
+        return any(is_of(stage, name) for name in self.stages)
 
 
 _STUDIES: dict[str, Study] = {}

@@ -9,7 +9,7 @@ import shlex
 import types
 from collections.abc import Iterator, Mapping, Sequence
 
-from internal_rl.analysis.results import RunResults, SeedResults, standing
+from internal_rl.analysis.results import RunResults, SeedResults, stage_of, standing
 from internal_rl.analysis.sweeps.report import folder_of
 from internal_rl.analysis.sweeps.sweep import FinishedRun
 from internal_rl.errors import StorageError
@@ -79,7 +79,7 @@ def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origi
         seeds=tuple(results.seed for results in seeds),
         command=command_that_made(first),
         steps=_read(folders[0] / "DONE", {"steps": int}).get("steps", first.last("step")),
-        unit=STAGES.get(_stage_of(first.stage), StageSpec).unit,
+        unit=STAGES.get(stage_of(first.stage, STAGES), StageSpec).unit,
         commits=_commits(versions),
         software=_software(versions[0]),
         seconds=first.last("seconds"),
@@ -141,14 +141,9 @@ def _read(file: AnyPath, fields: Mapping[str, type] = types.MappingProxyType({})
         return {}
 
 
-def _stage_of(folder: str) -> str:
-    """The stage that a folder is a variant of."""
-    return next((name for name in STAGES if f"{folder}_".startswith(f"{name}_")), folder)
-
-
 def command_that_made(results: SeedResults) -> str:
     """The command that makes a stage with the settings of a run, preset and single fields."""
-    stage, world = _stage_of(results.stage), _world_of(results)
+    stage, world = stage_of(results.stage, STAGES), _world_of(results)
     if world not in CONFIG_FILES:
         whose = f", with the config of {world}" if world else ""
         return f'irl.run_stages(config, workdir, ["{stage}"]){whose}'
@@ -237,12 +232,14 @@ def settings_of_run(run: RunResults) -> tuple[Settings, tuple[str, ...]] | None:
     file = CONFIG_FILES.get(next(iter(worlds))) if len(worlds) == 1 else None
     if file is None:
         return None
-    found = [_nearest_preset(file, _stage_of(results.stage), results.config) for results in stages]
+    found = [
+        _nearest_preset(file, stage_of(results.stage, STAGES), results.config) for results in stages
+    ]
     chosen = [preset for preset, _ in found]
     preset = max(PRESETS, key=chosen.count)
     changes = {}
     for results in stages:
-        changes |= _changes(_preset(file, preset), _stage_of(results.stage), results.config)
+        changes |= _changes(_preset(file, preset), stage_of(results.stage, STAGES), results.config)
     changes = {field: value for field, value in changes.items() if field not in _VARIANTS}
     config = load_config(f"{file}:{preset}").to_dict()
     for field, value in changes.items():

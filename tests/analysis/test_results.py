@@ -1,0 +1,45 @@
+"""Which stage a folder of a work directory is of."""
+
+import pytest
+
+from internal_rl.analysis.results import SeedResults, is_of, sorted_by_stage, stage_of
+
+STAGES = ("pretrain", "internal_rl", "internal_rl_search")
+
+
+@pytest.mark.parametrize(
+    ("folder", "stage"),
+    [
+        ("pretrain", "pretrain"),
+        ("internal_rl_forced", "internal_rl"),
+        ("internal_rl_search", "internal_rl_search"),
+        ("internal_rl_search_forced", "internal_rl_search"),
+        # A longer word is no variant.
+        ("internal_rls", "internal_rls"),
+        ("pretraining_long", "pretraining_long"),
+    ],
+)
+@pytest.mark.parametrize("stages", [STAGES, STAGES[::-1]])
+def test_a_folder_is_of_the_stage_with_the_longest_name(folder, stage, stages):
+    assert stage_of(folder, stages) == stage
+    assert is_of(folder, stage)
+
+
+def test_variants_follow_their_stage_and_what_is_unknown_comes_last():
+    folders = ["castle", "internal_rl_forced", "internal_rl_search", "pretrain", "internal_rl"]
+    assert sorted_by_stage(folders, STAGES) == [
+        "pretrain",
+        "internal_rl",
+        "internal_rl_forced",
+        "internal_rl_search",
+        "castle",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("folder", "episodes"), [("steer", 8), ("steer_by_layer_1", 16), ("probe", 0)]
+)
+def test_a_variant_reads_the_section_of_its_stage(folder, episodes):
+    config = {"steer": {"evaluation_episodes": 8}, "steer_by_layer": {"evaluation_episodes": 16}}
+    results = SeedResults(folder, 0, config, (), {})
+    assert results.evaluation_episodes == episodes
