@@ -166,6 +166,10 @@ _SMALL = {
         "layer": 1,
         # About as long as a subgoal lasts.
         "prior_rate": 50.0,
+        # An update takes six times as long as the metacontroller's: every segment decodes all
+        # steps, and the base model learns too.
+        "weight_free_steps": 500,
+        "weight_ramp_steps": 700,
         "min_action_std": 0.2,
         "batch_size": 32,
         "num_parts": 1,
@@ -173,7 +177,7 @@ _SMALL = {
         "warmup_steps": 50,
         "final_learning_rate": 3e-5,
         "max_gradient_norm": 1.0,
-        **schedule(4_000, 50, 250, 50),
+        **schedule(2_000, 50, 250, 50),
     },
     "internal_rl": {
         "policy_width": 128,

@@ -14,6 +14,7 @@ Figures are matplotlib's. Tables show themselves in a notebook; `as_dict` gives 
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -311,50 +312,61 @@ def steering(
 # Of a work directory.
 
 
-def learning(workdir: str | os.PathLike) -> Figure:
+def learning(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> Figure:
     """Success of reinforcement learning against episodes.
 
     Args:
       workdir: of a run.
+      upstream: other work directories in which its base models and its expert may lie.
 
     Raises:
       ValueError: no stage of reinforcement learning has begun there.
     """
-    return _one(_learning.figures(read_run(workdir)), "internal_rl or raw_rl", workdir)
+    return _one(_learning.figures(read_run(workdir, upstream)), "internal_rl or raw_rl", workdir)
 
 
-def sweep(workdir: str | os.PathLike, study: str) -> dict[str, Figure]:
+def sweep(
+    workdir: str | os.PathLike, study: str, upstream: Sequence[str | os.PathLike] = ()
+) -> dict[str, Figure]:
     """Figures of a study over several runs by name, see `experiments.sweep`.
 
     Args:
       workdir: in whose folder `sweep` the study lies.
       study: its name, such as `"rate_distortion"`.
+      upstream: other work directories in which its expert may lie.
 
     Raises:
       ConfigError: there is no such study.
       ValueError: nothing of it is finished.
     """
-    found = sweep_named(study).figures(read_sweep(workdir, study))
+    found = sweep_named(study).figures(read_sweep(workdir, study, upstream))
     _one(found, f"finished runs of {study}", workdir)
     return dict(found)
 
 
-def figures(workdir: str | os.PathLike) -> dict[str, Figure]:
-    """All figures of a report by name, of whatever stages and sweeps a work directory holds."""
-    found, sweeps = report_figures(read_run(workdir)), all_sweeps()
+def figures(
+    workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()
+) -> dict[str, Figure]:
+    """All figures of a report by name, of whatever stages and sweeps a work directory holds.
+
+    Args:
+      workdir: of a run.
+      upstream: other work directories in which its base models and its expert may lie.
+    """
+    found, sweeps = report_figures(read_run(workdir, upstream)), all_sweeps()
     for study in filter(sweeps.__contains__, studies_in(workdir)):
-        found |= sweeps[study].figures(read_sweep(workdir, study))
+        found |= sweeps[study].figures(read_sweep(workdir, study, upstream))
     return found
 
 
-def table(workdir: str | os.PathLike) -> Table:
-    """The table of a report, of whatever stages a work directory holds."""
-    return Table(tuple(table_rows(read_run(workdir))))
+def table(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> Table:
+    """The table of a report, of whatever stages a work directory holds; arguments as `figures`."""
+    return Table(tuple(table_rows(read_run(workdir, upstream))))
 
 
-def report(workdir: str | os.PathLike) -> dict:
-    """Writes `<workdir>/report/` and returns its summary, see `analysis.report`."""
-    return running.report(Places(workdir))
+def report(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> dict:
+    """Writes `<workdir>/report/` and returns its summary; arguments as `figures`."""
+    return running.report(Places(workdir, tuple(upstream)))
 
 
 # What these share.

@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 
-from internal_rl.analysis.results import RunResults, SeedResults
-from internal_rl.analysis.statistics import summarise
+from internal_rl.analysis.results import SeedResults
 from internal_rl.analysis.study import Study
 from internal_rl.analysis.table import Row, make_row
-
-SUCCESS = "post_training/success"
 
 _TASKS = {"pretraining": "pretraining tasks", "post_training": "post-training task"}
 _LABELS = {
@@ -31,11 +28,6 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
         for tasks in _TASKS
         for name, label in _LABELS.items()
     ]
-
-
-def success_of_expert(run: RunResults) -> float:
-    """Median over experts of their success on the post-training task; NaN where it is not known."""
-    return summarise([results.last(SUCCESS) for results in run.get("expert", ())]).median
 
 
 STUDY = Study(

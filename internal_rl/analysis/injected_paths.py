@@ -106,9 +106,15 @@ def draw_pairs(shown: Pairs, grid_size: int) -> Figure | None:
             _draw_path(panel, shown, arm, i)
             panel.set_title(f"{title}\nnext visit: {'none' if after[i] < 0 else after[i]}")
             panel.set_xlabel(f"code of {shown.target[i]} at step {shown.step[i]}")
+    without, with_code = (next_visit(visit, shown.step) == shown.target for visit in shown.visit)
+    decided = int(np.sum(with_code & ~without))
+    told = (
+        "chosen where the code decides"
+        if decided == count
+        else f"the code decides in {decided} of {count}"
+    )
     figure.suptitle(
-        "Paths up to the next visit (disc: start, star: injection), chosen where the code decides",
-        fontsize=11,
+        f"Paths up to the next visit (disc: start, star: injection), {told}", fontsize=11
     )
     return figure
 

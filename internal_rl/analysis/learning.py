@@ -11,13 +11,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from internal_rl.analysis.drawing import draw_band, palette, panels, tell
-from internal_rl.analysis.expert import success_of_expert
-from internal_rl.analysis.results import RunResults, SeedResults, stacked_curves, standing
+from internal_rl.analysis.results import (
+    RunResults,
+    SeedResults,
+    stacked_curves,
+    standing,
+    success_of_expert,
+)
 from internal_rl.analysis.study import Study, StudyContext
 from internal_rl.analysis.table import Row, format_number, make_row
 
 SUCCESS_TO_REACH = (0.3, 0.5, 0.8)
 """Speed is told as the number of episodes until these."""
+
+DIVIDED = "Divided by the expert's success on the post-training task, {} (mean actions)"
+"""What a figure says whose success is relative to the expert's (method §2)."""
 
 _LABELS = {
     "internal_rl": "internal RL",
@@ -221,10 +229,7 @@ def rl_curves(curves: Mapping[str, Curve], expert: float = math.nan) -> Figure:
     ends = f"Right: the dotted line is one success in {EngFormatter(sep='')(most)} episodes"
     notes = [f"{ends}, the most that any of them ran; zeros lie on it."]
     if divided:
-        notes.append(
-            f"Divided by the expert's success on the post-training task, {format_number(expert)}"
-            " (mean actions); the legend's is not divided."
-        )
+        notes.append(f"{DIVIDED.format(format_number(expert))}; the legend's is not divided.")
     tell(figure, "\n".join(notes))
     return figure
 

@@ -109,7 +109,7 @@ def gather(
 
     Args:
       workdir: work directory of the run.
-      upstream: other work directories in which its base models may lie.
+      upstream: other work directories in which its base models and its expert may lie.
       only: names of studies; empty for all.
 
     Raises:
@@ -126,14 +126,17 @@ def gather(
         run=run,
         rows=tuple(rows),
         chapters=tuple(x for x in chapters if x.stages or x.figures or x.animations or x.text),
-        sweeps=tuple(_sweeps(workdir, only, faults)),
+        sweeps=tuple(_sweeps(workdir, upstream, only, faults)),
         left_out=tuple(_left_out(run)),
         faults=tuple(faults),
     )
 
 
 def _sweeps(
-    workdir: str | os.PathLike, only: Collection[str], faults: list[str]
+    workdir: str | os.PathLike,
+    upstream: Sequence[str | os.PathLike],
+    only: Collection[str],
+    faults: list[str],
 ) -> list[ShownSweep]:
     """Studies over several runs; one that nobody has registered here is named."""
     known, found = all_sweeps(), []
@@ -144,7 +147,9 @@ def _sweeps(
             faults.append(f"sweep/{name}: left out, allowed are studies {', '.join(known)}")
             continue
         what = f"study {name} over several runs"
-        shown = _guarded(faults, what, lambda name=name: show_sweep(workdir, known[name]), None)
+        shown = _guarded(
+            faults, what, lambda name=name: show_sweep(workdir, known[name], upstream), None
+        )
         found += [] if shown is None else [shown]
     return found
 
@@ -201,7 +206,7 @@ def write_report(
     Args:
       workdir: work directory of the run.
       wall_seconds: duration of the whole run; if unknown, the sum over its stages.
-      upstream: other work directories in which its base models may lie.
+      upstream: other work directories in which its base models and its expert may lie.
       only: names of studies; empty for all.
       page: makes the content of `index.html`; None writes none.
 

@@ -32,6 +32,8 @@ class SeedResults:
       artifacts: arrays by name; empty without any.
       reads: on which seeds of earlier stages it stands, by stage; empty where that is not told.
       base: name of the base model that it stands on, see `base_name`; None where none is known.
+      expert: success on the post-training task of the expert whose data it learns from, see
+        `EXPERT_SUCCESS`; NaN where there is none or it is not known.
     """
 
     stage: str
@@ -41,6 +43,7 @@ class SeedResults:
     artifacts: Mapping[str, np.ndarray]
     reads: Mapping[str, int] = dataclasses.field(default_factory=dict)
     base: str | None = None
+    expert: float = math.nan
 
     @property
     def section(self) -> Mapping:
@@ -92,6 +95,9 @@ def sorted_by_stage(folders: Iterable[str], stages: Iterable[str]) -> list[str]:
 
 WITHOUT_BASE = ("expert", "collect")
 """Stages that come before the base model."""
+
+EXPERT_SUCCESS = "post_training/success"
+"""What the expert reaches with its mean actions, of its stage."""
 
 COTRAINED = "metacontroller_cotrained"
 """The stage whose base model may have begun with random parameters, and is one of its own then."""
@@ -149,7 +155,7 @@ def read_run(
 
     Args:
       workdir: of the run.
-      upstream: other work directories in which its base models may lie.
+      upstream: other work directories in which its base models and its expert may lie.
       faults: takes a message about everything that is damaged, which is left out then.
 
     Raises:
@@ -159,10 +165,12 @@ def read_run(
     with storage_faults(workdir):
         places = (workdir, *upstream)
         bases = {stage: _base_seeds(places, stage) for stage in ("pretrain", COTRAINED)}
+        expert = _success_of_expert(places)
         for folder in sorted(as_path(workdir).glob("*/seed_*")):
             results = _read_or_leave_out(folder, faults) if folder.is_dir() else None
             if results is not None:
-                results = dataclasses.replace(results, base=_base_of(results, bases))
+                base = _base_of(results, bases)
+                results = dataclasses.replace(results, base=base, expert=expert)
                 run.setdefault(results.stage, []).append(results)
     return {stage: sorted(run[stage], key=lambda results: results.seed) for stage in sorted(run)}
 
@@ -262,6 +270,23 @@ def _base_seeds(workdirs: Sequence[str | os.PathLike], stage: str) -> list[int]:
         if seeds := sorted(seed for seed in seeds if seed is not None):
             return seeds
     return []
+
+
+def _success_of_expert(workdirs: Sequence[str | os.PathLike]) -> float:
+    """Median over the experts of the first work directory in which any was judged; else NaN."""
+    for workdir in workdirs:
+        found = []
+        for file in sorted(as_path(workdir).glob("expert/seed_*/metrics.jsonl")):
+            judged = [line.get(EXPERT_SUCCESS) for line in read_metrics(file.parent, [])]
+            found += [value for value in judged if value is not None][-1:]
+        if found:
+            return float(np.median(found))
+    return math.nan
+
+
+def success_of_expert(run: RunResults) -> float:
+    """Success by which a run's curves are divided (method §2, §6); NaN where it is not known."""
+    return next((results.expert for seeds in run.values() for results in seeds), math.nan)
 
 
 def _base_of(results: SeedResults, bases: Mapping[str, Sequence[int]]) -> str | None:

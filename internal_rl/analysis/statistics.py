@@ -13,7 +13,7 @@ median over runs is "never" where most of them never got there.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -95,16 +95,38 @@ def summarise(values: Sequence[float], seed: int = 0) -> Summary:
 
 
 def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """Percentile bootstrap of the interquartile mean over runs."""
+    """Bootstrap of the interquartile mean over runs."""
     if len(values) < 2 or not np.all(np.isfinite(values)):
         return NOTHING
+    return bootstrap_interval((values,), interquartile_mean, seed, vectorized=True)
+
+
+def bootstrap_interval(
+    samples: Sequence[np.ndarray],
+    statistic: Callable[..., np.ndarray | float],
+    seed: int = 0,
+    *,
+    vectorized: bool = False,
+) -> tuple[float, float]:
+    """Percentile bootstrap of a statistic of one or more samples, each resampled on its own.
+
+    Args:
+      samples: `(n_i,)` each, two values or more.
+      statistic: of as many arrays, each with as many values as its sample.
+      seed: of the resampling.
+      vectorized: the statistic takes `axis` and gives many values at once.
+
+    Returns:
+      Lower and upper end.
+    """
     # Percentiles: the bias-corrected kind is not defined for values that are all equal.
     found = stats.bootstrap(
-        (values,),
-        interquartile_mean,
+        samples,
+        statistic,
         confidence_level=CONFIDENCE,
         n_resamples=NUM_RESAMPLES,
         method="percentile",
+        vectorized=vectorized,
         rng=np.random.default_rng(seed),
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -16,6 +16,7 @@ import optax
 from internal_rl.types import ActionSpec, ObservationSpec
 
 LOG_STD_RANGE = (-5.0, 2.0)
+"""Of a Gaussian; outside of it there is no gradient (the paper is silent: docs/decisions.md)."""
 
 
 def action_parameter_size(spec: ActionSpec) -> int:

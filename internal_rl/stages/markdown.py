@@ -1,10 +1,14 @@
-"""The little Markdown that studies write, tables, lists and paragraphs, as HTML."""
+"""The little Markdown that studies write, tables, lists and paragraphs, as HTML.
+
+Tables can be sorted: `page.js` reads the keys of their cells.
+"""
 
 import re
 
 from markupsafe import Markup, escape
 
 _RULE = re.compile(r"\|[\s:|-]+\|")
+_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[+-]?\d+)?")
 
 
 def as_html(text: str) -> Markup:
@@ -23,16 +27,38 @@ def _block(lines: list[str]) -> Markup:
 
 
 def _table(head: str, lines: list[str]) -> Markup:
-    def row(line, tag):
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        made = (Markup(f"<{tag}>{{}}</{tag}>").format(_inline(cell)) for cell in cells)
-        return Markup("<tr>{}</tr>").format(Markup("").join(made))
+    def row(line, cell):
+        cells = [text.strip() for text in line.strip().strip("|").split("|")]
+        return Markup("<tr>{}</tr>").format(Markup("").join(map(cell, cells)))
 
-    body = Markup("").join(row(line, "td") for line in lines)
+    def value(text):
+        return Markup('<td data-key="{}">{}</td>').format(_key_of(text), _inline(text))
+
+    body = Markup("").join(row(line, value) for line in lines)
     return Markup(
-        '<div class="wide" tabindex="0" role="region" aria-label="table"><table>'
+        '<div class="wide" tabindex="0" role="region" aria-label="table"><table class="sortable">'
         "<thead>{}</thead><tbody>{}</tbody></table></div>"
-    ).format(row(head, "th"), body)
+    ).format(row(head, lambda text: sorting_head(_inline(text))), body)
+
+
+def sorting_head(shown: str | Markup, kind: str = "") -> Markup:
+    """Head of a column of a table `sortable`; its button sleeps until the page's script runs.
+
+    Args:
+      shown: what it says.
+      kind: class of the cell; none if empty.
+    """
+    chosen = Markup(' class="{}"').format(kind) if kind else ""
+    made = Markup('<th scope="col"{}><button type="button" disabled>{}</button></th>')
+    return made.format(chosen, shown)
+
+
+def _key_of(text: str) -> str:
+    """What a cell is sorted by: a number without commas, `inf` for "never", nothing for a dash."""
+    text = text.strip("*`")
+    if _NUMBER.fullmatch(text):
+        return text.replace(",", "")
+    return {"–": "", "never": "inf"}.get(text, text)
 
 
 def _inline(text: str) -> Markup:

@@ -21,7 +21,7 @@ from internal_rl.analysis.sweeps.report import ShownSweep, studies_in
 from internal_rl.analysis.table import HEADS, RATES, Row, cells, rate_cells
 from internal_rl.errors import UserError
 from internal_rl.stages.catalogue import command_of
-from internal_rl.stages.markdown import as_html
+from internal_rl.stages.markdown import as_html, sorting_head
 from internal_rl.stages.origin import (
     Missing,
     Origin,
@@ -123,6 +123,7 @@ def report_page(report: Report, places: Places, settings: Settings | None = None
         version=internal_rl.__version__,
         worlds=sorted(_worlds(report)),
         heads=HEADS,
+        sorting=sorting_head,
         rows=[(row, _sortable(row)) for row in report.rows],
         rates_title=RATES,
         rates=[(row, rate_cells(row)) for row in report.rows if row.rates],

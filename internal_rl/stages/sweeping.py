@@ -91,7 +91,8 @@ def run_sweep(sweep: Sweep, settings: Settings, places: Places, names: Sequence[
             failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if name in failed:
             logging.error("run %s failed: %s", name, failed[name])
-    shown = report.write_sweep(places.workdir, sweep) if hosts.is_first() else None
+    first = hosts.is_first()
+    shown = report.write_sweep(places.workdir, sweep, places.upstream) if first else None
     if failed:
         told = "; ".join(f"{name}: {problem}" for name, problem in failed.items())
         raise UserError(f"{len(failed)} of {len(chosen)} runs failed: {told}")

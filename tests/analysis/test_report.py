@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import re
 import shutil
 
@@ -11,10 +12,11 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from internal_rl import studies
 from internal_rl.analysis import drawing, report, study
 from internal_rl.analysis.learning import episodes_to
 from internal_rl.analysis.rate_distortion import loss_accounting
-from internal_rl.analysis.results import read_run, stacked_curves, standing
+from internal_rl.analysis.results import read_run, stacked_curves, standing, success_of_expert
 from internal_rl.analysis.study import Animation, Study, register_study
 from internal_rl.analysis.table import Row, Table, format_markdown
 from internal_rl.errors import ConfigError, StorageError
@@ -142,15 +144,50 @@ def test_what_is_trained_from_random_parameters_has_base_models_of_its_own(tmp_p
             assert [seed.base for seed in seeds] == (own if count > 1 else ["0"] * runs)
 
 
+def write_expert(workdir, *success):
+    """An expert that was judged after every round."""
+    judged = [{"post_training/success": value, "pretraining/success": 0.9} for value in success]
+    lines = list(enumerate(judged, 1))
+    write_stage(workdir, "expert", 0, {"expert": {"evaluation_episodes": 1000}}, lines)
+
+
 def test_the_ant_is_measured_against_its_expert(tmp_path):
-    expert = {"post_training/success": 0.8, "pretraining/success": 0.9}
-    write_stage(tmp_path, "expert", 0, {"expert": {"evaluation_episodes": 1000}}, [(1, expert)])
+    write_expert(tmp_path, 0.8)
     write_stage(tmp_path, "internal_rl", 0, rl_config("internal_rl"), rl_lines([0.0, 0.4]))
     run = read_run(tmp_path)
     figure = report.report_figures(run)["reinforcement_learning"]
     assert figure.axes[0].get_lines()[0].get_ydata()[-1] == pytest.approx(0.5)
     row = next(r for r in report.table_rows(run) if r.key == "expert_post_training_success")
     assert row.values == (0.8,) and row.episodes == (1000,)
+
+
+def test_the_expert_may_lie_upstream_and_counts_as_it_was_judged_last(tmp_path):
+    own, near, far = (tmp_path / name for name in ("own", "near", "far"))
+    write_stage(own, "internal_rl", 0, rl_config("internal_rl"), rl_lines([0.0, 0.4]))
+    write_expert(near, 0.2, 0.5)
+    write_expert(far, 0.8)
+    for upstream, expert in (([], math.nan), ([far], 0.8), ([near, far], 0.5)):
+        run = read_run(own, upstream)
+        assert success_of_expert(run) == pytest.approx(expert, nan_ok=True)
+        figure = studies.learning(own, upstream)
+        last = figure.axes[0].get_lines()[0].get_ydata()[-1]
+        assert last == pytest.approx(0.4 / expert if expert > 0 else 0.4)
+    # What is read from upstream is no part of the run.
+    assert list(run) == ["internal_rl"]
+
+
+def test_the_gate_of_compile_stands_beside_the_boundaries_that_it_was_taught(tmp_path):
+    found = {"f1": 0.5, "gate_f1": 0.25, "action_nll": 0.1, "code_kl": 2.0, "boundary_kl": 0.3}
+    line = {f"evaluation/{name}": value for name, value in found.items()}
+    write_stage(tmp_path, "compile", 0, {"compile": {}}, [(10, line)])
+    rows = {row.key: row.values[0] for row in report.table_rows(read_run(tmp_path))}
+    assert rows == {
+        "compile_switching_f1": 0.5,
+        "compile_switching_gate_f1": 0.25,
+        "compile_losses_action_nll": 0.1,
+        "compile_losses_code_kl": 2.0,
+        "compile_losses_boundary_kl": 0.3,
+    }
 
 
 def test_partial_run_is_reported_without_what_is_missing(tmp_path):

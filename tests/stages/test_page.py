@@ -129,8 +129,13 @@ def test_what_has_not_been_run_is_listed_with_its_command(page, workdir):
 
 
 def test_tables_can_be_sorted(page):
-    tables = [x for x in page.all("table") if x.get("class") == "sortable"]
-    assert len(tables) == 2
+    tables = page.all("table")
+    # Quantities, rates of single runs, what is missing, the accounting and a study over runs.
+    assert len(tables) == 5
+    assert {x.get("class") for x in tables} == {"sortable"}
+    assert len(page.all("th", "study-sweep-rate_distortion")) == len(
+        page.all("button", "study-sweep-rate_distortion")
+    )
     heads = [x["text"] for x in page.all("button", "quantities")]
     assert heads[:3] == ["quantity", "median", "quartiles"] and heads[6] == "base models"
     keys = [x["data-key"] for x in page.all("td", "quantities")]
@@ -247,6 +252,15 @@ def test_the_markdown_of_studies_becomes_html():
     made = as_html("One `x < 1`\nparagraph.\n\n- a\n- b\n\n| h | i |\n|---|---:|\n| 1 | <b> |\n")
     assert "<p>One <code>x &lt; 1</code> paragraph.</p>" in made
     assert "<ul><li>a</li><li>b</li></ul>" in made
-    assert "<tr><th>h</th><th>i</th></tr>" in made and "<td>&lt;b&gt;</td>" in made
+    head = '<th scope="col"><button type="button" disabled>{}</button></th>'
+    assert f"<tr>{head.format('h')}{head.format('i')}</tr>" in made
+    assert '<td data-key="&lt;b&gt;">&lt;b&gt;</td>' in made
     assert as_html("") == ""
     assert as_html("a ` b") == "<p>a ` b</p>"
+
+
+def test_cells_of_studies_are_sorted_by_their_numbers():
+    cells = ("–", "never", "**0.97**", "12,345", "-1.5e-05", "`3`", "0.1 to 0.2", "frozen")
+    made = as_html("| h |\n|---|\n" + "".join(f"| {cell} |\n" for cell in cells))
+    keys = re.findall(r'data-key="(.*?)"', made)
+    assert keys == ["", "inf", "0.97", "12345", "-1.5e-05", "3", "0.1 to 0.2", "frozen"]

@@ -12,6 +12,8 @@ SWEEP = ablation(
         # Around the ant's weight of 0.1.
         "ant-pinpad/small": Values((0.01, 0.1, 1.0), 2),
         "paper": Values((0.0, 0.001, 0.01, 0.1), 10, (6, 8)),
+        # Around the ant's weight of 10.
+        "ant-pinpad/paper": Values((0.0, 0.1, 1.0, 10.0), 10, (6, 8)),
     },
     title="Supervised controllers by observation loss of the base model",
     inputs=("collect",),

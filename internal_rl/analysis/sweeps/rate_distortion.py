@@ -3,7 +3,10 @@
 A point is one metacontroller: its action NLL against the KL of its codes, in nats per step, on
 held-out rows. The gap of the curve is measured, not looked for, in two ways: as the difference of
 NLL between neighbouring values of α on the frozen curve, and as that between both curves where
-their KL is the same.
+their KL is the same, with an interval from bootstrapping over seeds.
+
+NLL and KL are those of the loss, with the noise of a Gumbel-sigmoid gate; switches and F1 are those
+of the gate without noise, which acts.
 """
 
 import dataclasses
@@ -16,12 +19,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from scipy.interpolate import PchipInterpolator
 
 from internal_rl.analysis.drawing import draw_references, legend, panels, tell
 from internal_rl.analysis.results import SeedResults, standing
+from internal_rl.analysis.statistics import NOTHING, bootstrap_interval
 from internal_rl.analysis.sweeps.sweep import Run, Sweep, SweepResults, tag, values_of
 from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
-from internal_rl.analysis.table import format_number
+from internal_rl.analysis.table import format_number, format_span
 
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "frozen": {"metacontroller.variant": "discovered"},
@@ -132,13 +137,19 @@ def widest_gap(curve: Sequence[Point]) -> tuple[Point, Point] | None:
     return max(pairs, key=lambda pair: pair[1].nll - pair[0].nll, default=None)
 
 
-def nll_at(curve: Sequence[Point], rate: float) -> float:
-    """NLL of a curve where its KL is `rate`, by straight lines between points; NaN outside."""
-    ordered = sorted(curve, key=lambda point: point.kl)
-    rates = [point.kl for point in ordered]
-    if not rates or not rates[0] <= rate <= rates[-1]:
-        return math.nan
-    return float(np.interp(rate, rates, [point.nll for point in ordered]))
+def nll_at(curve: Sequence[Point], rates: Sequence[float]) -> np.ndarray:
+    """NLL of a curve where its KL has some values, `(N,)`; NaN outside of its own.
+
+    Between points lies a monotone cubic: a curve of rate and distortion is convex, and straight
+    lines would lie above it throughout.
+    """
+    # Points of one KL count as their mean.
+    own = np.unique([point.kl for point in curve])
+    nlls = [np.mean([point.nll for point in curve if point.kl == rate]) for rate in own]
+    rates = np.asarray(rates, float)
+    if len(own) < 2:
+        return np.where(np.isin(rates, own), nlls[0] if nlls else math.nan, math.nan)
+    return PchipInterpolator(own, nlls, extrapolate=False)(rates)
 
 
 def distances(frozen: Sequence[Point], other: Sequence[Point]) -> dict[float, float]:
@@ -147,7 +158,33 @@ def distances(frozen: Sequence[Point], other: Sequence[Point]) -> dict[float, fl
     Returns:
       Nats per step by α; NaN where the other curve has no point of so much and of so little KL.
     """
-    return {point.alpha: nll_at(other, point.kl) - point.nll for point in frozen}
+    there = nll_at(other, [point.kl for point in frozen])
+    return {point.alpha: float(x) - point.nll for point, x in zip(frozen, there, strict=True)}
+
+
+def mean_distance(frozen: Sequence[Point], other: Sequence[Point]) -> float:
+    """Mean of `distances` over the values of α of which they are known; NaN for none."""
+    known = [value for value in distances(frozen, other).values() if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def distance_interval(results: SweepResults) -> tuple[float, float]:
+    """Interval of `mean_distance`, the seeds of every run drawn again; NaN with single seeds."""
+    if math.isnan(mean_distance(*(curve_of(results, arm) for arm in ARMS))):
+        return NOTHING
+    runs = [run for arm in ARMS for run in results.groups("arm").get(arm, ())]
+    if min((len(run.seeds) for run in runs), default=0) < 2:
+        return NOTHING
+    ends = [np.array([run.values(nll), run.values(kl)]) for run in runs]
+
+    def again(*chosen):
+        curves = {arm: [] for arm in ARMS}
+        for run, values, indices in zip(runs, ends, chosen, strict=True):
+            point = Point(float(run.labels["alpha"]), *np.median(values[:, indices], axis=1))
+            curves[run.labels["arm"]].append(point)
+        return mean_distance(*curves.values())
+
+    return bootstrap_interval([np.arange(len(run.seeds)) for run in runs], again)
 
 
 def table(results: SweepResults) -> SweepTable:
@@ -168,7 +205,8 @@ def table(results: SweepResults) -> SweepTable:
         ends = (*quartiles(run.values(nll)), *quartiles(run.values(kl)))
         cells = (*ends, _median(run.values(switches)), f1, distance)
         rows.append((arm, tag(alpha), *cells, len(run.seeds)))
-    return SweepTable(columns, rows, [_told_gap(curves), _told_distance(apart)])
+    interval = distance_interval(results)
+    return SweepTable(columns, rows, [_told_gap(curves), _told_distance(apart, interval)])
 
 
 def _told_gap(curves: Mapping[str, Sequence[Point]]) -> str:
@@ -184,16 +222,17 @@ def _told_gap(curves: Mapping[str, Sequence[Point]]) -> str:
     )
 
 
-def _told_distance(apart: Mapping[float, float]) -> str:
+def _told_distance(apart: Mapping[float, float], interval: tuple[float, float]) -> str:
     known = {alpha: value for alpha, value in apart.items() if not math.isnan(value)}
     if not known:
         return "Distance of the arms at equal KL: no point of the frozen arm lies on the other's."
     alpha = max(known, key=known.get)
+    told = "" if math.isnan(interval[0]) else f" (95 % over seeds: {format_span(*interval)})"
     return (
-        "Distance of the arms at equal KL, NLL of the co-trained arm (straight lines between its"
+        "Distance of the arms at equal KL, NLL of the co-trained arm (a monotone cubic through its"
         f" medians) less that of the frozen one: largest at the frozen α = {alpha:g} with"
         f" {format_number(known[alpha])} nats per step, in the mean of {len(known)} points"
-        f" {format_number(float(np.mean(list(known.values()))))}."
+        f" {format_number(float(np.mean(list(known.values()))))}{told}."
     )
 
 

@@ -51,8 +51,15 @@ def studies_in(workdir: str | os.PathLike) -> list[str]:
         return sorted(path.parent.name for path in as_path(workdir).glob(f"sweep/*/{LIST}"))
 
 
-def read_sweep(workdir: str | os.PathLike, study: str) -> SweepResults:
+def read_sweep(
+    workdir: str | os.PathLike, study: str, upstream: Sequence[str | os.PathLike] = ()
+) -> SweepResults:
     """Reads the finished runs of a sweep; a run counts once all of its seeds are finished.
+
+    Args:
+      workdir: in whose folder `sweep` it lies.
+      study: its name.
+      upstream: other work directories in which its expert may lie.
 
     Raises:
       ConfigError: the sweep has not been begun.
@@ -71,7 +78,7 @@ def read_sweep(workdir: str | os.PathLike, study: str) -> SweepResults:
                 continue
             seeds = [
                 dataclasses.replace(results, base=str(bases[str(results.seed)]))
-                for results in read_run(place)[stage]
+                for results in read_run(place, (workdir, *upstream))[stage]
                 if str(results.seed) in bases
             ]
             finished.append(FinishedRun(name, listed["labels"], listed["fields"], seeds))
@@ -136,14 +143,16 @@ class ShownSweep:
             write_atomically(folder / f"{picture.name}.png", picture.content)
 
 
-def show_sweep(workdir: str | os.PathLike, sweep: Sweep) -> ShownSweep:
-    """Reads a sweep and draws what is finished.
+def show_sweep(
+    workdir: str | os.PathLike, sweep: Sweep, upstream: Sequence[str | os.PathLike] = ()
+) -> ShownSweep:
+    """Reads a sweep and draws what is finished; arguments as of `read_sweep`.
 
     Raises:
       ConfigError: the sweep has not been begun.
       StorageError: files cannot be read.
     """
-    results = read_sweep(workdir, sweep.name)
+    results = read_sweep(workdir, sweep.name, upstream)
     table, figures = sweep.table(results), sweep.figures(results)
     return ShownSweep(
         name=sweep.name,
@@ -157,9 +166,11 @@ def show_sweep(workdir: str | os.PathLike, sweep: Sweep) -> ShownSweep:
     )
 
 
-def write_sweep(workdir: str | os.PathLike, sweep: Sweep) -> ShownSweep:
-    """Writes what a sweep shows into `<workdir>/report/`; errors as `show_sweep`."""
-    shown, folder = show_sweep(workdir, sweep), as_path(workdir) / "report"
+def write_sweep(
+    workdir: str | os.PathLike, sweep: Sweep, upstream: Sequence[str | os.PathLike] = ()
+) -> ShownSweep:
+    """Writes what a sweep shows into `<workdir>/report/`; arguments and errors as `show_sweep`."""
+    shown, folder = show_sweep(workdir, sweep, upstream), as_path(workdir) / "report"
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
         shown.write(folder)

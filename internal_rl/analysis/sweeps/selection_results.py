@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from internal_rl.analysis.drawing import draw_band, palette, panels, tell
-from internal_rl.analysis.learning import label_of
+from internal_rl.analysis.learning import DIVIDED, label_of
 from internal_rl.analysis.results import SeedResults, stacked_curves, standing
 from internal_rl.analysis.sweeps.sweep import FinishedRun, SweepResults, tag
 from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
@@ -104,14 +104,24 @@ def figures(results: SweepResults) -> dict[str, Figure]:
     best = best_runs(results)
     figure, axes = panels(1, 2, (11.0, 4.2))
     colours = dict(zip(groups, palette(len(groups)), strict=True))
-    _draw_trials(axes[0, 0], groups, best)
-    _draw_curves(axes[0, 1], best, colours)
+    seeds = [seed for run in results.runs for seed in run.seeds]
+    expert = seeds[0].expert
+    scale = expert if expert > 0 else 1.0
+    _draw_trials(axes[0, 0], groups, best, scale)
+    _draw_curves(axes[0, 1], best, colours, scale)
+    top = max(1.0, 1.0 / scale)
+    over = " over that of the expert" if expert > 0 else ""
+    for panel in axes[0]:
+        panel.set(ylim=(-0.03 * top, 1.03 * top), ylabel=f"{panel.get_ylabel()}{over}")
     handles = [
         Line2D([], [], color=colours[way], label=f"{label(run)}: {_told(run)}")
         for way, run in best.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
-    tell(figure, f"Trials: {standing([seed for run in results.runs for seed in run.seeds])}")
+    notes = [f"Trials: {standing(seeds)}"]
+    if expert > 0:
+        notes.append(f"{DIVIDED.format(format_number(expert))}; the legend's is not divided.")
+    tell(figure, "\n".join(notes))
     return {"selection": figure}
 
 
@@ -122,7 +132,9 @@ def _told(run: FinishedRun) -> str:
     return f"{settings}rate {tag(run.labels['rate'])} ({middle})"
 
 
-def _draw_trials(panel: Axes, groups: Mapping, best: Mapping[str, FinishedRun]) -> None:
+def _draw_trials(
+    panel: Axes, groups: Mapping, best: Mapping[str, FinishedRun], scale: float
+) -> None:
     """The median of every trial by rate, side by side method by method; the best one ringed."""
     rates = sorted({run.labels["rate"] for group in groups.values() for run in group})
     shades = dict(zip(rates, palette(9)[:: max(9 // len(rates), 1)], strict=False))
@@ -132,7 +144,7 @@ def _draw_trials(panel: Axes, groups: Mapping, best: Mapping[str, FinishedRun]) 
         ordered = sorted(group, key=lambda run: (run.labels["rate"], run.name))
         offsets = np.linspace(-0.3, 0.3, len(ordered)) if len(ordered) > 1 else [0.0]
         for offset, run in zip(offsets, ordered, strict=True):
-            middle, low, high = quartiles(run.values(success))
+            middle, low, high = (x / scale for x in quartiles(run.values(success)))
             colour = shades[run.labels["rate"]]
             panel.plot([index + offset] * 2, [low, high], color=colour, linewidth=1.0)
             panel.plot(index + offset, middle, "o", color=colour, markersize=5)
@@ -142,7 +154,7 @@ def _draw_trials(panel: Axes, groups: Mapping, best: Mapping[str, FinishedRun]) 
                 )
     names = [label(run).replace(" ", "\n") for run in best.values()]
     panel.set_xticks(range(len(groups)), names, fontsize=8.5)
-    panel.set(ylim=(-0.03, 1.03), ylabel="success of an evaluation at the end")
+    panel.set_ylabel("success of an evaluation at the end")
     panel.set_title("every trial (median, quartiles); ringed: the best")
     handles = [
         Line2D([], [], linestyle="", marker="o", color=shades[rate], label=f"rate {tag(rate)}")
@@ -151,7 +163,9 @@ def _draw_trials(panel: Axes, groups: Mapping, best: Mapping[str, FinishedRun]) 
     panel.legend(handles=handles, fontsize=7.5, frameon=False, loc="upper right")
 
 
-def _draw_curves(panel: Axes, best: Mapping[str, FinishedRun], colours: Mapping) -> None:
+def _draw_curves(
+    panel: Axes, best: Mapping[str, FinishedRun], colours: Mapping, scale: float
+) -> None:
     """Success of the batches that are learnt from against episodes."""
     for index, (way, run) in enumerate(best.items()):
         episodes, values = stacked_curves(run.seeds, "success", against="episodes")
@@ -159,7 +173,8 @@ def _draw_curves(panel: Axes, best: Mapping[str, FinishedRun], colours: Mapping)
             # Lines on each other, at zero for instance, show through each other's gaps.
             gap = 2.5 * (len(best) - 1)
             dashes = (2.5 * index, (2.5, gap)) if index and gap else "-"
-            draw_band(panel, episodes, values, label=label(run), colour=colours[way], dashes=dashes)
+            style = {"label": label(run), "colour": colours[way], "dashes": dashes}
+            draw_band(panel, episodes, values / scale, **style)
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-    panel.set(ylim=(-0.03, 1.03), xlabel="episodes", ylabel="success of the batches")
+    panel.set(xlabel="episodes", ylabel="success of the batches")
     panel.set_title("the best of each method (median, quartiles)")

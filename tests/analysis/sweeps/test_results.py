@@ -1,5 +1,6 @@
 """Tables and figures of studies whose runs are made up."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ from internal_rl.analysis.sweeps import (
     selection_results,
 )
 from internal_rl.analysis.sweeps.rate_distortion import Point
-from internal_rl.analysis.sweeps.sweep import SweepResults, all_sweeps
+from internal_rl.analysis.sweeps.sweep import FinishedRun, SweepResults, all_sweeps
 from internal_rl.analysis.sweeps.table import SweepTable
 from tests.analysis.sweeps import made_up
 
@@ -32,12 +33,68 @@ def test_the_gap_is_the_largest_step_of_nll_between_neighbours_in_alpha():
 
 
 def test_curves_are_compared_where_their_kl_is_the_same():
-    assert rate_distortion.nll_at(CURVE, 1.5) == pytest.approx(0.16)
-    assert math.isnan(rate_distortion.nll_at(CURVE, 2.5))
-    assert math.isnan(rate_distortion.nll_at([], 1.0))
+    points = [0.02, 0.30, 0.40]
+    np.testing.assert_allclose(rate_distortion.nll_at(CURVE, [2.0, 1.0, 0.0]), points)
+    assert np.isnan(rate_distortion.nll_at(CURVE, [2.5, -0.1])).all()
+    assert np.isnan(rate_distortion.nll_at([], [1.0])).all()
+    alone = rate_distortion.nll_at(CURVE[:1], [2.0, 1.0])
+    np.testing.assert_array_equal(alone, [0.02, math.nan])
+    # One KL twice counts as the mean of both.
+    twice = rate_distortion.nll_at([*CURVE, Point(0.2, 0.20, 1.0)], [1.0])
+    np.testing.assert_allclose(twice, [0.25])
+    between = float(rate_distortion.nll_at(CURVE, [1.5])[0])
     frozen = [Point(0.2, 0.10, 1.5), Point(0.4, 0.1, 3.0)]
     apart = rate_distortion.distances(frozen, CURVE)
-    assert apart[0.2] == pytest.approx(0.06) and math.isnan(apart[0.4])
+    assert apart[0.2] == pytest.approx(between - 0.10) and math.isnan(apart[0.4])
+    assert rate_distortion.mean_distance(frozen, CURVE) == pytest.approx(between - 0.10)
+
+
+def test_a_convex_curve_is_not_overestimated_between_its_points():
+    """`exp(-2 R)`, a Gaussian source's, from seven points as uneven as those of a study."""
+    rates = np.array([0.0, 0.2, 0.35, 0.45, 0.6, 0.85, 3.0])
+    curve = [Point(rate, math.exp(-2 * rate), rate) for rate in rates]
+    asked = np.linspace(0.05, 0.8, 30)
+    error = rate_distortion.nll_at(curve, asked) - np.exp(-2 * asked)
+    straight = np.interp(asked, rates, np.exp(-2 * rates)) - np.exp(-2 * asked)
+    assert abs(error.mean()) < 0.3 * straight.mean()
+
+
+def test_the_interval_of_the_distance_holds_it_and_widens_with_the_spread_of_seeds():
+    def results(spread):
+        runs = []
+        for arm, shift in (("frozen", 0.0), ("co-trained", 0.05)):
+            for alpha, kl in ((0.1, 2.0), (0.3, 1.0), (1.0, 0.5)):
+                found = [
+                    made_up.seed_results(
+                        seed,
+                        artifacts={
+                            "action_nll": 0.1 / kl + shift + spread * (seed - 1),
+                            "kl": kl + 0.1 * (arm == "frozen") * (kl < 2.0),
+                        },
+                    )
+                    for seed in range(3)
+                ]
+                labels = {"arm": arm, "alpha": alpha}
+                runs.append(FinishedRun(f"{arm}{alpha}", labels, {}, found))
+        return SweepResults(runs)
+
+    def interval(spread):
+        return rate_distortion.distance_interval(results(spread))
+
+    def mean(spread):
+        curves = (rate_distortion.curve_of(results(spread), arm) for arm in rate_distortion.ARMS)
+        return rate_distortion.mean_distance(*curves)
+
+    assert interval(0.0) == pytest.approx((mean(0.0), mean(0.0)))
+    (low, high), (lower, higher) = interval(0.01), interval(0.03)
+    assert lower < low < mean(0.01) < high < higher
+    told = rate_distortion.table(results(0.01)).notes[1]
+    assert "95 % over seeds" in told
+    single = SweepResults(
+        [dataclasses.replace(run, seeds=run.seeds[:1]) for run in results(0.01).runs]
+    )
+    assert np.isnan(rate_distortion.distance_interval(single)).all()
+    assert "95 %" not in rate_distortion.table(single).notes[1]
 
 
 def test_the_table_of_rate_and_distortion_tells_both_gaps():
@@ -146,6 +203,25 @@ def test_trials_and_the_curves_of_the_best_are_drawn():
     lines = [line for line in figure.axes[1].get_lines() if line.get_label()[0] != "_"]
     assert len(lines) == 3
     assert as_png(figure)
+
+
+def test_trials_are_divided_by_the_success_of_the_expert():
+    results = made_up.selection_results()
+    divided = SweepResults(
+        [
+            dataclasses.replace(
+                run, seeds=[dataclasses.replace(seed, expert=0.5) for seed in run.seeds]
+            )
+            for run in results.runs
+        ]
+    )
+    alone = selection_results.figures(results)["selection"].axes
+    figure = selection_results.figures(divided)["selection"]
+    for panel, other in zip(figure.axes, alone, strict=True):
+        assert panel.get_ylabel() == f"{other.get_ylabel()} over that of the expert"
+        for line, same in zip(panel.get_lines(), other.get_lines(), strict=True):
+            np.testing.assert_allclose(line.get_ydata(), np.asarray(same.get_ydata()) / 0.5)
+    assert "Divided by the expert's success on the post-training task, 0.5" in told(figure)
 
 
 @pytest.mark.parametrize("study", sorted(all_sweeps()))
