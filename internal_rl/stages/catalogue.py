@@ -42,14 +42,30 @@ def _always(settings: "Settings") -> bool:
     return True
 
 
+METHODS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(discovery.VARIANTS, ("metacontroller", "internal_rl")),
+    "compile": ("compile", "internal_rl"),
+    "raw_actions": ("raw_rl",),
+}
+"""Methods that a whole run compares, and the sections in which their settings may differ."""
+
+
 def _code_variants(settings: "Settings") -> list["Settings"]:
-    """The metacontroller as it is, in its other variants, and CompILE."""
+    """The metacontroller as it is, in its other variants, and CompILE, each as it was selected."""
     found = [
-        _with_codes(settings, "metacontroller").updated("metacontroller", variant=name)
+        _with_codes(settings.as_selected(name), "metacontroller").updated(
+            "metacontroller", variant=name
+        )
         for name in discovery.VARIANTS
         if settings.metacontroller
     ]
-    return [*found, _with_codes(settings, "compile")] if settings.compile else found
+    if settings.compile:
+        found.append(_with_codes(settings.as_selected("compile"), "compile"))
+    return found
+
+
+def _raw_variants(settings: "Settings") -> list["Settings"]:
+    return [settings.as_selected("raw_actions")]
 
 
 def _with_codes(settings: "Settings", stage: str) -> "Settings":
@@ -231,6 +247,7 @@ STAGES: dict[str, StageSpec] = {
             make=f"{_HERE}.trained:make_raw_rl",
             depends_on=(*_BASE, "raw_rl"),
             input="pretrain",
+            variants=_raw_variants,
         ),
     )
 }

@@ -111,10 +111,19 @@ def run_reproduce() -> None:
     )
     sweeps = flags.DEFINE_bool("sweeps", True, "Studies over several runs too, which take longest.")
 
+    selected = flags.DEFINE_string(
+        "selected",
+        "",
+        "File report/selection.json of the study selection: every method is made with the settings"
+        " that were selected for it.",
+    )
+
     def main(settings, places):
         # Here: it imports matplotlib.
-        from internal_rl.stages.reproducing import reproduce
+        from internal_rl.stages.reproducing import read_selected, reproduce
 
+        if selected.value:
+            settings = settings.with_selected(read_selected(selected.value))
         reproduce(settings, places, only.value, sweeps.value)
 
     run(main)

@@ -1,11 +1,13 @@
 """A whole run and the studies over several runs that make the figures of the method."""
 
+import json
 from collections.abc import Collection
 
 from absl import logging
 
 from internal_rl.analysis.sweeps.sweep import Sweep, all_sweeps
 from internal_rl.errors import ConfigError, UserError
+from internal_rl.paths import as_path
 from internal_rl.stages import running
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
@@ -44,6 +46,24 @@ def reproduce(
         running.report(places, settings=settings, only=only)
     if failed:
         raise UserError("; ".join(failed))
+
+
+def read_selected(file: str) -> dict[str, dict[str, object]]:
+    """Fields by method out of a file as a selection writes it, see `Settings.with_selected`.
+
+    Raises:
+      ConfigError: there is no such file, or it holds something else.
+    """
+    allowed = "allowed is report/selection.json of a study selection, fields by method"
+    try:
+        found = json.loads(as_path(file, "--selected").read_text())
+    except OSError as error:
+        raise ConfigError(f"--selected={file}: {error.strerror or error}; {allowed}") from None
+    except ValueError:
+        raise ConfigError(f"--selected={file}: cannot be read as JSON; {allowed}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"--selected={file}: holds no fields by method; {allowed}")
+    return found
 
 
 def chosen_sweeps(settings: Settings, only: Collection[str] = ()) -> list[Sweep]:

@@ -12,7 +12,7 @@ from internal_rl.backend import PRECISIONS
 from internal_rl.envs.world import make_from_config, registered_worlds, world_entry
 from internal_rl.errors import ConfigError
 from internal_rl.section import Section, SettingError
-from internal_rl.stages.catalogue import STAGES, section_types, stage_spec
+from internal_rl.stages.catalogue import METHODS, STAGES, section_types, stage_spec
 from internal_rl.stages.sizes import SIZES, Overlay
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.types import World
@@ -53,6 +53,8 @@ class Settings:
       quickstart: fields that the quickstart changes, to end within minutes, by section.
       sections: all sections by name.
       chosen_seeds: seeds by stage, of stages that train some of their seeds alone.
+      selected: fields by method, as `"metacontroller.alpha"`, with which a whole run makes it; see
+        `with_selected`.
     """
 
     preset: str
@@ -64,6 +66,7 @@ class Settings:
     quickstart: Mapping[str, Mapping[str, Any]]
     sections: Mapping[str, Section]
     chosen_seeds: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    selected: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Section | None:
         if name in section_types():
@@ -125,6 +128,56 @@ class Settings:
         section_type = type(self.sections[section])
         sections = {**self.sections, section: checked(section_type.read, section, changed)}
         return dataclasses.replace(self, sections=sections)
+
+    def with_fields(self, fields: Mapping[str, Any]) -> "Settings":
+        """A copy with fields of several sections changed, named as in `metacontroller.alpha`.
+
+        Raises:
+          ConfigError: a section or field is unknown, or its value is not allowed.
+        """
+        changes: dict[str, dict[str, Any]] = {}
+        for name, value in fields.items():
+            section, _, field = name.partition(".")
+            if section not in self.sections:
+                known = ", ".join(self.sections)
+                raise ConfigError(f"config.{name}: no such section, allowed are {known}")
+            changes.setdefault(section, {})[field] = value
+        settings = self
+        for section, values in changes.items():
+            settings = settings.updated(section, **values)
+        return settings
+
+    def with_selected(self, selected: Mapping[str, Mapping[str, Any]]) -> "Settings":
+        """A copy of which a whole run makes every method with fields of its own.
+
+        Args:
+          selected: fields by method, one of `catalogue.METHODS`; methods that are not there, and
+            all else, stay as in the config.
+
+        Raises:
+          ConfigError: a method is unknown, or a field is none of its, or its value is not allowed.
+        """
+        for method, fields in selected.items():
+            if method not in METHODS:
+                known = ", ".join(METHODS)
+                raise ConfigError(f"--selected: method '{method}' is unknown, allowed are {known}")
+            if not isinstance(fields, Mapping):
+                raise ConfigError(f"--selected: {method}: {fields!r} given, allowed are fields")
+            for field in fields:
+                if field.partition(".")[0] not in METHODS[method]:
+                    own = ", ".join(METHODS[method])
+                    raise ConfigError(
+                        f"--selected: {method}: '{field}' given, allowed are fields of {own}"
+                    )
+            try:
+                self.with_fields(fields)
+            except ConfigError as error:
+                raise ConfigError(f"--selected: {method}: {error}") from None
+        return dataclasses.replace(self, selected=selected)
+
+    def as_selected(self, method: str) -> "Settings":
+        """The settings with which a whole run makes a method."""
+        return self.with_fields(self.selected.get(method, {}))
 
     def with_one_seed(self) -> "Settings":
         """A copy in which every stage has a single seed."""

@@ -30,24 +30,6 @@ def seed_fields(seeds: dict[str, int]) -> dict[str, int]:
     return fields
 
 
-def changed(settings: Settings, fields: dict[str, object]) -> Settings:
-    """Settings with fields named as in `metacontroller.alpha` changed.
-
-    Raises:
-      ConfigError: a field is unknown, or its value is not allowed.
-    """
-    sections: dict[str, dict[str, object]] = {}
-    for name, value in fields.items():
-        section, _, field = name.partition(".")
-        if section not in settings.sections:
-            known = ", ".join(settings.sections)
-            raise ConfigError(f"config.{section}: asked for by a study, allowed are {known}")
-        sections.setdefault(section, {})[field] = value
-    for section, values in sections.items():
-        settings = settings.updated(section, **values)
-    return settings
-
-
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
     """A run with its settings and its places.
@@ -129,7 +111,7 @@ def plan(sweep: Sweep, settings: Settings, places: Places) -> list[PlannedRun]:
     planned: dict[str, PlannedRun] = {}
     for run in runs:
         fields = {**run.fields, **seed_fields(run.seeds)}
-        chosen = changed(settings, fields)
+        chosen = settings.with_fields(fields)
         read = [planned[name] for name in run.reads]
         # What a run reads may itself be finished elsewhere, and then has no folder.
         reads = [other.workdir for other in read if other.state_of_run() != ELSEWHERE]

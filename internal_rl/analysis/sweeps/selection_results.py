@@ -1,5 +1,6 @@
 """What the trials of a selection came to, which of each method is best, and the flags for it."""
 
+import json
 import math
 import shlex
 from collections.abc import Mapping
@@ -59,9 +60,18 @@ def file_of(method: str) -> str:
     return f"selection_{method}.flags"
 
 
+SELECTED = "selection.json"
+"""File with the fields of every method's best run, for a whole run."""
+
+
 def files(results: SweepResults) -> dict[str, str]:
-    """For every method a line with the flags of its best run."""
-    return {file_of(way): f"{flags_of(run)}\n" for way, run in best_runs(results).items()}
+    """For every method a line with the flags of its best run, and `SELECTED`."""
+    best = best_runs(results)
+    if not best:
+        return {}
+    chosen = {way: dict(run.fields) for way, run in best.items()}
+    lines = {file_of(way): f"{flags_of(run)}\n" for way, run in best.items()}
+    return lines | {SELECTED: f"{json.dumps(chosen, indent=1)}\n"}
 
 
 def table(results: SweepResults) -> SweepTable:
@@ -75,6 +85,8 @@ def table(results: SweepResults) -> SweepTable:
             numbers = (*quartiles(run.values(success)), len(run.seeds))
             rows.append((*cells, *numbers, "yes" if run is best[method] else ""))
     notes = [_told_trials(results)] if rows else []
+    if best:
+        notes.append(f"All of them for a whole run: `--selected` with `report/{SELECTED}`.")
     for way, run in best.items():
         notes.append(f"Flags of {label(run)}, also in `{file_of(way)}`: `{flags_of(run)}`")
     return SweepTable(columns, rows, notes)

@@ -1,6 +1,7 @@
 """Tables and figures of studies whose runs are made up."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -187,6 +188,14 @@ def test_each_method_is_shown_at_its_best_median_and_the_mean_decides_between_eq
 
 def test_the_flags_of_the_best_are_written_for_each_method():
     files = selection_results.files(made_up.selection_results())
+    assert json.loads(files.pop("selection.json")) == {
+        "discovered": {
+            "metacontroller.variant": "discovered",
+            "internal_rl.learning_rate": 0.0001,
+        },
+        "raw_actions": {"raw_rl.learning_rate": 0.0001},
+        "compile": {"metacontroller.variant": "compile", "internal_rl.learning_rate": 0.0001},
+    }
     assert files == {
         "selection_discovered.flags": (
             "--config.metacontroller.variant=discovered --config.internal_rl.learning_rate=0.0001\n"
