@@ -103,7 +103,7 @@ def told(figure: Figure) -> str:
     for legend in figure.legends:
         labels = "; ".join(text.get_text() for text in legend.get_texts())
         found += [legend.get_title().get_text(), labels]
-    return " ".join(filter(None, found))
+    return " ".join(part if part.endswith(".") else f"{part}." for part in found if part)
 
 
 def legend(axes: Axes, **keywords) -> None:
