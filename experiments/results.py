@@ -17,7 +17,7 @@ from absl import flags
 from internal_rl.analysis.report import table_rows
 from internal_rl.analysis.results import SeedResults, read_run, sorted_by_stage
 from internal_rl.analysis.table import Row, format_number
-from internal_rl.errors import ConfigError
+from internal_rl.errors import ConfigError, StorageError
 from internal_rl.files import storage_faults, write_atomically
 from internal_rl.stages import launch
 from internal_rl.stages.catalogue import STAGES
@@ -32,9 +32,11 @@ def results_text(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLik
       upstream: other work directories in which its base models may lie.
 
     Raises:
-      StorageError: files cannot be read.
+      StorageError: files cannot be read, or there is no stage.
     """
     run = read_run(workdir, upstream)
+    if not run:
+        raise StorageError(f"{workdir}: holds no stage of a run, nothing to tell")
     parts = []
     for stage in sorted_by_stage(run, STAGES):
         seeds = run[stage]
@@ -79,6 +81,7 @@ def _origin(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> str:
         told.append(f"{origin.seconds / 60:.1f} minutes")
     if len(seeds) > 1:
         told.append(origin.standing)
+    told += [f"**{note}**" for note in origin.notes]
     return ", ".join(told)
 
 
@@ -89,11 +92,12 @@ def put_into(
 
     Raises:
       ConfigError: the file has no such block.
+      StorageError: as `results_text`.
     """
     begin, end = f"<!-- results of {workdir} -->\n", "<!-- end of results -->"
     head, found, rest = text.partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not found or not closed:
+    block, closed, tail = rest.partition(end)
+    if not found or not closed or "<!-- results of " in block:
         raise ConfigError(
             f"--into: {begin.strip()} or {end} is missing, allowed is a file with both"
         )

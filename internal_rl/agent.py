@@ -3,11 +3,14 @@
 import contextlib
 import functools
 import os
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from internal_rl import envs, pretrained
@@ -15,7 +18,7 @@ from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import SHOWN, Control, Episodes, NoControl, play
 from internal_rl.analysis.results import SeedResults
 from internal_rl.envs.world import switch_tolerance
-from internal_rl.errors import StageMissingError, StorageError, UserError
+from internal_rl.errors import ConfigError, StageMissingError, StorageError, UserError
 from internal_rl.files import PUT_BACK, storage_faults
 from internal_rl.methods import compile, discovery
 from internal_rl.methods.code_finding import expected_params, steered_by
@@ -24,6 +27,7 @@ from internal_rl.models.code_controller import CodeController
 from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.paths import AnyPath, as_path
+from internal_rl.stages.catalogue import command_of
 from internal_rl.stages.origin import command_that_made
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.stage_results import load_stage, seed_read
@@ -198,7 +202,17 @@ def _discover(
     return _by_rows(infer, observation, _segments(active), keys)
 
 
-def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered") -> Agent:
+VARIANTS = (*discovery.VARIANTS, "compile")
+"""What `load` may find codes of."""
+
+
+def load(
+    name: str | os.PathLike,
+    *,
+    seed: int = 0,
+    variant: str = "discovered",
+    upstream: Sequence[str | os.PathLike] = (),
+) -> Agent:
     """An agent from shipped weights or from a work directory.
 
     Args:
@@ -207,11 +221,17 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
       seed: which seed of the metacontroller; the base model is the one that it was trained on.
       variant: `"discovered"`, `"forced"`, `"unaligned"` or `"cotrained"`; `"compile"` for CompILE
         in the place of the metacontroller.
+      upstream: other work directories in which the base model may lie.
 
     Raises:
+      ConfigError: there is no such variant, or a seed is no whole number from 0.
       StageMissingError: nothing of that name is shipped, or the stages are not finished.
       StorageError: files cannot be read.
     """
+    if variant not in VARIANTS:
+        raise ConfigError(f"variant: {variant!r} given, allowed are {', '.join(VARIANTS)}")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(f"seed: {seed!r} given, allowed is a whole number from 0")
     workdir = as_path(name, "name")
     shipped = pretrained.folder_of(str(name))
     if shipped is not None:
@@ -226,7 +246,9 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
     section = discovery.Config
     if variant == "compile":
         stage, section = "compile", compile.Config
-    params, config = _read(workdir, stage, seed)
+    if shipped is not None:
+        _check_shipped(str(name), shipped, stage, seed)
+    params, config = _read(workdir, stage, seed, variant)
     file = workdir / stage / f"seed_{seed}" / "config.json"
     for part in ("environment", "base", section.stage):
         if not isinstance(config.get(part), dict):
@@ -251,23 +273,53 @@ def load(name: str | os.PathLike, *, seed: int = 0, variant: str = "discovered")
     base_params = None
     if not settings.trains_base:
         read = seed_read(workdir, stage, seed, "pretrain")
-        base_params, _ = _read(workdir, "pretrain", read)
+        places = (workdir, *map(as_path, upstream))
+        found = (x for x in places if StageDirectory(x, "pretrain", read).finished)
+        place = next(found, workdir)
+        base_params, _ = _read(place, "pretrain", read)
         shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
-        path = StageDirectory(workdir, "pretrain", read).params_file()
+        path = StageDirectory(place, "pretrain", read).params_file()
         check_weights(base_params, shapes, str(path), remedy)
     model = steered_by(settings, SteeredModel(base, 0, base_params), params)
     return Agent(world, jax.device_put(model))
 
 
-def _read(workdir: AnyPath, stage: str, seed: int) -> tuple[dict, dict]:
-    """Parameters and configuration; messages name the command that made the stage."""
+def _check_shipped(name: str, folder: AnyPath, stage: str, seed: int) -> None:
+    """Raises StageMissingError if weights are shipped without a stage or one of its seeds."""
+    if StageDirectory(folder, stage, seed).finished:
+        return
+    there = sorted(f"{path.parent.name} {path.name}" for path in folder.glob("*/seed_*"))
+    raise StageMissingError(
+        f"{name}: {stage} seed_{seed} is not shipped, there are {', '.join(there)}; others are read"
+        " from a work directory that has trained them"
+    )
+
+
+def _read(
+    workdir: AnyPath, stage: str, seed: int, variant: str = "discovered"
+) -> tuple[dict, dict]:
+    """Parameters and configuration; messages name the command that makes the stage."""
+    if StageDirectory(workdir, stage, seed).finished:
+        return load_stage(workdir, stage, seed, command=_command_that_made(workdir, stage, seed))
+    section = {"pretrain": "pretrain", "compile": "compile"}.get(stage, "metacontroller")
+    # The flags of what is there choose the config.
+    made = _command_that_made(workdir, "pretrain", 0)
+    flags = made.removeprefix(command_of("pretrain")) if not made.startswith("irl.") else ""
+    flags = flags.strip() or f"--workdir={shlex.quote(str(workdir))}"
+    if section == "metacontroller" and variant != "discovered":
+        flags = f"--config.metacontroller.variant={variant} {flags}"
+    return load_stage(workdir, stage, seed, command=f"{command_of(section)} {flags}")
+
+
+def _command_that_made(workdir: AnyPath, stage: str, seed: int) -> str:
+    """The command that made a finished stage; empty where nothing tells it."""
     directory = StageDirectory(workdir, stage, seed)
-    command = ""
-    if directory.finished:
-        with storage_faults(directory.path):
-            config = directory.read_config()["config"]
-        with contextlib.suppress(UserError, AttributeError, KeyError, TypeError):
-            # Of settings that cannot be there is none.
-            made = command_that_made(SeedResults(stage, seed, config, (), {}))
-            command = made if made.startswith("irl.") else f"{made} --workdir={workdir}"
-    return load_stage(workdir, stage, seed, command=command)
+    if not directory.finished:
+        return ""
+    with storage_faults(directory.path):
+        config = directory.read_config()["config"]
+    with contextlib.suppress(UserError, AttributeError, KeyError, TypeError):
+        # Of settings that cannot be there is none.
+        made = command_that_made(SeedResults(stage, seed, config, (), {}))
+        return made if made.startswith("irl.") else f"{made} --workdir={workdir}"
+    return ""

@@ -100,8 +100,10 @@ def switching(found: Any, *, tolerance: int = 1) -> Table:
       tolerance: steps by which a close match may be off.
 
     Raises:
-      ValueError: there are no subgoals.
+      ValueError: there are no subgoals, or the tolerance is no whole number from 0.
     """
+    if not isinstance(tolerance, int | np.integer) or tolerance < 0:
+        raise ValueError(f"tolerance: {tolerance!r} given, allowed is a whole number, 0 or more")
     metrics = _switching.examine_switches(found.beta, rows_of_found(found), tolerance)
     return Table.of(metrics, _switching.ROW_LABELS)
 

@@ -14,6 +14,7 @@ import yaml
 
 import internal_rl
 from experiments.results import put_into, results_text
+from internal_rl.errors import ConfigError, StorageError
 from tests.analysis.made_up_run import rl_config, rl_lines, write_stage
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -207,3 +208,35 @@ def test_the_documentation_is_built_strictly(tmp_path):
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert process.returncode == 0, process.stderr[-3000:]
     assert (tmp_path / "site" / "reference" / "settings" / "index.html").exists()
+
+
+def test_results_are_renewed_in_their_block_alone(tmp_path):
+    block = "<!-- results of {} -->\n| old |\n<!-- end of results -->\n"
+    text = f"head\n{block.format(tmp_path)}between\n{block.format('runs/other')}tail\n"
+    with pytest.raises(StorageError, match="holds no stage of a run, nothing to tell"):
+        put_into(text, tmp_path)
+    with pytest.raises(StorageError, match="holds no stage of a run, nothing to tell"):
+        results_text(tmp_path)
+    write_stage(tmp_path, "internal_rl", 0, rl_config("internal_rl"), rl_lines([0.0, 0.1]))
+    found = put_into(text, tmp_path)
+    assert found.startswith("head\n") and "**internal_rl**" in found
+    assert found.endswith(f"between\n{block.format('runs/other')}tail\n")
+    assert found.count("| old |") == 1
+    # Of a block without an end the next one's is not taken.
+    torn = text.replace("<!-- end of results -->", "", 1)
+    with pytest.raises(ConfigError, match="--into: "):
+        put_into(torn, tmp_path)
+
+
+def test_results_tell_what_is_unfinished_and_what_is_otherwise(tmp_path):
+    config = rl_config("internal_rl")
+    other = {"internal_rl": config["internal_rl"] | {"learning_rate": 0.5}}
+    same = {"internal_rl": config["internal_rl"] | {"learning_rate": 0.1}}
+    write_stage(tmp_path, "internal_rl", 0, same, rl_lines([0.0, 0.1]))
+    write_stage(tmp_path, "internal_rl", 1, other, rl_lines([0.0, 0.1]))
+    write_stage(tmp_path, "internal_rl", 2, same, rl_lines([0.0, 0.1]))
+    (tmp_path / "internal_rl/seed_2/DONE").unlink()
+    told = results_text(tmp_path).splitlines()[0]
+    assert "**seed 1 was made with internal_rl.learning_rate=0.5**" in told
+    assert "**seed 2 is not finished: 2 updates so far**" in told
+    assert told.count("**seed") == 2

@@ -10,8 +10,9 @@ import chex
 import jax
 import pytest
 
+import internal_rl as irl
 from internal_rl import pretrained
-from internal_rl.errors import StageConflictError, StageMissingError
+from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
 from internal_rl.stages.build import make_base
 from internal_rl.stages.places import Places
 from internal_rl.stages.running import run
@@ -101,3 +102,53 @@ def test_what_is_not_shipped_is_refused_with_what_is(tmp_path, world, preset):
     with pytest.raises(StageMissingError, match=f"'{preset}' of {world}, allowed are {allowed}"):
         pretrained.install(world, preset, tmp_path)
     assert not pretrained.offers(world, preset, "pretrain", 0, StageConfig({}))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"variant": "forcd"}, "variant: 'forcd' given, allowed are discovered, forced, unaligned"),
+        ({"seed": -1}, "seed: -1 given, allowed is a whole number from 0"),
+        ({"seed": 0.5}, "seed: 0.5 given, allowed is a whole number from 0"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        irl.load(f"{GRID}/small", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"variant": "forced"}, "metacontroller_forced seed_0"),
+        ({"seed": 1}, "metacontroller seed_1"),
+    ],
+)
+def test_shipped_weights_are_not_trained_in_the_package(given, what):
+    with pytest.raises(StageMissingError) as caught:
+        irl.load(f"{GRID}/small", **given)
+    told = str(caught.value)
+    assert f"{what} is not shipped, there are metacontroller seed_0, pretrain seed_0" in told
+    assert "run:" not in told
+
+
+def test_a_stage_that_a_work_directory_lacks_is_named_by_its_command(tmp_path):
+    pretrained.install(GRID, "small", tmp_path, "pretrain")
+    with pytest.raises(StageMissingError) as caught:
+        irl.load(tmp_path, variant="forced")
+    told = str(caught.value)
+    assert "python -m experiments.metacontroller --config.metacontroller.variant=forced" in told
+    assert "--config=configs/gridworld.py:small" in told and f"--workdir={tmp_path}" in told
+    with pytest.raises(StageMissingError, match="run: python -m experiments.compile --config="):
+        irl.load(tmp_path, variant="compile")
+
+
+def test_the_base_model_of_codes_may_lie_upstream(tmp_path):
+    pretrained.install(GRID, "small", tmp_path / "base", "pretrain")
+    pretrained.install(GRID, "small", tmp_path / "codes", "metacontroller")
+    with pytest.raises(StageMissingError, match="pretrain/seed_0: not there or not finished"):
+        irl.load(tmp_path / "codes")
+    agent = irl.load(tmp_path / "codes", upstream=[tmp_path / "base"])
+    chex.assert_trees_all_equal(
+        agent.model.base_params, irl.load(f"{GRID}/small").model.base_params
+    )

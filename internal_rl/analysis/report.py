@@ -28,7 +28,7 @@ from internal_rl.errors import ConfigError, StorageError
 from internal_rl.files import storage_faults, write_atomically, write_json
 from internal_rl.paths import as_path
 
-# Keys that every summary holds, whatever has been run.
+# Keys that a summary of all studies holds, whatever has been run.
 EXPECTED = ("internal_rl_success", "raw_rl_success", "switching_f1")
 
 # In which order the stages of a run are reported; others come behind them.
@@ -211,7 +211,8 @@ def write_report(
       page: makes the content of `index.html`; None writes none.
 
     Returns:
-      What `summary.json` holds: medians over seeds by key, None where there is no data, or where
+      What `summary.json` holds: medians over seeds by key, None where there is no data (of a whole
+        report; of some studies alone what is not there is left out), or where
       the median run never came there.
 
     Raises:
@@ -226,7 +227,7 @@ def write_report(
         logging.warning("%s", fault)
     for line in report.left_out:
         logging.info("%s", line)
-    summary = dict.fromkeys(EXPECTED)
+    summary = {} if only else dict.fromkeys(EXPECTED)
     summary |= {row.key: row.median if math.isfinite(row.median) else None for row in report.rows}
     if math.isnan(wall_seconds):
         seconds = [seeds[0].last("seconds") for seeds in report.run.values()]

@@ -317,7 +317,7 @@ def _with_episodes(metrics: Sequence[Mapping], stage: str, config: Mapping) -> S
 def stacked_curves(
     seeds: Sequence[SeedResults], name: str, against: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Curves of several seeds, cut to the shortest.
+    """Curves of several seeds, at the steps that all of them have.
 
     Args:
       seeds: seeds of one stage.
@@ -328,13 +328,13 @@ def stacked_curves(
       `(N,)` horizontal values of the first seed, and `(seeds, N)`; seeds without the metric are
       left out.
     """
-    seeds = [results for results in seeds if len(results.curve(name)[1])]
-    curves = [results.curve(name) for results in seeds]
-    length = min((len(values) for _, values in curves), default=0)
-    if not length:
+    curves = [dict(zip(*results.curve(name), strict=True)) for results in seeds]
+    known = [(results, curve) for results, curve in zip(seeds, curves, strict=True) if curve]
+    if not known:
         return np.zeros(0), np.zeros((0, 0))
-    steps = curves[0][0][:length]
-    if against:
-        known = dict(zip(*seeds[0].curve(against), strict=True))
-        steps = np.array([known.get(step, math.nan) for step in steps])
-    return steps, np.stack([values[:length] for _, values in curves])
+    steps = sorted(set.intersection(*(set(curve) for _, curve in known)))
+    values = np.array([[curve[step] for step in steps] for _, curve in known])
+    if not against:
+        return np.array(steps), values
+    across = dict(zip(*known[0][0].curve(against), strict=True))
+    return np.array([across.get(step, math.nan) for step in steps]), values

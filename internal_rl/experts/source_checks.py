@@ -1,50 +1,66 @@
 """Whether trajectories can be those of a world, asked before anything trains on them."""
 
+from collections.abc import Mapping
+
+import chex
 import jax
 import numpy as np
 
-from internal_rl.types import DataSource, World
+from internal_rl.types import DataSource, Trajectory, World
 
 
 def check_source(source: DataSource, world: World, num_rows: int = 64) -> None:
-    """Compares some of the rows held out with the specs of a world.
+    """Compares rows with the specs of a world: all of a dataset, else some of those held out.
 
     Args:
       source: of trajectories.
       world: that they are meant to be of.
-      num_rows: how many rows are looked at.
+      num_rows: how many rows are looked at of a source that makes them as it goes.
 
     Raises:
       ValueError: names what does not fit, and what is allowed.
     """
-    rows = source.held_out(jax.random.key(0), num_rows, source.arrays)
-    rows = jax.tree.map(np.asarray, rows)
+    if isinstance(source.arrays, Mapping) and all(
+        isinstance(rows, Trajectory) for rows in source.arrays.values()
+    ):
+        parts = list(source.arrays.values())
+    else:
+        parts = [source.held_out(jax.random.key(0), num_rows, source.arrays)]
+    for rows in parts:
+        _check_rows(rows, source.labelled, world)
+
+
+def _check_rows(rows: Trajectory, labelled: bool, world: World) -> None:
     observations, actions = world.observation_spec, world.action_spec
     _check_shape("observations", rows.observation, observations.shape)
     _check_shape("actions", rows.action, actions.shape)
-    if (rows.action.dtype.kind in "iu") != actions.discrete:
+    if (np.dtype(rows.action.dtype).kind in "iu") != actions.discrete:
         kind = "whole" if actions.discrete else "real"
         raise ValueError(f"actions are of {rows.action.dtype}, allowed are {kind} numbers")
     if observations.head == "bernoulli":
-        wrong = rows.observation[~np.isin(rows.observation, (0, 1))]
-        if wrong.size:
-            raise ValueError(f"observations hold {wrong.flat[0]}, allowed are 0 and 1")
+        wrong = (rows.observation != 0) & (rows.observation != 1)
+        if wrong.any():
+            found = _first(rows.observation, wrong)
+            raise ValueError(f"observations hold {found}, allowed are 0 and 1")
     if actions.discrete:
-        _check_highest("actions", rows.action[rows.mask], actions.size)
-    if source.labelled and hasattr(world, "num_subgoals"):
-        _check_highest("subgoals", rows.subgoal[rows.mask], world.num_subgoals)
+        _check_highest("actions", rows.action, rows.mask, actions.size)
+    if labelled and hasattr(world, "num_subgoals"):
+        _check_highest("subgoals", rows.subgoal, rows.mask, world.num_subgoals)
 
 
-def _check_shape(name: str, values: np.ndarray, allowed: tuple[int, ...]) -> None:
+def _check_shape(name: str, values: chex.Array, allowed: tuple[int, ...]) -> None:
     shape = values.shape[2:]
     if shape != allowed:
         raise ValueError(f"{name} have the shape {shape}, allowed is {allowed} as in the world")
 
 
-def _check_highest(name: str, values: np.ndarray, number: int) -> None:
-    """Checks that values are numbers of some things."""
-    wrong = values[(values < 0) | (values >= number)]
-    if wrong.size:
-        raise ValueError(
-            f"{name} hold {wrong.flat[0]}, allowed is 0 to {number - 1} as in the world"
-        )
+def _check_highest(name: str, values: chex.Array, mask: chex.Array, number: int) -> None:
+    """Checks that values are numbers of some things, where there is a step."""
+    wrong = mask & ((values < 0) | (values >= number))
+    if wrong.any():
+        found = _first(values, wrong)
+        raise ValueError(f"{name} hold {found}, allowed is 0 to {number - 1} as in the world")
+
+
+def _first(values: chex.Array, chosen: chex.Array) -> np.generic:
+    return np.asarray(values)[np.asarray(chosen)][0]

@@ -100,7 +100,7 @@ def count_close_matches(
         switches, changes = take_oldest(switches, late), take_oldest(changes, early)
         switch_left, change_left = switch_now & ~early & ~exact, change_now & ~late & ~exact
         older = (
-            jnp.concatenate([new[:, None], old[:, :-1]], axis=1)
+            jnp.concatenate([new[:, None], old], axis=1)[:, :tolerance]
             for new, old in ((switch_left, switches), (change_left, changes))
         )
         return (*older, matched + late + early + exact), None
@@ -129,7 +129,7 @@ def count_switches(
       segment: `(B, S)` int32 trajectory inside the row, -1 at padding.
       mask: `(B, S)` bool, the token carries an action.
       threshold: gate value from which on a step is a switch.
-      tolerance: steps by which a close match may be off, 1 or more.
+      tolerance: steps by which a close match may be off, 0 or more.
 
     Returns:
       The counts.

@@ -51,6 +51,7 @@ class Origin:
       software: jax and the device of the first seed.
       seconds: of the first seed; NaN where that is not known.
       standing: number of runs and of base models, in words.
+      notes: seeds that are not finished, or were made with other settings than the first one.
     """
 
     stage: str
@@ -62,6 +63,7 @@ class Origin:
     software: str
     seconds: float
     standing: str
+    notes: tuple[str, ...] = ()
 
 
 def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origin:
@@ -74,17 +76,34 @@ def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origi
     first = seeds[0]
     folders = [as_path(workdir) / first.stage / f"seed_{s.seed}" for s in seeds]
     versions = [_read(folder / "versions.json") for folder in folders]
+    unit = STAGES.get(stage_of(first.stage, STAGES), StageSpec).unit
+    notes = []
+    for results, folder in zip(seeds, folders, strict=True):
+        if not (folder / "DONE").exists():
+            step = results.last("step")
+            count = 0 if math.isnan(step) else int(step)
+            notes.append(f"seed {results.seed} is not finished: {count:,} {unit} so far")
+        if others := _differing_fields(first, results):
+            notes.append(f"seed {results.seed} was made with {', '.join(others)}")
     return Origin(
         stage=first.stage,
         seeds=tuple(results.seed for results in seeds),
         command=command_that_made(first),
         steps=_read(folders[0] / "DONE", {"steps": int}).get("steps", first.last("step")),
-        unit=STAGES.get(stage_of(first.stage, STAGES), StageSpec).unit,
+        unit=unit,
         commits=_commits(versions),
         software=_software(versions[0]),
         seconds=first.last("seconds"),
         standing=standing(seeds),
+        notes=tuple(notes),
     )
+
+
+def _differing_fields(first: SeedResults, results: SeedResults) -> list[str]:
+    """`section.field=value` where a seed has another value than the first one."""
+    known = dict(_fields(first.config))
+    found = _fields(results.config)
+    return [f"{name}={value}" for name, value in found if known.get(name, value) != value]
 
 
 def origin_of_study(

@@ -5,6 +5,7 @@ Loads the small pretrained base model and metacontroller that the package ships,
 """
 
 import time
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -24,18 +25,34 @@ def main(settings: Settings, places: Places) -> None:
     if _FROM_SCRATCH.value:
         running.run_all(settings, places)
     else:
-        for stage in QUICKSTART_SECTIONS:
-            settings = settings.updated(stage, **settings.quickstart[stage])
+        settings = shortened(settings, places.arguments)
         pretrained.install(settings.environment["name"], settings.preset, places.workdir)
         for stage in QUICKSTART_SECTIONS:
             running.run(settings, stage, places)
     summary = running.report(places, time.monotonic() - started)
+    internal, raw = map(settings.folder_of, QUICKSTART_SECTIONS)
     print(
-        f"internal RL solves {summary['internal_rl_success']:.1%} of the held-out task's episodes,"
-        f" raw-action RL {summary['raw_rl_success']:.1%},"
-        f" after {summary['internal_rl_episodes']:,.0f} and {summary['raw_rl_episodes']:,.0f}"
+        f"internal RL solves {summary[f'{internal}_success']:.1%} of the held-out task's episodes,"
+        f" raw-action RL {summary[f'{raw}_success']:.1%},"
+        f" after {summary[f'{internal}_episodes']:,.0f} and {summary[f'{raw}_episodes']:,.0f}"
         f" episodes ({summary['wall_seconds'] / 60:.1f} minutes)"
     )
+
+
+def shortened(settings: Settings, arguments: Sequence[str]) -> Settings:
+    """Settings that end within minutes, see `Settings.quickstart`; what was asked for stays.
+
+    Args:
+      settings: of the config.
+      arguments: of the command line, which choose the config.
+    """
+    given = {argument.partition("=")[0].removeprefix("--config.") for argument in arguments}
+    for stage in QUICKSTART_SECTIONS:
+        fields = settings.quickstart[stage].items()
+        settings = settings.updated(
+            stage, **{name: value for name, value in fields if f"{stage}.{name}" not in given}
+        )
+    return settings
 
 
 def launch_quickstart() -> None:

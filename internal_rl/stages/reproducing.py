@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 from absl import logging
 
+from internal_rl.analysis.study import all_studies
 from internal_rl.analysis.sweeps.sweep import Sweep, all_sweeps
 from internal_rl.errors import ConfigError, UserError
 from internal_rl.paths import as_path
@@ -32,6 +33,13 @@ def reproduce(
     Raises:
       UserError: a fault that the user can mend.
     """
+    within = {study.name for study in all_studies()}
+    asked = [name for name in only if name in all_sweeps() and name not in within]
+    if asked and not with_sweeps:
+        raise ConfigError(
+            f"--only: {', '.join(asked)} given with --nosweeps, which leaves studies over several"
+            " runs out; allowed is one of both"
+        )
     sweeps = chosen_sweeps(settings, only) if with_sweeps else []
     running.run_all(settings, places, only)
     failed = []

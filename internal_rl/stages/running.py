@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from internal_rl import hosts
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
 from internal_rl.files import storage_faults
+from internal_rl.paths import as_path
 from internal_rl.stages.catalogue import (
     STAGES,
     StageSpec,
@@ -140,6 +141,7 @@ def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> N
       UserError: a fault that the user can mend.
     """
     needed = needed_stages(settings, only)
+    made = False
     for stage, chosen in whole_run(settings):
         folder = chosen.folder_of(stage)
         if folder not in needed:
@@ -149,6 +151,10 @@ def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> N
             continue
         logging.info("stage %s", folder)
         run(chosen, stage, places)
+        made = True
+    if not made and not any(as_path(places.workdir).glob("*/seed_*")):
+        logging.info("nothing to report here: all stages are finished in %s", places.upstream)
+        return
     report(places, settings=settings, only=only)
 
 

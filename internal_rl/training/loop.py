@@ -75,7 +75,14 @@ def run_stage(
         for seed in stage.seeds
     }
     with storage_faults(workdir), size_faults(stage.name):
+        _check_others(stage, workdir)
         groups = _groups(stage, directories)
+        if deadline < math.inf and len(groups) > 1:
+            raise ConfigError(
+                f"--minutes: given for {len(groups)} groups of seeds, which train one after the"
+                f" other and would end at different ages; allowed is one: --seeds, or"
+                f" --config.{stage.config.length.partition('.')[0]}.seeds_together"
+            )
         if not groups:
             logging.info("%s: finished already", stage.name)
         # Every process has read before the first one writes.
@@ -94,6 +101,19 @@ def run_stage(
                 except (OSError, StorageError):
                     run.check_there()
                     raise
+
+
+def _check_others(stage: Stage, workdir: str | os.PathLike) -> None:
+    """Raises StageConflictError if a seed that is not asked for was made with other settings.
+
+    The seeds of a folder are one run: tables show medians over them, under one command.
+    """
+    for folder in sorted(as_path(workdir).glob(f"{stage.name}/seed_*")):
+        number = folder.name.removeprefix("seed_")
+        if number.isdecimal() and int(number) not in stage.seeds:
+            # A damaged one is told where it is read.
+            with contextlib.suppress(StorageError):
+                StageDirectory(workdir, stage.name, int(number)).check(stage.config)
 
 
 def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[list[int]]:

@@ -365,3 +365,20 @@ def test_the_report_of_a_run_on_a_store_is_that_of_its_copy_here(workdir, tmp_pa
         for name in ("table.md", "table.csv", "summary.json"):
             content = (tmp_path / "run" / "report" / name).read_bytes()
             assert objects[f"gs://bucket/run/report/{name}"] == content
+
+
+def test_curves_are_joined_at_the_steps_that_all_seeds_have(tmp_path):
+    def lines(*steps):
+        return [(step, {"success": step / 100}) for step in steps]
+
+    # One was stopped at step 3 and went on, one lacks a line.
+    write_stage(tmp_path, "internal_rl", 0, rl_config("internal_rl"), lines(3, 4, 8, 12, 16))
+    write_stage(tmp_path, "internal_rl", 1, rl_config("internal_rl"), lines(4, 8, 16, 20))
+    write_stage(tmp_path, "internal_rl", 2, rl_config("internal_rl"), [(4, {"loss": 1.0})])
+    seeds = read_run(tmp_path)["internal_rl"]
+    steps, success = stacked_curves(seeds, "success")
+    np.testing.assert_array_equal(steps, [4, 8, 16])
+    np.testing.assert_allclose(success, [[0.04, 0.08, 0.16]] * 2)
+    episodes, _ = stacked_curves(seeds, "success", against="episodes")
+    np.testing.assert_array_equal(episodes, [400, 800, 1600])
+    assert [len(x) for x in stacked_curves(seeds, "nothing")] == [0, 0]

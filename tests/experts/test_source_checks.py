@@ -55,3 +55,27 @@ def test_trajectories_of_the_world_pass(source, fitting):
 def test_what_does_not_fit_is_named(source, other, message):
     with pytest.raises(ValueError, match=message):
         check_source(source, other)
+
+
+@pytest.mark.parametrize("part", ["train", "held_out"])
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("observation", 17, "observations hold 17, allowed are 0 and 1"),
+        ("action", 40, "actions hold 40, allowed is 0 to 3"),
+        ("subgoal", 77, "subgoals hold 77, allowed is 0 to 2"),
+    ],
+)
+def test_one_wrong_step_anywhere_in_a_dataset_is_found(part, field, value, message):
+    source = data()
+    rows = source.arrays[part]
+    values = np.array(getattr(rows, field))
+    step = np.argwhere(np.asarray(rows.mask))[-1]
+    values[tuple(step)] = value
+    source.arrays[part] = rows.replace(**{field: values})
+    with pytest.raises(ValueError, match=message):
+        check_source(source, world(num_subgoals=3))
+    # What stands behind the last step is no step.
+    source.arrays[part] = rows.replace(mask=np.zeros_like(rows.mask), **{field: values})
+    if field != "observation":
+        check_source(source, world(num_subgoals=3))

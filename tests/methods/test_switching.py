@@ -64,7 +64,9 @@ def random_rows(seed, rows=6, length=40, terminal=True):
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize(("terminal", "tolerance"), [(False, 1), (True, 1), (True, 2), (True, 5)])
+@pytest.mark.parametrize(
+    ("terminal", "tolerance"), [(False, 0), (False, 1), (True, 1), (True, 2), (True, 5)]
+)
 def test_counts_equal_those_of_a_loop_over_trajectories(seed, terminal, tolerance):
     rows = random_rows(seed, terminal=terminal)
     counts = jax.jit(switching.count_switches, static_argnames="tolerance")(

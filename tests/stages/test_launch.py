@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
+from configs import gridworld
 from internal_rl.errors import ConfigError
 from internal_rl.stages import config_file, launch
+from internal_rl.stages.settings import Settings
 from tests.training.test_loop import ROOT
 
 
@@ -36,11 +38,14 @@ def test_a_signal_that_a_library_turns_into_a_fault_of_its_own_is_a_stop(monkeyp
     ],
 )
 def test_flags_of_a_stage_are_refused_in_one_line(flag, message, tmp_path):
-    command = [sys.executable, "-m", "experiments.probe", "--config=configs/gridworld.py:smoke"]
-    command += [f"--workdir={tmp_path / 'run'}", flag]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert error_line(process) == f"error: {message}"
-    assert not (tmp_path / "run").exists()
+    flags = ["--config=configs/gridworld.py:smoke", f"--workdir={tmp_path / 'run'}", flag]
+    # By its own script, or by the one of all stages.
+    scripts = [["experiments.probe"], ["experiments", "--stage", "probe"]]
+    for script in scripts if flag == "--seeds=7" else scripts[:1]:
+        command = [sys.executable, "-m", *script, *flags]
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert error_line(process) == f"error: {message}"
+        assert not (tmp_path / "run").exists()
 
 
 def test_what_libraries_say_at_the_end_of_a_failed_process_is_left_out(tmp_path):
@@ -185,3 +190,17 @@ def test_a_config_file_from_outside_brings_its_world_and_its_stages(tmp_path):
         assert process.returncode == 0, process.stderr
         assert (tmp_path / stage / "seed_0" / "DONE").exists()
     assert "no such stage in this config" in error_line(run("moon"))
+
+
+def test_what_the_quickstart_shortens_stays_as_it_was_asked_for():
+    from internal_rl.stages.quickstart import shortened
+
+    settings = Settings.read(gridworld.get_config("small"))
+    short = settings.quickstart["internal_rl"]["steps"]
+    assert shortened(settings, ()).internal_rl.steps == short
+    asked = settings.updated("internal_rl", steps=7)
+    found = shortened(
+        asked, ("--config=configs/gridworld.py:small", "--config.internal_rl.steps=7")
+    )
+    assert found.internal_rl.steps == 7
+    assert found.raw_rl.steps == settings.quickstart["raw_rl"]["steps"]

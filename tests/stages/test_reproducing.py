@@ -73,8 +73,22 @@ def test_a_study_that_fails_does_not_stop_the_others(grid, tmp_path, monkeypatch
     only = ["layer_by_depth", "rate_distortion"]
     assert done == [only, "layer_by_depth", "rate_distortion", "report"]
     done.clear()
-    reproducing.reproduce(grid, Places(tmp_path), only, with_sweeps=False)
-    assert done == [only]
+    reproducing.reproduce(grid, Places(tmp_path), ["rate_distortion"], with_sweeps=False)
+    assert done == [["rate_distortion"]]
+
+
+def test_a_study_over_runs_is_not_asked_for_and_left_out_at_once(grid, tmp_path):
+    with pytest.raises(ConfigError, match="--only: layer_by_depth given with --nosweeps"):
+        only = ["layer_by_depth", "rate_distortion"]
+        reproducing.reproduce(grid, Places(tmp_path / "run"), only, with_sweeps=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_whole_run_that_is_finished_elsewhere_reports_nothing(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "finished_upstream", lambda *_: True)
+    monkeypatch.setattr(running, "report", lambda *_, **__: pytest.fail("nothing lies there"))
+    running.run_all(grid, Places(tmp_path / "run", (str(tmp_path),)))
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_studies_are_refused_before_anything_is_made(grid, tmp_path):

@@ -1,11 +1,12 @@
 """A stage can be trained further than it was begun for, in the same directory."""
 
+import dataclasses
 import json
 import time
 
 import pytest
 
-from internal_rl.errors import StageConflictError
+from internal_rl.errors import ConfigError, StageConflictError
 from internal_rl.training.loop import run_stage
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.stage_directory import StageDirectory
@@ -169,3 +170,25 @@ def test_a_stage_whose_time_was_up_goes_on_to_the_bits_of_a_longer_one(tmp_path,
         assert [line for line in lines if line["step"] % 4 == 0] == metrics_without_seconds(
             long, seed
         )
+
+
+def test_seeds_that_would_end_at_different_ages_are_refused_a_deadline(tmp_path):
+    stage = make_stage(40, seeds=(0, 1), seeds_together=1)
+    with pytest.raises(ConfigError, match="--minutes: given for 2 groups of seeds"):
+        run_stage(stage, tmp_path, deadline=time.monotonic())
+    assert not (tmp_path / "toy").exists()
+
+
+def test_a_seed_beside_others_is_made_with_their_settings(tmp_path):
+    run_stage(make_stage(8, seeds=(0,)), tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    other = make_stage(8, seeds=(1,))
+    values = {**other.config.values, "more": 1}
+    other = dataclasses.replace(other, config=dataclasses.replace(other.config, values=values))
+    with pytest.raises(StageConflictError, match="more: 1 asked for, .*toy/seed_0"):
+        run_stage(other, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    run_stage(make_stage(8, seeds=(1,)), tmp_path)
+    # A damaged one is no reason to refuse others.
+    (tmp_path / "toy/seed_0/config.json").write_text("{")
+    run_stage(make_stage(8, seeds=(2,)), tmp_path)
