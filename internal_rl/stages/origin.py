@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from internal_rl.analysis.results import RunResults, SeedResults, stage_of, standing
 from internal_rl.analysis.sweeps.report import folder_of
 from internal_rl.analysis.sweeps.sweep import FinishedRun
-from internal_rl.errors import StorageError
+from internal_rl.errors import StageConflictError, StorageError
 from internal_rl.files import read_record
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.stages.catalogue import STAGES, StageSpec, command_of, whole_run
 from internal_rl.stages.config_file import CONFIG_FILES, load_config
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import PRESETS, Settings
+from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.stage_directory import StageDirectory
 
 UNKNOWN = "not recorded"
@@ -35,6 +36,10 @@ _VARIANTS = (
     *("metacontroller.variant", "internal_rl.codes"),
     *("probe.base_step", "steer.base_step"),
 )
+
+
+FINISHED, BEGUN, NOT_RUN = "finished", "begun", "not run"
+OTHERWISE = "made with other settings"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,13 +236,13 @@ class Missing:
     Attributes:
       stage: its folder.
       seeds: that are not finished.
-      begun: whether any of them has been begun.
+      state: `BEGUN` if any of them has been, `OTHERWISE` if any was made with other settings.
       command: that makes it.
     """
 
     stage: str
     seeds: tuple[int, ...]
-    begun: bool
+    state: str
     command: str
 
 
@@ -268,31 +273,48 @@ def settings_of_run(run: RunResults) -> tuple[Settings, tuple[str, ...]] | None:
     return Settings.read(config), (f"--config={file}:{preset}", *flags)
 
 
-def missing_stages(settings: Settings, places: Places) -> list[Missing]:
+def missing_stages(settings: Settings, places: Places, *, exactly: bool = False) -> list[Missing]:
     """Stages of a whole run that are finished nowhere, in order.
 
     Args:
       settings: of the run.
       places: where its stages are found, and the arguments that give its settings.
+      exactly: stages that were made with other settings are none of the run.
     """
     found = []
     for stage, chosen in whole_run(settings):
+        config = chosen.stage_config(stage) if exactly else None
         folder = chosen.folder_of(stage)
-        begun = [seed for seed in chosen.seeds_of(stage) if places.holds(folder, seed)]
-        lacking = tuple(
-            seed
-            for seed in chosen.seeds_of(stage)
-            if not any(
-                StageDirectory(place, folder, seed).finished
+        states = {}
+        for seed in chosen.seeds_of(stage):
+            reads = chosen.reads(stage, seed)
+            states[seed] = {
+                _state(StageDirectory(place, folder, seed, reads), config)
                 for place in (places.workdir, *places.upstream)
-            )
-        )
+            }
+        lacking = {seed: known for seed, known in states.items() if FINISHED not in known}
         if lacking:
             fields = _differing(settings, chosen)
             varied = dataclasses.replace(places, arguments=(*places.arguments, *fields))
             command = varied.command(chosen, stage)
-            found.append(Missing(folder, lacking, bool(set(begun) & set(lacking)), command))
+            known = set.union(*lacking.values())
+            state = next(name for name in (OTHERWISE, BEGUN, NOT_RUN) if name in known)
+            found.append(Missing(folder, tuple(lacking), state, command))
     return found
+
+
+def _state(directory: StageDirectory, config: StageConfig | None) -> str:
+    """How far a seed is; without a configuration any is that of the run."""
+    try:
+        begun = directory.check(config) if config is not None else None
+    except StageConflictError:
+        return OTHERWISE
+    except StorageError:
+        # What is damaged the report has named.
+        begun = None
+    if directory.finished and not (begun and begun.steps_raised):
+        return FINISHED
+    return BEGUN if directory.path.exists() else NOT_RUN
 
 
 def _differing(settings: Settings, chosen: Settings) -> list[str]:

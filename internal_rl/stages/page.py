@@ -18,11 +18,14 @@ import internal_rl
 from internal_rl.analysis.drawing import Picture
 from internal_rl.analysis.report import Chapter, Report
 from internal_rl.analysis.sweeps.report import ShownSweep, studies_in
+from internal_rl.analysis.sweeps.sweep import sweep_named
 from internal_rl.analysis.table import HEADS, RATES, Row, cells, rate_cells
 from internal_rl.errors import UserError
 from internal_rl.stages.catalogue import command_of
 from internal_rl.stages.markdown import as_html, sorting_head
 from internal_rl.stages.origin import (
+    NOT_RUN,
+    OTHERWISE,
     Missing,
     Origin,
     missing_stages,
@@ -33,6 +36,7 @@ from internal_rl.stages.origin import (
 from internal_rl.stages.places import Places, config_arguments, stage_command
 from internal_rl.stages.reproducing import chosen_sweeps
 from internal_rl.stages.settings import Settings
+from internal_rl.stages.sweep_plan import plan
 
 _HERE = pathlib.Path(__file__).parent
 _MEDIA = {"figure": "image/png", "animation": "image/gif"}
@@ -108,7 +112,8 @@ def report_page(report: Report, places: Places, settings: Settings | None = None
         for stage, seeds in report.run.items()
     }
     known = guarded("settings", lambda: _settings_of(report, places, settings), None)
-    missing = guarded("what has not been run", lambda: known and _missing(*known), None)
+    exactly = settings is not None
+    missing = guarded("what has not been run", lambda: known and _missing(*known, exactly), None)
     # What is told of a study that neither draws nor writes stands in the table.
     shown = [x for x in report.chapters if x.study.figures or x.animations or x.text]
     parts = [_part(chapter, origins) for chapter in shown]
@@ -160,9 +165,10 @@ def _settings_of(
     return found and (found[0], dataclasses.replace(places, arguments=found[1]))
 
 
-def _missing(settings: Settings, places: Places) -> tuple[Missing, ...]:
+def _missing(settings: Settings, places: Places, exactly: bool) -> tuple[Missing, ...]:
     """What a whole run holds beyond this one."""
-    return (*missing_stages(settings, places), *_missing_sweeps(settings, places))
+    stages = missing_stages(settings, places, exactly=exactly)
+    return (*stages, *_missing_sweeps(settings, places))
 
 
 def _missing_sweeps(settings: Settings, places: Places) -> Iterator[Missing]:
@@ -171,7 +177,7 @@ def _missing_sweeps(settings: Settings, places: Places) -> Iterator[Missing]:
     for sweep in chosen_sweeps(settings):
         if sweep.name not in begun:
             command = _command_of_sweep(sweep.name, settings, places)
-            yield Missing(f"study {sweep.name}", (), False, command)
+            yield Missing(f"study {sweep.name}", (), NOT_RUN, command)
 
 
 def _command_of_sweep(study: str, settings: Settings, places: Places) -> str:
@@ -185,10 +191,22 @@ def _origin_of_sweep(
     """What made a study over several runs; None where none of them is finished."""
     if not sweep.runs:
         return None
-    command = f"{command_of('sweep')} --study={sweep.name}"
-    if known is not None:
-        command = _command_of_sweep(sweep.name, *known)
-    return origin_of_study(report.workdir, sweep.name, sweep.runs, command)
+    if known is None:
+        command = f"{command_of('sweep')} --study={sweep.name}"
+        return origin_of_study(report.workdir, sweep.name, sweep.runs, command)
+    command = _command_of_sweep(sweep.name, *known)
+    origin = origin_of_study(report.workdir, sweep.name, sweep.runs, command)
+    return dataclasses.replace(origin, notes=_made_otherwise(sweep, *known))
+
+
+def _made_otherwise(sweep: ShownSweep, settings: Settings, places: Places) -> tuple[str, ...]:
+    """Names the runs of a study that its command does not make."""
+    shown = {run.name for run in sweep.runs}
+    planned = plan(sweep_named(sweep.name), settings, places)
+    same = {item.run.name for item in planned if item.state_of_run() != OTHERWISE}
+    if not (others := sorted(shown - same)):
+        return ()
+    return (f"{len(others)} of {len(shown)} runs were {OTHERWISE}: {', '.join(others)}",)
 
 
 def _shown(picture: Picture, kind: str, captions: Mapping[str, str]) -> Shown:

@@ -11,13 +11,13 @@ from internal_rl.errors import ConfigError, StageConflictError
 from internal_rl.paths import as_path
 from internal_rl.stages import running
 from internal_rl.stages.catalogue import section_types
+from internal_rl.stages.origin import BEGUN, FINISHED, OTHERWISE
 from internal_rl.stages.places import Places, config_arguments, stage_command
 from internal_rl.stages.settings import Settings
 from internal_rl.training.settings import SeedsPerInput
 from internal_rl.training.stage_directory import StageDirectory
 
-FINISHED, BEGUN, TO_DO, ELSEWHERE = "finished", "begun", "to do", "finished elsewhere"
-OTHERWISE = "made with other settings"
+TO_DO, ELSEWHERE = "to do", "finished elsewhere"
 
 
 def seed_fields(seeds: dict[str, int]) -> dict[str, int]:

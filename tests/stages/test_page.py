@@ -15,6 +15,7 @@ from internal_rl.errors import ConfigError
 from internal_rl.stages import running
 from internal_rl.stages.config_file import load_config
 from internal_rl.stages.markdown import as_html
+from internal_rl.stages.origin import missing_stages
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
 from tests.analysis.made_up_run import rl_config, rl_lines, write_run, write_stage
@@ -112,6 +113,31 @@ def test_command_seeds_and_commit_stand_beside_every_figure(page):
     told = page.all("ul", "study-sweep-rate_distortion")[0]["text"]
     assert "experiments.sweep --study=rate_distortion --config=configs/gridworld.py:smoke" in told
     assert re.search(r"runs.*; commit .*; \d+ settings; jax", told)
+
+
+def test_stages_made_with_other_settings_are_none_of_a_run(smoke, tmp_path):
+    for stage in ("pretrain", "raw_rl"):
+        values = smoke.stage_config(stage).values
+        write_stage(tmp_path, stage, 0, values, [(8, {"loss": 1.0})])
+
+    def states(settings, exactly=True):
+        found = missing_stages(settings, Places(tmp_path), exactly=exactly)
+        return {missing.stage: missing.state for missing in found}
+
+    found = states(smoke)
+    assert found["probe"] == found["compile"] == "not run"
+    assert "pretrain" not in found and "raw_rl" not in found
+    other = smoke.updated("pretrain", learning_rate=0.5)
+    assert states(other)["pretrain"] == states(other)["raw_rl"] == "made with other settings"
+    longer = smoke.updated("pretrain", steps=2 * smoke.pretrain.steps)
+    assert states(longer)["pretrain"] == "begun"
+    # What the stages tell is not one setting where methods have their own.
+    assert states(other, exactly=False) == found
+
+
+def test_runs_of_a_study_that_its_command_does_not_make_are_named(page):
+    told = page.all("ul", "study-sweep-rate_distortion")[0]["text"]
+    assert "2 of 2 runs were made with other settings: " in told
 
 
 def test_what_has_not_been_run_is_listed_with_its_command(page, workdir):
