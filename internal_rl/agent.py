@@ -29,6 +29,7 @@ from internal_rl.models.steered_model import SteeredModel
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.stages.catalogue import command_of
 from internal_rl.stages.origin import command_that_made
+from internal_rl.stages.places import Places
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.stage_results import load_stage, seed_read
 from internal_rl.training.weights import check_weights
@@ -224,7 +225,7 @@ def load(
       upstream: other work directories in which the base model may lie.
 
     Raises:
-      ConfigError: there is no such variant, or a seed is no whole number from 0.
+      ConfigError: there is no such variant or upstream folder, or a seed is no whole number from 0.
       StageMissingError: nothing of that name is shipped, or the stages are not finished.
       StorageError: files cannot be read.
     """
@@ -273,9 +274,7 @@ def load(
     base_params = None
     if not settings.trains_base:
         read = seed_read(workdir, stage, seed, "pretrain")
-        places = (workdir, *map(as_path, upstream))
-        found = (x for x in places if StageDirectory(x, "pretrain", read).finished)
-        place = next(found, workdir)
+        place = Places(workdir, tuple(map(str, upstream))).reads_from("pretrain", read)
         base_params, _ = _read(place, "pretrain", read)
         shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
         path = StageDirectory(place, "pretrain", read).params_file()

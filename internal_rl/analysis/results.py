@@ -16,6 +16,7 @@ from internal_rl.errors import StorageError
 from internal_rl.files import PUT_BACK, storage_faults
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.training.metrics import read_metrics
+from internal_rl.training.stage_directory import seed_of
 from internal_rl.training.stage_results import load_artifacts
 from internal_rl.types import World
 
@@ -188,7 +189,7 @@ def _read_or_leave_out(folder: AnyPath, faults: list[str] | None) -> SeedResults
 
 def _read_seed(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
     """What lies in `<stage>/seed_<k>`; None, and a fault, where that cannot be told."""
-    stage, seed = folder.parent.name, _seed_of(folder)
+    stage, seed = folder.parent.name, seed_of(folder)
     if seed is None:
         return _refuse(faults, f"{folder}: left out, allowed are folders seed_0, seed_1, ...")
     if not (folder / "config.json").exists():
@@ -245,18 +246,12 @@ def _refuse(faults: list[str] | None, message: str) -> None:
     faults.append(message)
 
 
-def _seed_of(folder: AnyPath) -> int | None:
-    """k of `seed_<k>`; None for other names."""
-    number = folder.name.removeprefix("seed_")
-    return int(number) if number.isascii() and number.isdigit() else None
-
-
 def _read_artifacts(folder: AnyPath, faults: list[str] | None) -> dict[str, np.ndarray]:
     """Arrays by name; none where there is no file or it is damaged."""
     if not (folder / "artifacts.npz").exists():
         return {}
     try:
-        return load_artifacts(folder.parents[1], folder.parent.name, _seed_of(folder))
+        return load_artifacts(folder.parents[1], folder.parent.name, seed_of(folder))
     except StorageError as error:
         _refuse(faults, f"{error}; what rests on its arrays is left out")
         return {}
@@ -266,7 +261,7 @@ def _base_seeds(workdirs: Sequence[str | os.PathLike], stage: str) -> list[int]:
     """Seeds of a stage that makes base models, in order, of the first work directory with any."""
     for workdir in workdirs:
         files = as_path(workdir).glob(f"{stage}/seed_*/config.json")
-        seeds = [_seed_of(file.parent) for file in files]
+        seeds = [seed_of(file.parent) for file in files]
         if seeds := sorted(seed for seed in seeds if seed is not None):
             return seeds
     return []

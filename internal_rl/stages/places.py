@@ -81,7 +81,7 @@ class Places:
         places = (self.workdir, *self.upstream)
         return [place for place in places if StageDirectory(place, folder, seed).path.exists()]
 
-    def _reads(self, folder: str, seed: int) -> str | os.PathLike:
+    def reads_from(self, folder: str, seed: int) -> str | os.PathLike:
         """The work directory from which a stage is read."""
         return next(iter(self._holding(folder, seed)), self.workdir)
 
@@ -110,7 +110,7 @@ class Places:
         """
         folder = settings.folder_of(stage)
         params, _ = load_stage(
-            self._reads(folder, seed),
+            self.reads_from(folder, seed),
             folder,
             seed,
             config=settings.stage_config(stage),
@@ -124,7 +124,7 @@ class Places:
         """Directory of an earlier stage that leaves no parameters; errors as in `load`."""
         folder = settings.folder_of(stage)
         return check_stage(
-            self._reads(folder, seed),
+            self.reads_from(folder, seed),
             folder,
             seed,
             settings.stage_config(stage),
@@ -159,7 +159,7 @@ class Places:
         sources, folder = settings.seeds_read(stage, seeds), settings.folder_of(stage)
         loaded = {seed: self.load(settings, stage, seed, step) for seed in set(sources)}
         for seed, params in loaded.items() if expected is not None else ():
-            file = StageDirectory(self._reads(folder, seed), folder, seed).params_file(step)
+            file = StageDirectory(self.reads_from(folder, seed), folder, seed).params_file(step)
             check_weights(params, expected, str(file))
         if len(loaded) == 1:
             return loaded[sources[0]], None

@@ -7,6 +7,7 @@ from internal_rl.errors import StageMissingError
 from internal_rl.extras import needs_extra
 from internal_rl.paths import as_path
 from internal_rl.training.metrics import METRICS_FILE, read_metrics
+from internal_rl.training.stage_directory import seed_of
 
 if TYPE_CHECKING:
     import pandas
@@ -33,10 +34,9 @@ def curves(workdir: str | os.PathLike, stage: str = "") -> "pandas.DataFrame":
 
     rows, folder = [], as_path(workdir)
     for file in sorted(folder.glob(f"{stage or '*'}/seed_*/{METRICS_FILE}")):
-        number = file.parent.name.removeprefix("seed_")
-        if not number.isdecimal():
+        seed = seed_of(file.parent)
+        if seed is None:
             continue
-        seed = int(number)
         where = {"stage": file.parent.parent.name, "seed": seed}
         rows += [where | line for line in read_metrics(file.parent)]
     if not rows:

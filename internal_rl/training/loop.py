@@ -35,7 +35,7 @@ from internal_rl.training.metrics import MetricsWriter, read_metrics
 from internal_rl.training.program import Program
 from internal_rl.training.progress import Progress
 from internal_rl.training.stage import Stage, State
-from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_directory import StageDirectory, seed_of
 from internal_rl.training.traced_size import size_faults
 
 
@@ -109,11 +109,11 @@ def _check_others(stage: Stage, workdir: str | os.PathLike) -> None:
     The seeds of a folder are one run: tables show medians over them, under one command.
     """
     for folder in sorted(as_path(workdir).glob(f"{stage.name}/seed_*")):
-        number = folder.name.removeprefix("seed_")
-        if number.isdecimal() and int(number) not in stage.seeds:
+        seed = seed_of(folder)
+        if seed is not None and seed not in stage.seeds:
             # A damaged one is told where it is read.
             with contextlib.suppress(StorageError):
-                StageDirectory(workdir, stage.name, int(number)).check(stage.config)
+                StageDirectory(workdir, stage.name, seed).check(stage.config)
 
 
 def _groups(stage: Stage, directories: Mapping[int, StageDirectory]) -> list[list[int]]:

@@ -38,6 +38,12 @@ _CONFIG = "config.json"
 _OF_A_START = (CHECKSUMS, "references.json", "metrics.jsonl", "wandb_id", "snapshots")
 
 
+def seed_of(folder: AnyPath) -> int | None:
+    """k of a folder `seed_<k>`; None for other names."""
+    number = folder.name.removeprefix("seed_")
+    return int(number) if number.isascii() and number.isdigit() else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Begun:
     """How a directory was begun.

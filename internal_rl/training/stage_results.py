@@ -15,7 +15,7 @@ from internal_rl.errors import StageConflictError, StageMissingError, StorageErr
 from internal_rl.files import storage_faults
 from internal_rl.paths import AnyPath
 from internal_rl.training.stage_config import StageConfig
-from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_directory import StageDirectory, seed_of
 from internal_rl.training.weights import load_weights
 
 _DAMAGED = (StorageError, ValueError, EOFError, LookupError, zipfile.BadZipFile, zlib.error)
@@ -139,8 +139,7 @@ def seed_read(workdir: str | os.PathLike, stage: str, seed: int, earlier: str) -
         if earlier in told:
             return told[earlier]
         paths = directory.path.parent.parent.glob(f"{earlier}/seed_*")
-        numbers = [path.name.removeprefix("seed_") for path in paths]
-        seeds = sorted(int(number) for number in numbers if number.isdecimal())
+        seeds = sorted(k for k in map(seed_of, paths) if k is not None)
         return seeds[(seed - seeds[0]) % len(seeds)] if seeds else seed
 
 
