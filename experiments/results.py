@@ -1,41 +1,49 @@
 """Prints the results of a work directory as Markdown: stage by stage, under what made them.
 
     python -m experiments.results --workdir=DIR [--upstream=DIR,...] [--into=docs/results.md]
+    python -m experiments.results --workdir=DIR --records=FOLDER
 
 Above every table stand the command, the length, the commit, jax and the device of the run, as its
 `config.json` and `versions.json` tell them. `--into` puts the tables into a file of the
-documentation instead, between `<!-- results of DIR -->` and `<!-- end of results -->`.
+documentation instead, between `<!-- results of DIR -->` and `<!-- end of results -->`. `--records`
+copies what tables, figures and the page are made from, without parameters, into another folder.
 """
 
 import math
 import os
 import pathlib
+import shlex
 from collections.abc import Sequence
 
 from absl import flags
 
 from internal_rl.analysis.report import table_rows
-from internal_rl.analysis.results import SeedResults, read_run, sorted_by_stage
+from internal_rl.analysis.results import RunResults, SeedResults, read_run, sorted_by_stage
+from internal_rl.analysis.sweeps.report import read_sweep, studies_in
+from internal_rl.analysis.sweeps.sweep import SweepResults, sweep_named
 from internal_rl.analysis.table import Row, format_number
 from internal_rl.errors import ConfigError, StorageError
 from internal_rl.files import storage_faults, write_atomically
 from internal_rl.stages import launch
-from internal_rl.stages.catalogue import STAGES
-from internal_rl.stages.origin import origin_of
+from internal_rl.stages.catalogue import STAGES, command_of
+from internal_rl.stages.origin import Origin, origin_of, origin_of_study, settings_of_run
+from internal_rl.stages.records import keep_records
 
 
 def results_text(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> str:
-    """Tables of all stages of a work directory, as Markdown.
+    """Tables of all stages of a work directory and of its studies over several runs, as Markdown.
 
     Args:
       workdir: of a run; finished and unfinished stages are shown alike.
       upstream: other work directories in which its base models may lie.
 
     Raises:
+      ConfigError: a study is none of those that are registered.
       StorageError: files cannot be read, or there is no stage.
     """
     run = read_run(workdir, upstream)
-    if not run:
+    studies = studies_in(workdir)
+    if not run and not studies:
         raise StorageError(f"{workdir}: holds no stage of a run, nothing to tell")
     parts = []
     for stage in sorted_by_stage(run, STAGES):
@@ -44,6 +52,11 @@ def results_text(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLik
         origin = _origin(workdir, seeds)
         table = ["", *_table(rows, seeds)] if rows else []
         parts.append("\n".join([f"**{stage}** – {origin}", *table]))
+    for study in studies:
+        results = read_sweep(workdir, study, upstream)
+        origin = f"**study {study}** – {_origin_of_study(workdir, results, study, run)}"
+        table = sweep_named(study).table(results)
+        parts.append(f"{origin}\n\n{results.standing}\n\n{table.markdown().strip()}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -68,9 +81,24 @@ def _shown(value: float) -> str:
     return f"{value:,.0f}" if whole else format_number(value)
 
 
+def _origin_of_study(
+    workdir: str | os.PathLike, results: SweepResults, study: str, run: RunResults
+) -> str:
+    """What made a study over several runs, in one line."""
+    known = settings_of_run(run)
+    command = shlex.join([f"--study={study}", *(known[1] if known else ())])
+    command = f"{command_of('sweep')} {command}"
+    if not results.runs:
+        return f"`{command}`"
+    return _told(origin_of_study(workdir, study, results.runs, command))
+
+
 def _origin(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> str:
     """What made a stage, in one line."""
-    origin = origin_of(workdir, seeds)
+    return _told(origin_of(workdir, seeds), several=len(seeds) > 1)
+
+
+def _told(origin: Origin, several: bool = True) -> str:
     told = [
         f"`{origin.command}`",
         f"{_shown(origin.steps)} {origin.unit}",
@@ -79,7 +107,7 @@ def _origin(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> str:
     ]
     if not math.isnan(origin.seconds):
         told.append(f"{origin.seconds / 60:.1f} minutes")
-    if len(seeds) > 1:
+    if several:
         told.append(origin.standing)
     told += [f"**{note}**" for note in origin.notes]
     return ", ".join(told)
@@ -106,16 +134,19 @@ def put_into(
 
 if __name__ == "__main__":
     into = flags.DEFINE_string("into", "", "File whose block of the work directory is renewed.")
+    records = flags.DEFINE_string("records", "", "Folder that takes records of what is finished.")
 
     def main(settings, places):
-        """Prints the tables, or puts them into a file."""
+        """Prints the tables, puts them into a file, or copies what they are made from."""
         del settings
+        if records.value:
+            print(keep_records(places.workdir, records.value))
         if into.value:
             file = pathlib.Path(into.value)
             with storage_faults(file, "--into must be a file that can be written"):
                 text = put_into(file.read_text(), places.workdir, places.upstream)
                 write_atomically(file, text)
-        else:
+        elif not records.value:
             print(results_text(places.workdir, places.upstream), end="")
 
     launch.run(main)

@@ -53,6 +53,22 @@ def read_checked(path: str | os.PathLike) -> bytes:
     return content
 
 
+def read_intact(path: str | os.PathLike) -> bytes:
+    """As `read_checked`; a file that grows may have grown since it was noted.
+
+    Raises:
+      StorageError: what was noted of it has changed.
+      OSError: the file cannot be read.
+    """
+    path = as_path(path)
+    if not isinstance(known_sums(path).get(path.name), dict):
+        return read_checked(path)
+    content = path.read_bytes()
+    if not is_grown(path, content):
+        raise StorageError(altered(path))
+    return content
+
+
 def read_checked_record(
     path: str | os.PathLike, fields: Mapping[str, type | tuple[type, ...]], remedy: str = ""
 ) -> dict:

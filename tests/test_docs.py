@@ -6,6 +6,7 @@ import os
 import pathlib
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ import yaml
 import internal_rl
 from experiments.results import put_into, results_text
 from internal_rl.errors import ConfigError, StorageError
-from tests.analysis.made_up_run import rl_config, rl_lines, write_stage
+from tests.analysis.made_up_run import rl_config, rl_lines, write_run, write_stage
 
 ROOT = pathlib.Path(__file__).parents[1]
 CODE = ("internal_rl", "experiments", "configs", "benchmarks", "examples")
@@ -28,6 +29,11 @@ SHIPPED = sorted(
     folder.relative_to(ROOT).as_posix()
     for folder in (ROOT / "internal_rl" / "pretrained").glob("*/*")
     if folder.is_dir() and folder.parent.name != "__pycache__"
+)
+RECORDS = sorted(
+    folder.relative_to(ROOT).as_posix()
+    for folder in (ROOT / "docs" / "records").glob("*")
+    if folder.is_dir()
 )
 FENCE = re.compile(r"^```(\w*)(?: title=\"(.+?)\")?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -171,8 +177,8 @@ def test_methods_learn_from_arrays_as_the_tutorial_shows():
     assert 0 <= float(names["figures"]["f1"]) <= 1
 
 
-@pytest.mark.parametrize("folder", SHIPPED)
-def test_the_figures_of_shipped_runs_are_those_of_their_folders(folder, monkeypatch):
+@pytest.mark.parametrize("folder", SHIPPED + RECORDS)
+def test_figures_of_shipped_runs_and_records_are_those_of_their_folders(folder, monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "docs/results.md").read_text()
     assert put_into(text, folder) == text
@@ -192,6 +198,17 @@ def test_results_of_a_stage_without_figures_are_one_line(tmp_path):
     write_stage(tmp_path, "collect", 0, {}, [(48, {})])
     (told,) = results_text(tmp_path).splitlines()
     assert told.startswith("**collect** – ") and ", 48 shards, " in told
+
+
+def test_results_tell_studies_over_several_runs(tmp_path):
+    write_run(tmp_path)
+    told = results_text(tmp_path)
+    assert "**study rate_distortion** – `python -m experiments.sweep --study=rate_dist" in told
+    assert "\n2 of 3 runs are finished. Missing: frozen_alpha1.\n" in told
+    assert "\n| arm | α | NLL |" in told and "\n| frozen | 0.3 |" in told
+    alone = tmp_path / "alone"
+    shutil.copytree(tmp_path / "sweep", alone / "sweep")
+    assert results_text(alone).startswith("**study rate_distortion** – ")
 
 
 def test_every_setting_has_a_meaning(hooks):

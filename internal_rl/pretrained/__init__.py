@@ -10,10 +10,9 @@ import pathlib
 from internal_rl.checksums import (
     CHECKSUMS,
     ChecksumsError,
-    is_grown,
     known_sums,
-    read_checked,
     read_checked_record,
+    read_intact,
 )
 from internal_rl.errors import StageConflictError, StageMissingError, StorageError
 from internal_rl.files import storage_faults
@@ -67,12 +66,9 @@ def check(folder: pathlib.Path) -> None:
     for sums in sorted(folder.rglob(CHECKSUMS)):
         try:
             for name, told in known_sums(sums).items():
-                if isinstance(told, dict):
-                    content = (sums.parent / name).read_bytes()
-                    if not is_grown(sums.parent / name, content) or len(content) > told["bytes"]:
-                        raise StorageError(f"{sums.parent / name}: altered since it was shipped")
-                else:
-                    read_checked(sums.parent / name)
+                content = read_intact(sums.parent / name)
+                if isinstance(told, dict) and len(content) > told["bytes"]:
+                    raise StorageError(f"{sums.parent / name}: altered since it was shipped")
         except ChecksumsError as error:
             raise StorageError(f"{sums}: damaged; {_REMEDY}") from error
         except (StorageError, OSError) as error:

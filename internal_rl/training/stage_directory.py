@@ -2,7 +2,8 @@
 
 `<workdir>/<stage>/seed_<k>/` holds `config.json`, `versions.json`, `references.json`,
 `metrics.jsonl`, `events/`, `checkpoints/`, `snapshots/` and, once the stage is finished,
-`params.msgpack`, perhaps `artifacts.npz`, and `DONE`.
+`params.msgpack`, perhaps `artifacts.npz`, and `DONE`. The record of a finished stage holds what it
+has measured alone, and `RECORD`, which says so.
 """
 
 import dataclasses
@@ -32,6 +33,9 @@ from internal_rl.training.weights import save_weights
 
 ROUND = "round_"
 """How the names of checkpoints begin that are no updates of the training loop."""
+
+RECORD = "RECORD"
+"""File that says that a directory holds the record of a finished stage, see `StageDirectory`."""
 
 _CONFIG = "config.json"
 # What a start leaves behind before there is anything to go on from.
@@ -101,6 +105,11 @@ class StageDirectory:
         if step is None:
             return self.path / "params.msgpack"
         return self.path / "snapshots" / f"params_{step}.msgpack"
+
+    @property
+    def is_record(self) -> bool:
+        """It holds what a finished stage has measured; nothing is trained here or goes on."""
+        return (self.path / RECORD).exists()
 
     @property
     def complete(self) -> bool:
@@ -175,9 +184,14 @@ class StageDirectory:
           computed: see `Stage`; it goes to `versions.json`.
 
         Raises:
-          StageConflictError: another process works in the directory.
+          StageConflictError: another process works in the directory, or it holds a record.
           OSError: the directory cannot be written.
         """
+        if self.is_record:
+            raise StageConflictError(
+                f"{self.path}: holds the record of a finished stage, without parameters to go on"
+                " with; allowed is another --workdir"
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         if is_remote(self.path):
             logging.info("%s: no lock on a store; one run at a time is up to you", self.path)

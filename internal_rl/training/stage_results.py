@@ -50,7 +50,7 @@ def check_stage(
     with storage_faults(directory.path):
         _check_same(directory, config, command)
         if not directory.finished:
-            raise _missing(directory.path, command)
+            raise _missing(directory, command)
         done = directory.path / "DONE"
         read_checked_record(done, {"steps": int}, f"remove it and run: {command}")
     return directory
@@ -65,9 +65,16 @@ def _check_same(directory: StageDirectory, config: StageConfig | None, command: 
         )
 
 
-def _missing(path: AnyPath, command: str, step: int | None = None) -> StageMissingError:
+def _missing(directory: StageDirectory, command: str, step: int | None = None) -> StageMissingError:
+    if directory.is_record:
+        return StageMissingError(
+            f"{directory.path}: holds the record of a finished stage, without its parameters;"
+            f" allowed is a work directory in which it was trained, by: {command}"
+        )
     at_step = "" if step is None else f" at step {step}"
-    return StageMissingError(f"{path}: not there or not finished{at_step}; run: {command}")
+    return StageMissingError(
+        f"{directory.path}: not there or not finished{at_step}; run: {command}"
+    )
 
 
 def _command(workdir: str | os.PathLike, stage: str) -> str:
@@ -114,7 +121,7 @@ def load_stage(
         if not file.exists():
             if step is not None and directory.finished:
                 raise _no_such_age(directory, step)
-            raise _missing(directory.path, command, step)
+            raise _missing(directory, command, step)
         try:
             params = jax.tree.map(_whole, load_weights(file))
         except ChecksumsError:

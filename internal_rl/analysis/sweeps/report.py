@@ -157,7 +157,7 @@ def show_sweep(
     return ShownSweep(
         name=sweep.name,
         title=sweep.title,
-        text=f"{_count(results)}\n\n{table.markdown()}",
+        text=f"{results.standing}\n\n{table.markdown()}",
         table=table.csv(),
         figures=tuple(Picture(name, as_png(x), told(x)) for name, x in figures.items()),
         captions=sweep.captions,
@@ -175,9 +175,3 @@ def write_sweep(
         folder.mkdir(parents=True, exist_ok=True)
         shown.write(folder)
     return shown
-
-
-def _count(results: SweepResults) -> str:
-    whole = len(results.runs) + len(results.missing)
-    text = f"{len(results.runs)} of {whole} runs are finished."
-    return f"{text} Missing: {', '.join(results.missing)}." if results.missing else text

@@ -81,6 +81,13 @@ class SweepResults:
     runs: Sequence[FinishedRun]
     missing: Sequence[str] = ()
 
+    @property
+    def standing(self) -> str:
+        """How many runs are finished, and which ones are missing, in words."""
+        whole = len(self.runs) + len(self.missing)
+        text = f"{len(self.runs)} of {whole} runs are finished."
+        return f"{text} Missing: {', '.join(self.missing)}." if self.missing else text
+
     def groups(self, label: str) -> dict[Value, list[FinishedRun]]:
         """Runs by one of their labels, in the order of the sweep."""
         found: dict[Value, list[FinishedRun]] = {}
