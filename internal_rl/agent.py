@@ -17,6 +17,7 @@ from internal_rl import envs, pretrained
 from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import SHOWN, Control, Episodes, NoControl, play
 from internal_rl.analysis.results import SeedResults
+from internal_rl.checksums import checksum_of
 from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import ConfigError, StageMissingError, StorageError, UserError
 from internal_rl.files import PUT_BACK, storage_faults
@@ -227,6 +228,7 @@ def load(
     Raises:
       ConfigError: there is no such variant or upstream folder, or a seed is no whole number from 0.
       StageMissingError: nothing of that name is shipped, or the stages are not finished.
+      StageConflictError: the codes were found on other parameters of the base model.
       StorageError: files cannot be read.
     """
     if variant not in VARIANTS:
@@ -275,9 +277,11 @@ def load(
     if not settings.trains_base:
         read = seed_read(workdir, stage, seed, "pretrain")
         place = Places(workdir, tuple(map(str, upstream))).reads_from("pretrain", read)
+        path = StageDirectory(place, "pretrain", read).params_file()
+        stands_on = {"pretrain": checksum_of(path)} if path.exists() else {}
+        StageDirectory(workdir, stage, seed).check_parameters_read(stands_on)
         base_params, _ = _read(place, "pretrain", read)
         shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
-        path = StageDirectory(place, "pretrain", read).params_file()
         check_weights(base_params, shapes, str(path), remedy)
     model = steered_by(settings, SteeredModel(base, 0, base_params), params)
     return Agent(world, jax.device_put(model))

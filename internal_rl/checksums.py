@@ -150,6 +150,18 @@ def known_sums(path: AnyPath) -> dict:
         raise ChecksumsError(str(error)) from error
 
 
+def checksum_of(path: str | os.PathLike) -> str:
+    """The SHA-256 with which a file was written; empty where it is not known.
+
+    Raises:
+      OSError: it cannot be read.
+      ChecksumsError: it is damaged.
+    """
+    path = as_path(path)
+    told = known_sums(path).get(path.name)
+    return told if isinstance(told, str) else ""
+
+
 def altered(path: AnyPath) -> str:
     """What is wrong with a file that has another checksum."""
     return f"{path}: altered since it was written, see {CHECKSUMS} beside it"

@@ -12,6 +12,7 @@ import pytest
 
 import internal_rl as irl
 from internal_rl import pretrained
+from internal_rl.checksums import checksum_of
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
 from internal_rl.stages.build import make_base
 from internal_rl.stages.places import Places
@@ -152,3 +153,30 @@ def test_the_base_model_of_codes_may_lie_upstream(tmp_path):
     chex.assert_trees_all_equal(
         agent.model.base_params, irl.load(f"{GRID}/small").model.base_params
     )
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: "/".join(path.parts[-4:]))
+def test_shipped_stages_tell_on_which_parameters_they_stand(folder):
+    stored = json.loads((folder / "config.json").read_text())
+    for stage, seed in stored.get("reads", {}).items():
+        file = folder.parents[1] / stage / f"seed_{seed}" / "params.msgpack"
+        assert stored["parameters_read"][stage] == checksum_of(file) != ""
+    assert ("reads" in stored) == (folder.parent.name == "metacontroller")
+
+
+def test_codes_are_not_put_on_another_base_model_than_they_were_found_on(tmp_path):
+    pretrained.install(GRID, "small", tmp_path)
+    codes, base = tmp_path / "metacontroller/seed_0", tmp_path / "pretrain/seed_0"
+    settings = _settings("gridworld:small")
+    told = json.loads((codes / "config.json").read_text())["parameters_read"]
+    assert told == {"pretrain": checksum_of(base / "params.msgpack")}
+    irl.load(tmp_path)
+    Places(tmp_path).load(settings, "metacontroller", 0)
+    params = load_stage(tmp_path, "pretrain", 0)[0]
+    StageDirectory(tmp_path, "pretrain", 0).save_params(jax.tree.map(lambda x: x + 1e-6, params))
+    message = "metacontroller/seed_0: was made with other parameters of pretrain than are found"
+    with pytest.raises(StageConflictError, match=message):
+        irl.load(tmp_path)
+    with pytest.raises(StageConflictError, match=message):
+        run(settings, "internal_rl", Places(tmp_path))
+    assert not (tmp_path / "internal_rl").exists()

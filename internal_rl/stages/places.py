@@ -9,8 +9,9 @@ import chex
 import jax
 import numpy as np
 
+from internal_rl.checksums import checksum_of
 from internal_rl.errors import ConfigError
-from internal_rl.paths import as_path, check_store
+from internal_rl.paths import AnyPath, as_path, check_store
 from internal_rl.stages.catalogue import command_of
 from internal_rl.stages.config_file import CONFIG_FILES
 from internal_rl.stages.settings import Settings
@@ -115,6 +116,7 @@ class Places:
             seed,
             config=settings.stage_config(stage),
             reads=settings.reads(stage, seed),
+            parameters_read=self.parameters_read(settings, stage, seed),
             step=step,
             command=self.command(settings, stage),
         )
@@ -130,7 +132,30 @@ class Places:
             settings.stage_config(stage),
             self.command(settings, stage),
             reads=settings.reads(stage, seed),
+            parameters_read=self.parameters_read(settings, stage, seed),
         )
+
+    def parameters_read(self, settings: Settings, stage: str, seed: int) -> dict[str, str]:
+        """SHA-256 of the final parameters on which a seed of a stage stands, by earlier stage.
+
+        Those that are not there or not known are left out.
+
+        Raises:
+          StorageError: what is known of them is damaged.
+        """
+        read = (
+            (earlier, self.params_file(settings, earlier, source))
+            for earlier, source in settings.reads(stage, seed).items()
+        )
+        sums = {earlier: checksum_of(file) for earlier, file in read}
+        return {earlier: checksum for earlier, checksum in sums.items() if checksum}
+
+    def params_file(
+        self, settings: Settings, stage: str, seed: int, step: int | None = None
+    ) -> AnyPath:
+        """Where the parameters of an earlier stage lie, final ones or those of an age."""
+        folder = settings.folder_of(stage)
+        return StageDirectory(self.reads_from(folder, seed), folder, seed).params_file(step)
 
     def params(
         self,
@@ -156,10 +181,10 @@ class Places:
         Raises:
           UserError: as `load`, or they are not those of the model.
         """
-        sources, folder = settings.seeds_read(stage, seeds), settings.folder_of(stage)
+        sources = settings.seeds_read(stage, seeds)
         loaded = {seed: self.load(settings, stage, seed, step) for seed in set(sources)}
         for seed, params in loaded.items() if expected is not None else ():
-            file = StageDirectory(self.reads_from(folder, seed), folder, seed).params_file(step)
+            file = self.params_file(settings, stage, seed, step)
             check_weights(params, expected, str(file))
         if len(loaded) == 1:
             return loaded[sources[0]], None

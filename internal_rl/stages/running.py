@@ -1,5 +1,6 @@
 """Runs stages by name: what the command line, the quickstart and Python call."""
 
+import dataclasses
 import functools
 import math
 import os
@@ -43,7 +44,9 @@ def make_stage(settings: Settings, stage: str, places: Places) -> Stage:
     if spec.make is None:
         loops = ", ".join(name for name, other in STAGES.items() if other.make)
         raise ConfigError(f"config.{stage}: is no stage with updates, allowed are {loops}")
-    return function_of(spec.make)(settings, places)
+    made = function_of(spec.make)(settings, places)
+    sums = {seed: places.parameters_read(settings, stage, seed) for seed in made.seeds}
+    return dataclasses.replace(made, parameters_read=sums)
 
 
 def run(settings: Settings, stage: str, places: Places, deadline: float = math.inf) -> None:
@@ -80,7 +83,11 @@ def _finished_here(settings: Settings, stage: str, places: Places) -> bool:
     config, folder = settings.stage_config(stage), settings.folder_of(stage)
     with storage_faults(places.workdir):
         for seed in settings.seeds_of(stage):
-            directory = StageDirectory(places.workdir, folder, seed, settings.reads(stage, seed))
+            stands_on = (
+                settings.reads(stage, seed),
+                places.parameters_read(settings, stage, seed),
+            )
+            directory = StageDirectory(places.workdir, folder, seed, *stands_on)
             begun = directory.check(config)
             if not (begun and directory.complete) or begun.steps_raised:
                 return False

@@ -71,7 +71,9 @@ def run_stage(
             " folder that all of them share"
         )
     directories = {
-        seed: StageDirectory(workdir, stage.name, seed, stage.reads.get(seed))
+        seed: StageDirectory(
+            workdir, stage.name, seed, stage.reads.get(seed), stage.parameters_read.get(seed)
+        )
         for seed in stage.seeds
     }
     with storage_faults(workdir), size_faults(stage.name):

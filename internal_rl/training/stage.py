@@ -36,6 +36,8 @@ class Stage:
       seeds: seeds to train.
       seeds_together: how many of them are one program, at most; groups follow each other.
       reads: of each seed, on which seeds of earlier stages it stands, by stage.
+      parameters_read: of each seed, the SHA-256 of the parameters that it stands on, by stage, as
+        far as they are known.
       params: `state -> params`, what later stages read.
       frozen: constants of `init` and `update` such as the parameters of a frozen model, passed as
         arguments rather than compiled in, and never saved.
@@ -64,6 +66,7 @@ class Stage:
     seeds: Sequence[int] = (0,)
     seeds_together: int = 10
     reads: Mapping[int, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    parameters_read: Mapping[int, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     params: Callable[[State], chex.ArrayTree] = lambda state: state.params
     frozen: Frozen = None
     frozen_axes: Any = None

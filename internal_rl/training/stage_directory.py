@@ -68,6 +68,7 @@ class StageDirectory:
       path: `<workdir>/<stage>/seed_<k>`.
       seed: k.
       reads: on which seeds of earlier stages it stands, by stage; None where that is not asked.
+      parameters_read: SHA-256 of their final parameters, by stage; None where that is not asked.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class StageDirectory:
         stage: str,
         seed: int,
         reads: Mapping[str, int] | None = None,
+        parameters_read: Mapping[str, str] | None = None,
     ):
         folder = as_path(workdir)
         folder = folder if is_remote(folder) else folder.absolute()
         self.path = folder / stage / f"seed_{seed}"
         self.seed = seed
         self.reads = reads
+        self.parameters_read = parameters_read
         self._lock = None
 
     @property
@@ -123,7 +126,9 @@ class StageDirectory:
         return found or any(self.path.glob("*/manifest.json"))
 
     def read_config(self) -> dict:
-        """`config.json`: `seeds` trained together, their `config`, and `reads` where it tells them.
+        """`config.json`: `seeds` trained together and their `config`; perhaps what it stands on.
+
+        That is `reads` and `parameters_read`, as the attributes.
 
         Raises:
           StorageError: the file is missing or damaged.
@@ -139,6 +144,9 @@ class StageDirectory:
         reads = stored.get("reads", {})
         if not isinstance(reads, dict) or not all(type(seed) is int for seed in reads.values()):
             raise StorageError(f"{file}: damaged, 'reads' is of another kind; {PUT_BACK}")
+        sums = stored.get("parameters_read", {})
+        if not isinstance(sums, dict) or not all(isinstance(told, str) for told in sums.values()):
+            raise StorageError(f"{file}: damaged, 'parameters_read' is of another kind; {PUT_BACK}")
         return stored
 
     def check(self, config: StageConfig) -> Begun | None:
@@ -151,7 +159,7 @@ class StageDirectory:
 
         Raises:
           StageConflictError: the configurations differ in more than the length of the training, or
-            it stands on another seed of an earlier stage.
+            it stands on another seed or on other parameters of an earlier stage.
           StorageError: its `config.json` is missing or damaged.
         """
         if not self.holds_work:
@@ -167,7 +175,30 @@ class StageDirectory:
                     f" {before[stage]}; allowed is as many seeds of {stage} as there were, or"
                     " another --workdir"
                 )
+        self._compare_parameters(stored, self.parameters_read or {})
         return Begun(stored["seeds"], steps_raised)
+
+    def check_parameters_read(self, found: Mapping[str, str]) -> None:
+        """Compares the parameters that it was made with.
+
+        Args:
+          found: SHA-256 of those of earlier stages, by stage; empty where that is not known.
+
+        Raises:
+          StageConflictError: they are others.
+          StorageError: its `config.json` is missing or damaged.
+        """
+        self._compare_parameters(self.read_config(), found)
+
+    def _compare_parameters(self, stored: dict, found: Mapping[str, str]) -> None:
+        told = stored.get("parameters_read", {})
+        for stage, checksum in found.items():
+            if checksum and told.get(stage, checksum) != checksum:
+                raise StageConflictError(
+                    f"{self.path}: was made with other parameters of {stage} than are found here;"
+                    " allowed are those (the --workdir or --upstream of that run), or another"
+                    " --workdir, for a run on these"
+                )
 
     def begin(
         self, config: StageConfig, seeds: Sequence[int], computed: Mapping[str, str] | None = None
@@ -203,7 +234,8 @@ class StageDirectory:
             return
         self._clear()
         write_checked_json(self.path / "versions.json", package_versions() | dict(computed or {}))
-        write_checked_json(self.path / _CONFIG, self._content(config, seeds, self.reads))
+        content = self._content(config, seeds, self.reads, self.parameters_read)
+        write_checked_json(self.path / _CONFIG, content)
 
     def _begun_with(self, config: StageConfig, seeds: Sequence[int]) -> bool:
         """Whether a start with the same settings has been here: what it has computed stays."""
@@ -211,7 +243,8 @@ class StageDirectory:
             stored = self.read_config()
         except StorageError:
             return False
-        return stored == json.loads(json.dumps(self._content(config, seeds, self.reads)))
+        content = self._content(config, seeds, self.reads, self.parameters_read)
+        return stored == json.loads(json.dumps(content))
 
     def _clear(self) -> None:
         """Removes what a start has left, lest it be taken for that of the next one."""
@@ -282,15 +315,20 @@ class StageDirectory:
 
     def _rewrite(self, config: StageConfig, seeds: Sequence[int]) -> None:
         """Another configuration of the same stage; what it stands on stays as it is told."""
-        reads = self.read_config().get("reads")
-        write_checked_json(self.path / _CONFIG, self._content(config, seeds, reads))
+        stored = self.read_config()
+        stands_on = (stored.get(name) for name in ("reads", "parameters_read"))
+        write_checked_json(self.path / _CONFIG, self._content(config, seeds, *stands_on))
 
     @staticmethod
     def _content(
-        config: StageConfig, seeds: Sequence[int], reads: Mapping[str, int] | None
+        config: StageConfig,
+        seeds: Sequence[int],
+        reads: Mapping[str, int] | None,
+        parameters_read: Mapping[str, str] | None,
     ) -> dict:
         """What `config.json` holds."""
-        told = {"reads": dict(reads)} if reads else {}
+        stands_on = {"reads": reads, "parameters_read": parameters_read}
+        told = {name: dict(values) for name, values in stands_on.items() if values}
         return {"seeds": list(seeds), **told, "config": config.values}
 
     def release(self) -> None:

@@ -29,6 +29,7 @@ def check_stage(
     command: str = "",
     *,
     reads: Mapping[str, int] | None = None,
+    parameters_read: Mapping[str, str] | None = None,
 ) -> StageDirectory:
     """Directory of a stage that has to be finished.
 
@@ -39,13 +40,15 @@ def check_stage(
       config: configuration that the stage must have been run with; None accepts any.
       command: the command that makes the stage, for the error message.
       reads: on which seeds of earlier stages it must stand; None accepts any.
+      parameters_read: SHA-256 of their parameters; None accepts any.
 
     Raises:
       StageMissingError: the stage is not finished; names the command that makes it.
-      StageConflictError: the stage was run with another configuration, or stands on other seeds.
+      StageConflictError: the stage was run with another configuration, or stands on other seeds or
+        parameters.
       StorageError: its files cannot be read.
     """
-    directory = StageDirectory(workdir, stage, seed, reads)
+    directory = StageDirectory(workdir, stage, seed, reads, parameters_read)
     command = command or _command(workdir, stage)
     with storage_faults(directory.path):
         _check_same(directory, config, command)
@@ -88,6 +91,7 @@ def load_stage(
     *,
     config: StageConfig | None = None,
     reads: Mapping[str, int] | None = None,
+    parameters_read: Mapping[str, str] | None = None,
     step: int | None = None,
     command: str = "",
 ) -> tuple[dict, dict]:
@@ -99,6 +103,7 @@ def load_stage(
       seed: which of its seeds.
       config: configuration that the stage must have been run with; None accepts any.
       reads: on which seeds of earlier stages it must stand; None accepts any.
+      parameters_read: SHA-256 of their parameters; None accepts any.
       step: training age of a snapshot; None for the final parameters.
       command: the command that makes the stage, for the error message.
 
@@ -107,14 +112,16 @@ def load_stage(
 
     Raises:
       StageMissingError: the stage is not finished; names the command that makes it.
-      StageConflictError: the stage was run with another configuration, or stands on other seeds.
+      StageConflictError: the stage was run with another configuration, or stands on other seeds or
+        parameters.
       StorageError: its files cannot be read.
     """
-    directory = StageDirectory(workdir, stage, seed, reads)
+    stands_on = {"reads": reads, "parameters_read": parameters_read}
+    directory = StageDirectory(workdir, stage, seed, **stands_on)
     command = command or _command(workdir, stage)
     with storage_faults(directory.path):
         if step is None:
-            check_stage(workdir, stage, seed, config, command, reads=reads)
+            check_stage(workdir, stage, seed, config, command, **stands_on)
         else:
             _check_same(directory, config, command)
         file = directory.params_file(step)

@@ -10,9 +10,14 @@ import pytest
 from configs import ant, gridworld
 from internal_rl import run_stages
 from internal_rl.analysis import report
-from internal_rl.checksums import write_checked_json
+from internal_rl.checksums import checksum_of, write_checked_json
 from internal_rl.envs import world as worlds
-from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
+from internal_rl.errors import (
+    ConfigError,
+    StageConflictError,
+    StageMissingError,
+    StorageError,
+)
 from internal_rl.stages import catalogue
 from internal_rl.stages.places import Places
 from internal_rl.stages.running import run
@@ -22,6 +27,7 @@ from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.stage_results import load_stage, seed_read
 from tests.stages import toy_run
+from tests.stages.test_records import contents
 from tests.training.test_loop import ROOT
 from tests.training.toy import make_stage
 
@@ -146,12 +152,68 @@ def test_a_seed_that_would_read_another_one_than_it_did_is_a_conflict(tmp_path):
     for seed in range(3):
         file = tmp_path / "late" / f"seed_{seed}" / "config.json"
         stored = json.loads(file.read_text())
-        del stored["reads"]
+        del stored["reads"], stored["parameters_read"]
         write_checked_json(file, stored)
     run_stages(config(2), tmp_path, ["late"])
     assert seed_read(tmp_path, "late", 1, "early") == 1
     assert seed_read(tmp_path, "late", 5, "early") == 1
     assert json.loads((tmp_path / "late/seed_5/config.json").read_text())["reads"] == {"early": 1}
+
+
+def stored_config(workdir, stage, seed=0):
+    return json.loads((workdir / stage / f"seed_{seed}" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("state", ["finished", "interrupted"])
+def test_a_stage_goes_on_with_the_parameters_that_it_has_read_and_no_others(tmp_path, state):
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    config = toy_run.config_of()
+    for workdir in (first, other):
+        run_stages(config, workdir, ["early"])
+    run_stages(config, second, ["late"], upstream=[first])
+    assert stored_config(second, "late")["parameters_read"] == {
+        "early": checksum_of(first / "early/seed_0/params.msgpack")
+    }
+    assert "parameters_read" not in stored_config(first, "early")
+    if state == "interrupted":
+        (second / "late/seed_0/DONE").unlink()
+        (second / "late/seed_0/params.msgpack").unlink()
+    # On another machine the same training ends with other digits.
+    params = load_stage(other, "early", 0)[0]
+    StageDirectory(other, "early", 0).save_params({"x": params["x"] + np.float32(1e-6)})
+    before = contents(second)
+    message = "late/seed_0: was made with other parameters of early than are found here; allowed"
+    with pytest.raises(StageConflictError, match=message):
+        run_stages(config, second, ["late"], upstream=[other])
+    assert contents(second) == before
+    run_stages(config, second, ["late"], upstream=[first])
+    # Those of which nothing is known are taken as they are.
+    (other / "early/seed_0/checksums.json").unlink()
+    run_stages(config, second, ["late"], upstream=[other])
+
+
+def test_a_directory_that_tells_no_parameters_takes_any(tmp_path):
+    config = toy_run.config_of()
+    run_stages(config, tmp_path, ["early", "late"])
+    stored = stored_config(tmp_path, "late")
+    del stored["parameters_read"]
+    write_checked_json(tmp_path / "late/seed_0/config.json", stored)
+    StageDirectory(tmp_path, "early", 0).save_params({"x": np.float32(0.5)})
+    run_stages(config, tmp_path, ["late"])
+    stored["parameters_read"] = {"early": 1}
+    write_checked_json(tmp_path / "late/seed_0/config.json", stored)
+    with pytest.raises(StorageError, match="damaged, 'parameters_read' is of another kind"):
+        run_stages(config, tmp_path, ["late"])
+
+
+def test_what_a_stage_stands_on_is_kept_when_it_is_trained_further(tmp_path):
+    run_stages(toy_run.config_of(), tmp_path, ["early", "late"])
+    before = stored_config(tmp_path, "late")
+    run_stages(toy_run.config_of(late={"steps": 8}), tmp_path, ["late"])
+    after = stored_config(tmp_path, "late")
+    assert after["config"]["late"]["steps"] == 8
+    for name in ("reads", "parameters_read"):
+        assert after[name] == before[name] != {}
 
 
 def test_processes_may_share_out_the_seeds_of_a_stage(tmp_path):
