@@ -32,9 +32,8 @@ class GRUBlock(nn.Module):
             y, state = block.step(x_t, block.restart(state, first))
             return state, y
 
-        scan = nn.scan(
-            body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
-        )
+        shared = {"variable_broadcast": "params", "split_rngs": {"params": False}}
+        scan = nn.scan(body, **shared, in_axes=1, out_axes=1)
         if self.is_initializing():  # a scan cannot create parameters
             self.step(x[:, 0], self.initial_state(len(x)))
         return scan(self, self.initial_state(len(x)), (x, starts_segment(segment)))[1]
@@ -54,7 +53,8 @@ irl.register_block("gru", GRUBlock)
 
 
 if __name__ == "__main__":
+    workdir = sys.argv[1] if len(sys.argv) == 2 else sys.exit(__doc__)
     irl.testing.check_block("gru")
     overlays = {"smoke": {"base": {"block": "gru"}}}
     config = irl.make_config("gridworld-pinpad", "smoke", overlays, size="smoke")
-    irl.run_stages(config, sys.argv[1], ["pretrain", "steer"])
+    irl.run_stages(config, workdir, ["pretrain", "steer"])

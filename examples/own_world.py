@@ -143,7 +143,7 @@ OVERLAYS = {
 
 
 if __name__ == "__main__":
-    workdir, preset = sys.argv[1], (sys.argv[2:] or ["small"])[0]
+    workdir, preset = ([*sys.argv[1:], "small"] if sys.argv[1:] else sys.exit(__doc__))[:2]
     irl.testing.check_world(irl.make_world("castle", preset))
     config = irl.make_config("castle", preset, OVERLAYS, size=preset)
     stages = ["pretrain", "probe", "metacontroller", "internal_rl", "raw_rl", "report"]

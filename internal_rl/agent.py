@@ -15,8 +15,9 @@ from flax import struct
 
 from internal_rl import envs, pretrained
 from internal_rl.acting.controls import InjectedCode
-from internal_rl.acting.episodes import SHOWN, Control, Episodes, NoControl, play
+from internal_rl.acting.episodes import KEPT, SHOWN, Control, Episodes, NoControl, play
 from internal_rl.analysis.results import SeedResults
+from internal_rl.arguments import check_integer, checked_names, entries_of
 from internal_rl.checksums import checksum_of
 from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import ConfigError, StageMissingError, StorageError, UserError
@@ -104,22 +105,47 @@ class Agent:
             kept is what `acting.episodes.SHOWN` names, unless `keep` says otherwise.
 
         Raises:
-          ValueError: both a code and a control are given, or the code has another size.
+          ValueError: both a code and a control are given, or an argument is of another kind or
+            outside of its range.
         """
+        check_integer("num_episodes", num_episodes, 1)
+        _check_key(key)
         if inject is not None and control is not None:
             raise ValueError("inject and control are both given, allowed is one of them")
         if inject is not None:
-            control = self._injection(jnp.asarray(inject), at_step)
+            control = self._injection(inject, at_step)
+        elif at_step != 0:
+            raise ValueError(f"at_step is {at_step!r} without inject, allowed is both or none")
+        control = _checked_control(control)
         options = {"keep": SHOWN} | options
+        options["keep"] = checked_names("keep", options["keep"], KEPT)
+        for name in ("deterministic", "free_running"):
+            if not isinstance(options.get(name, False), bool):
+                raise ValueError(f"{name} is {options[name]!r}, allowed are True and False")
         run = _compiled_play(self.world, num_episodes, tuple(sorted(options.items())))
-        task = self.world.post_training_task if task is None else task
-        return run(self.model, control or NoControl(), key, task)
+        return run(self.model, control, key, self._checked_task(task))
 
-    def _injection(self, code: chex.Array, at_step: int) -> InjectedCode:
+    def _injection(self, inject: chex.Array, at_step: int) -> InjectedCode:
         size = self._metacontroller().config.code_size
+        check_integer(
+            "at_step", at_step, 0, self.world.time_limit - 1, what=", a step of an episode"
+        )
+        try:
+            code = jnp.asarray(inject, jnp.float32)
+        except (TypeError, ValueError):
+            raise ValueError(f"inject is {inject!r}, allowed is an array ({size},)") from None
         if code.shape != (size,):
             raise ValueError(f"inject has the shape {code.shape}, allowed is ({size},), one code")
+        if not isinstance(code, jax.core.Tracer) and not np.isfinite(code).all():
+            raise ValueError("inject holds NaN or infinity, allowed are finite numbers")
         return InjectedCode.of_code(code, at_step)
+
+    def _checked_task(self, task: Any) -> Any:
+        """The task of all episodes; a world that has `checked_task` tells what it allows."""
+        if task is None:
+            return self.world.post_training_task
+        check = getattr(self.world, "checked_task", None)
+        return task if check is None else check(task)
 
     def _metacontroller(self) -> CodeController:
         if self.model.metacontroller is None:
@@ -132,9 +158,12 @@ class Agent:
         Args:
           episodes: as `rollout` gives them.
           layer: which one, 0 (embedding) to `L`; None for the controlled one.
+
+        Raises:
+          ValueError: there is no such layer, or the episodes have no observations.
         """
         model = self.model if layer is None else self.model.at_layer(layer)
-        return _residuals(model.alone(), episodes.observation, episodes.active)
+        return _residuals(model.alone(), episodes.kept("observation"), episodes.active)
 
     def discover(self, episodes: Episodes, key: chex.PRNGKey | None = None) -> Found:
         """Gates and codes that the metacontroller infers, with all of each episode in view.
@@ -142,10 +171,15 @@ class Agent:
         Args:
           episodes: as `rollout` gives them.
           key: noise of the codes; None takes a fixed one.
+
+        Raises:
+          ValueError: the agent has no metacontroller, the key is none, or the episodes have no
+            observations.
         """
         self._metacontroller()
         key = jax.random.key(0) if key is None else key
-        found = _discover(self.model, episodes.observation, episodes.active, key)
+        _check_key(key)
+        found = _discover(self.model, episodes.kept("observation"), episodes.active, key)
         return Found(
             code=found.code,
             beta=found.beta,
@@ -162,6 +196,27 @@ class Agent:
     def switch_tolerance(self) -> int:
         """Steps by which a switch may miss a change of subgoal and still count as close."""
         return switch_tolerance(self.world)
+
+
+def _check_key(key: Any) -> None:
+    """Raises ValueError unless it is one random key, as `jax.random.key` or `PRNGKey` makes it."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (shape == () if typed else dtype == jnp.uint32 and shape == (2,)):
+        given = repr(key) if dtype is None else f"an array {shape} of {dtype}"
+        raise ValueError(f"key is {given}, allowed is one key, as jax.random.key(0)")
+
+
+def _checked_control(control: Any) -> Control:
+    if control is None:
+        return NoControl()
+    missing = [name for name in ("num_keys", "init", "step") if not hasattr(control, name)]
+    if missing:
+        raise ValueError(
+            f"control is {control!r}, which has no {missing[0]}, allowed is a control of"
+            " internal_rl.acting"
+        )
+    return control
 
 
 @functools.lru_cache(maxsize=32)
@@ -235,6 +290,7 @@ def load(
         raise ConfigError(f"variant: {variant!r} given, allowed are {', '.join(VARIANTS)}")
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise ConfigError(f"seed: {seed!r} given, allowed is a whole number from 0")
+    upstream = entries_of("upstream", upstream, "work directories")
     workdir = as_path(name, "name")
     shipped = pretrained.folder_of(str(name))
     if shipped is not None:

@@ -42,6 +42,7 @@ from internal_rl.analysis.study import Study, all_studies, as_arrays, register_s
 from internal_rl.analysis.sweeps.report import read_sweep, studies_in
 from internal_rl.analysis.sweeps.sweep import all_sweeps, sweep_named
 from internal_rl.analysis.table import Table
+from internal_rl.arguments import entries_of
 from internal_rl.envs.world import capabilities
 from internal_rl.methods import probing
 from internal_rl.methods import steering as steering_method
@@ -341,6 +342,7 @@ def sweep(
       ConfigError: there is no such study.
       ValueError: nothing of it is finished.
     """
+    upstream = entries_of("upstream", upstream, "work directories")
     found = sweep_named(study).figures(read_sweep(workdir, study, upstream))
     _one(found, f"finished runs of {study}", workdir)
     return dict(found)
@@ -368,7 +370,8 @@ def table(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()
 
 def report(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> dict:
     """Writes `<workdir>/report/` and returns its summary; arguments as `figures`."""
-    return running.report(Places(workdir, tuple(upstream)))
+    folders = entries_of("upstream", upstream, "work directories")
+    return running.report(Places(workdir, folders))
 
 
 # What these share.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from internal_rl.arguments import check_integer, checked_names
 from internal_rl.envs.slots import Slots, choose_num_slots, run_episodes
 from internal_rl.models.heads import action_log_prob, mode_action, sample_action
 from internal_rl.models.steered_model import SteeredModel
@@ -27,6 +28,9 @@ LAST = "last_observation"
 
 SOLVABLE = "solvable"
 """What can be kept of every episode's start, where the world tells it."""
+
+KEPT = (*FIELDS, LAST, SOLVABLE)
+"""All that can be kept."""
 
 SHOWN = (*(name for name in FIELDS if name != "action_log_prob"), LAST)
 """What tells an episode from its start to what the last step led to."""
@@ -149,7 +153,7 @@ class Episodes:
     @property
     def returns(self) -> chex.Array:
         """`(B,)` sum of rewards."""
-        return jnp.sum(self.reward, axis=1)
+        return jnp.sum(self.kept("reward"), axis=1)
 
     @property
     def success(self) -> chex.Array:
@@ -170,7 +174,21 @@ class Episodes:
     @property
     def furthest(self) -> chex.Array:
         """`(B,)` int32 most progress at any step."""
-        return jnp.max(self.progress * self.active, axis=1)
+        return jnp.max(self.kept("progress") * self.active, axis=1)
+
+    def kept(self, name: str) -> chex.Array:
+        """One of the attributes that may be None.
+
+        Raises:
+          ValueError: it is.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(
+                f"these episodes have no {name}, allowed are those of a world that tells it, with"
+                f" '{name}' in `keep`"
+            )
+        return value
 
 
 def start_worlds(
@@ -191,7 +209,11 @@ def start_worlds(
       num_episodes: how many.
       first: number of the first one, where these are some of more.
       out_of: how many there are in all; 0 for `num_episodes`.
+
+    Raises:
+      ValueError: there are none.
     """
+    check_integer("num_episodes", num_episodes, 1)
     keys = jax.random.split(key, out_of or num_episodes)
     if out_of:
         keys = jax.lax.dynamic_slice_in_dim(keys, first, num_episodes)
@@ -229,7 +251,18 @@ def act(
       first_episode: number of the first episode, where these are some of more: random numbers are
         those of an episode's number, and so is what a control holds for each episode.
       shared: of several devices inside of `mesh.spread` each runs some, and all have all episodes.
+
+    Raises:
+      ValueError: `keep` names something else, there is no such number of slots, or tasks end all
+        episodes of the world.
     """
+    keep = checked_names("keep", keep, KEPT)
+    check_integer("num_slots", num_slots, 0)
+    if free_running and not hasattr(world, "step_without_task"):
+        raise ValueError(
+            "free_running: tasks end all episodes of this world, allowed is a world that has"
+            " `step_without_task`"
+        )
     num_episodes = start[1].done.shape[0]
     if shared and num_shares() > 1:
         share = my_share(num_episodes)

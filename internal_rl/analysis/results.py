@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from absl import logging
 
+from internal_rl.arguments import entries_of
 from internal_rl.checksums import known_sums, read_checked_record
 from internal_rl.envs.world import make_from_config
 from internal_rl.errors import StorageError
@@ -160,8 +161,10 @@ def read_run(
       faults: takes a message about everything that is damaged, which is left out then.
 
     Raises:
+      ConfigError: `upstream` is no list.
       StorageError: files cannot be read, or something is damaged and `faults` is None.
     """
+    upstream = entries_of("upstream", upstream, "work directories")
     run: dict[str, list[SeedResults]] = {}
     with storage_faults(workdir):
         places = (workdir, *upstream)

@@ -45,8 +45,9 @@ import internal_rl.analysis
 from internal_rl.acting.episodes import SHOWN, SOLVABLE, Episodes
 from internal_rl.analysis.results import RunResults, SeedResults, is_of
 from internal_rl.analysis.table import Row
+from internal_rl.arguments import check_registered, checked_names
 from internal_rl.envs.slots import choose_num_slots
-from internal_rl.envs.world import capabilities
+from internal_rl.envs.world import CAPABILITIES, capabilities
 from internal_rl.methods.evaluation import evaluation_key, held_out
 from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
@@ -162,6 +163,9 @@ class Animation(NamedTuple):
     seconds_per_frame: float
 
 
+_FUNCTIONS = ("measure", "rows", "figures", "animations", "text")
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """One study. What it does not do is None.
@@ -179,6 +183,9 @@ class Study:
       title: heading of its part of the report; empty for its name.
       asks: what a run has to hold for its figures beside its stages; empty for nothing.
       captions: what figures and animations show, by file name; also read out in their place.
+
+    Raises:
+      ValueError: an attribute is of another kind, or a need is none that there is.
     """
 
     name: str
@@ -194,6 +201,16 @@ class Study:
     asks: str = ""
     captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        given = {name: getattr(self, name) for name in _FUNCTIONS}
+        functions = {name: function for name, function in given.items() if function is not None}
+        check_registered("study", self.name, **functions)
+        if isinstance(self.stages, str) or not all(isinstance(name, str) for name in self.stages):
+            raise ValueError(
+                f"stages of study '{self.name}' are {self.stages!r}, allowed is a tuple of names"
+            )
+        checked_names(f"needs of study '{self.name}'", self.needs, (*CAPABILITIES, LABELS))
+
     def looks_at(self, stage: str) -> bool:
         """Whether it looks at a stage, or at that of which `stage` is a variant or an age."""
         return any(is_of(stage, name) for name in self.stages)
@@ -203,7 +220,13 @@ _STUDIES: dict[str, Study] = {}
 
 
 def register_study(study: Study) -> None:
-    """Adds a study to all reports and stages; registering a name again replaces it."""
+    """Adds a study to all reports and stages; registering a name again replaces it.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if not isinstance(study, Study):
+        raise ValueError(f"study is {study!r}, allowed is a Study")
     _STUDIES[study.name] = study
 
 

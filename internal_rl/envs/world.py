@@ -16,6 +16,7 @@ import chex
 import jax
 import numpy as np
 
+from internal_rl.arguments import check_registered
 from internal_rl.extras import needs_extra
 from internal_rl.types import ActionSpec, DataSource, World
 
@@ -202,12 +203,23 @@ def register_world(
         run.
 
     Raises:
-      ValueError: `config` is no dataclass or there is no preset.
+      ValueError: `config` is no dataclass, a preset is none of its instances, there is no preset,
+        or another argument is of another kind.
     """
-    if not dataclasses.is_dataclass(config):
+    check_registered("world", name, make=make)
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
         raise ValueError(f"config of {name} is {config!r}, allowed is a frozen dataclass")
-    if not presets:
-        raise ValueError(f"presets of {name} are empty, allowed are one or more")
+    if not isinstance(presets, Mapping) or not presets:
+        raise ValueError(
+            f"presets of {name} are {presets!r}, allowed are one or more, by their names"
+        )
+    for preset, values in presets.items():
+        if not isinstance(values, config):
+            raise ValueError(
+                f"preset '{preset}' of {name} is {values!r}, allowed is a {config.__name__}"
+            )
+    if data is not None and not isinstance(data, str):
+        check_registered("world", name, data=data)
     _ENTRIES[name] = WorldEntry(name, make, config, dict(presets), data)
 
 

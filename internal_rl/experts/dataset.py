@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from internal_rl.experts.trajectories import check_integer, checked, number_held_out
+from internal_rl.arguments import check_integer
+from internal_rl.experts.trajectories import checked, number_held_out
 from internal_rl.types import Trajectory
 
 
@@ -140,7 +141,10 @@ class Dataset:
         if sequence_length is None:
             sequence_length = 4 * longest
         check_integer(
-            "sequence_length", sequence_length, longest, ", the tokens of the longest trajectory"
+            "sequence_length",
+            sequence_length,
+            longest,
+            what=", the tokens of the longest trajectory",
         )
         order = np.random.default_rng(int(seed)).permutation(num_trajectories)
         train = trajectories.pack(order[num_held_out:], int(sequence_length))

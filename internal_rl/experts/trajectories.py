@@ -163,13 +163,6 @@ def number_held_out(held_out: float | int, num_trajectories: int) -> int:
     return number
 
 
-def check_integer(name: str, value: Any, lowest: int, what: str = "") -> None:
-    """Raises ValueError unless an argument is a whole number from `lowest` on."""
-    fits = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not fits or value < lowest:
-        raise ValueError(f"{name} is {value!r}, allowed is a whole number from {lowest} on{what}")
-
-
 def _array(name: str, values: Any) -> np.ndarray:
     try:
         array = np.asarray(values)

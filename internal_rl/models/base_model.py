@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
 
+from internal_rl.arguments import check_integer
 from internal_rl.models import hawk, transformer  # noqa: F401 (registers the blocks of this package)
 from internal_rl.models.blocks import (
     BlockEntry,
@@ -149,9 +150,8 @@ class BaseModel(nn.Module):
         return self.init(key, observation, jnp.zeros((1, 2), jnp.int32))
 
     def check_layer(self, layer: int) -> None:
-        """Raises ValueError unless `0 <= layer <= depth`."""
-        if not 0 <= layer <= self.depth:
-            raise ValueError(f"layer: got {layer}, allowed: 0 to {self.depth}")
+        """Raises ValueError unless it is a whole number and `0 <= layer <= depth`."""
+        check_integer("layer", layer, 0, self.depth)
 
     def _embed(self, observation: chex.Array) -> chex.Array:
         """The residual stream before the first block, float32 at least."""

@@ -9,6 +9,7 @@ import flax.linen as nn
 from jax.nn.initializers import Initializer, variance_scaling
 from jax.typing import DTypeLike
 
+from internal_rl.arguments import check_registered
 from internal_rl.section import SettingError
 
 
@@ -122,7 +123,11 @@ def register_block(
     """Makes a block known by name, as `base.block`; the arguments are those of `BlockEntry`.
 
     Registering a name again replaces it. `internal_rl.testing.check_block` tells what is missing.
+
+    Raises:
+      ValueError: the name is no text, or one of the others is no function.
     """
+    check_registered("block", name, make=make, check=check, short_reach=short_reach)
     _BLOCKS[name] = BlockEntry(make, check, short_reach)
 
 

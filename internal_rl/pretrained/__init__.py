@@ -36,6 +36,11 @@ def names() -> list[str]:
     return [f"{world}/{preset}" for world in worlds for preset in available(world)]
 
 
+def stages_of(world: str, preset: str) -> list[str]:
+    """Names of the stages that are shipped for a preset of a world."""
+    return sorted({path.parent.name for path in (_FOLDER / world / preset).glob("*/seed_*")})
+
+
 def folder_of(name: str) -> pathlib.Path | None:
     """Folder of the stages that are shipped under one of `names`, laid out as a work directory."""
     world, _, preset = name.partition("/")
@@ -86,13 +91,19 @@ def install(world: str, preset: str, workdir: str | os.PathLike, stage: str = "*
       stage: which stage; all of them by default, of which the preset must be `available`.
 
     Raises:
-      StageMissingError: nothing is shipped for the preset.
+      StageMissingError: nothing is shipped for the preset, or not this stage.
       StorageError: the work directory cannot be written, or what is shipped is damaged.
     """
     if stage == "*" and preset not in available(world):
         raise StageMissingError(
             f"config.preset: no trained weights are shipped for '{preset}' of {world}, allowed are"
             f" {', '.join(available(world)) or 'none'}; or train them with --from_scratch"
+        )
+    if stage != "*" and stage not in stages_of(world, preset):
+        shipped = ", ".join(stages_of(world, preset)) or "none"
+        raise StageMissingError(
+            f"stage: no '{stage}' of {world}/{preset} is shipped, allowed are {shipped}; or train"
+            " it"
         )
     with storage_faults(workdir):
         for seed in sorted((_FOLDER / world / preset).glob(f"{stage}/seed_*")):

@@ -146,7 +146,8 @@ def _bring_in(run: PaperRun, world: str) -> None:
     for stage in SHARES:
         if stage in run.stages or (run.workdir / stage).exists():
             break
-        pretrained.install(world, run.preset, run.workdir, stage)
+        if stage in pretrained.stages_of(world, run.preset):
+            pretrained.install(world, run.preset, run.workdir, stage)
 
 
 def to_train(run: PaperRun) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from internal_rl import hosts
+from internal_rl.arguments import entries_of
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
 from internal_rl.files import storage_faults
 from internal_rl.paths import as_path
@@ -237,10 +238,13 @@ def run_stages(
     """
     if log:
         show_log()
+    if stages is not None:
+        stages = entries_of("stages", stages, "names of stages")
+    upstream = entries_of("upstream", upstream, "work directories")
+    loggers = entries_of("loggers", loggers, "names of loggers")
     settings = config if isinstance(config, Settings) else Settings.read(config)
     check_settings(settings)
-    folders = tuple(os.fspath(folder) for folder in upstream)
-    places = Places(workdir, folders, loggers=tuple(loggers))
+    places = Places(workdir, tuple(map(os.fspath, upstream)), loggers=loggers)
     if stages is None:
         run_all(settings, places)
         return

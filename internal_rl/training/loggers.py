@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from internal_rl.arguments import check_registered
 from internal_rl.errors import ConfigError
 from internal_rl.extras import needs_extra
 from internal_rl.growing import GrowingFolder
@@ -122,7 +123,12 @@ _LOGGERS: dict[str, Callable[[LoggedRun], Logger]] = {
 
 
 def register_logger(name: str, make: Callable[[LoggedRun], Logger]) -> None:
-    """Makes a logger known by name, for `--loggers`; registering a name again replaces it."""
+    """Makes a logger known by name, for `--loggers`; registering a name again replaces it.
+
+    Raises:
+      ValueError: the name is no text, or what makes it is no function.
+    """
+    check_registered("logger", name, make=make)
     _LOGGERS[name] = make
 
 

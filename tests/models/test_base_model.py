@@ -240,7 +240,7 @@ def test_every_cut_gives_the_same_model(setting):
 
 def test_layer_outside_the_model_is_refused(setting):
     model, params, observation, segment = setting
-    with pytest.raises(ValueError, match="layer: got 4, allowed: 0 to 3"):
+    with pytest.raises(ValueError, match="layer is 4, allowed is a whole number from 0 to 3"):
         model.apply(params, observation, segment, 4, method="lower")
     with pytest.raises(SettingError, match=r"layer: 4 given, allowed is 0 to 3 \(base.depth\)"):
         model.config.check_layer("layer", 4)

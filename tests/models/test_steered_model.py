@@ -92,7 +92,7 @@ def test_every_cut_predicts_the_same_without_control(model):
     expected = predict(model.at_layer(0))
     for layer in (1, 2):
         np.testing.assert_allclose(predict(model.at_layer(layer)), expected, atol=1e-5)
-    with pytest.raises(ValueError, match="layer: got 3, allowed: 0 to 2"):
+    with pytest.raises(ValueError, match="layer is 3, allowed is a whole number from 0 to 2"):
         model.at_layer(3)
 
 

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 import internal_rl.analysis.sweeps
 from internal_rl.analysis.results import SeedResults
 from internal_rl.analysis.sweeps.table import SweepTable
+from internal_rl.arguments import check_registered
 from internal_rl.errors import ConfigError
 
 Value = str | int | float
@@ -149,7 +150,15 @@ _SWEEPS: dict[str, Sweep] = {}
 
 
 def register_sweep(sweep: Sweep) -> None:
-    """Adds a sweep; registering a name again replaces it."""
+    """Adds a sweep; registering a name again replaces it.
+
+    Raises:
+      ValueError: it is none, or one of its functions is none.
+    """
+    if not isinstance(sweep, Sweep):
+        raise ValueError(f"sweep is {sweep!r}, allowed is a Sweep")
+    functions = {"runs": sweep.runs, "table": sweep.table, "figures": sweep.figures}
+    check_registered("sweep", sweep.name, **functions)
     _SWEEPS[sweep.name] = sweep
 
 
