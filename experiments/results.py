@@ -20,7 +20,7 @@ from absl import flags
 from internal_rl.analysis.report import table_rows
 from internal_rl.analysis.results import RunResults, SeedResults, read_run, sorted_by_stage
 from internal_rl.analysis.sweeps.report import read_sweep, studies_in
-from internal_rl.analysis.sweeps.sweep import SweepResults, sweep_named
+from internal_rl.analysis.sweeps.sweep import SweepResults, all_sweeps, sweep_named
 from internal_rl.analysis.table import Row, format_number
 from internal_rl.errors import ConfigError, StorageError
 from internal_rl.files import storage_faults, write_atomically
@@ -38,7 +38,6 @@ def results_text(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLik
       upstream: other work directories in which its base models may lie.
 
     Raises:
-      ConfigError: a study is none of those that are registered.
       StorageError: files cannot be read, or there is no stage.
     """
     run = read_run(workdir, upstream)
@@ -52,9 +51,13 @@ def results_text(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLik
         origin = _origin(workdir, seeds)
         table = ["", *_table(rows, seeds)] if rows else []
         parts.append("\n".join([f"**{stage}** – {origin}", *table]))
+    settings = _flags_of_run([run, *map(read_run, upstream)]) if studies else ()
     for study in studies:
+        if study not in all_sweeps():
+            parts.append(f"**study {study}** – left out, nothing that is called so is known here")
+            continue
         results = read_sweep(workdir, study, upstream)
-        origin = f"**study {study}** – {_origin_of_study(workdir, results, study, run)}"
+        origin = f"**study {study}** – {_origin_of_study(workdir, results, study, settings)}"
         table = sweep_named(study).table(results)
         parts.append(f"{origin}\n\n{results.standing}\n\n{table.markdown().strip()}")
     return "\n\n".join(parts) + "\n"
@@ -81,12 +84,17 @@ def _shown(value: float) -> str:
     return f"{value:,.0f}" if whole else format_number(value)
 
 
+def _flags_of_run(runs: Sequence[RunResults]) -> Sequence[str]:
+    """Flags that give the settings of the first run that tells them."""
+    known = filter(None, map(settings_of_run, runs))
+    return next((flags for _, flags in known), ())
+
+
 def _origin_of_study(
-    workdir: str | os.PathLike, results: SweepResults, study: str, run: RunResults
+    workdir: str | os.PathLike, results: SweepResults, study: str, flags: Sequence[str]
 ) -> str:
     """What made a study over several runs, in one line."""
-    known = settings_of_run(run)
-    command = shlex.join([f"--study={study}", *(known[1] if known else ())])
+    command = shlex.join([f"--study={study}", *flags])
     command = f"{command_of('sweep')} {command}"
     if not results.runs:
         return f"`{command}`"

@@ -17,7 +17,7 @@ from internal_rl import envs, pretrained
 from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import KEPT, SHOWN, Control, Episodes, NoControl, play
 from internal_rl.analysis.results import SeedResults
-from internal_rl.arguments import check_integer, checked_names, entries_of
+from internal_rl.arguments import checked_integer, checked_names, entries_of
 from internal_rl.checksums import checksum_of
 from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import ConfigError, StageMissingError, StorageError, UserError
@@ -108,28 +108,29 @@ class Agent:
           ValueError: both a code and a control are given, or an argument is of another kind or
             outside of its range.
         """
-        check_integer("num_episodes", num_episodes, 1)
+        num_episodes = checked_integer("num_episodes", num_episodes, 1)
         _check_key(key)
         if inject is not None and control is not None:
             raise ValueError("inject and control are both given, allowed is one of them")
         if inject is not None:
             control = self._injection(inject, at_step)
-        elif at_step != 0:
+        elif isinstance(at_step, jax.core.Tracer) or at_step != 0:
             raise ValueError(f"at_step is {at_step!r} without inject, allowed is both or none")
         control = _checked_control(control)
         options = {"keep": SHOWN} | options
         options["keep"] = checked_names("keep", options["keep"], KEPT)
-        for name in ("deterministic", "free_running"):
-            if not isinstance(options.get(name, False), bool):
+        for name in options.keys() & {"deterministic", "free_running"}:
+            if not isinstance(options[name], bool | np.bool_):
                 raise ValueError(f"{name} is {options[name]!r}, allowed are True and False")
+            options[name] = bool(options[name])
         run = _compiled_play(self.world, num_episodes, tuple(sorted(options.items())))
         return run(self.model, control, key, self._checked_task(task))
 
     def _injection(self, inject: chex.Array, at_step: int) -> InjectedCode:
         size = self._metacontroller().config.code_size
-        check_integer(
-            "at_step", at_step, 0, self.world.time_limit - 1, what=", a step of an episode"
-        )
+        if not isinstance(at_step, jax.core.Tracer):
+            last = self.world.time_limit - 1
+            at_step = checked_integer("at_step", at_step, 0, last, what=", a step of an episode")
         try:
             code = jnp.asarray(inject, jnp.float32)
         except (TypeError, ValueError):
@@ -202,7 +203,8 @@ def _check_key(key: Any) -> None:
     """Raises ValueError unless it is one random key, as `jax.random.key` or `PRNGKey` makes it."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not (shape == () if typed else dtype == jnp.uint32 and shape == (2,)):
+    of_default = jax.eval_shape(jax.random.PRNGKey, 0).shape
+    if not (shape == () if typed else dtype == jnp.uint32 and shape == of_default):
         given = repr(key) if dtype is None else f"an array {shape} of {dtype}"
         raise ValueError(f"key is {given}, allowed is one key, as jax.random.key(0)")
 
@@ -334,8 +336,9 @@ def load(
         read = seed_read(workdir, stage, seed, "pretrain")
         place = Places(workdir, tuple(map(str, upstream))).reads_from("pretrain", read)
         path = StageDirectory(place, "pretrain", read).params_file()
-        stands_on = {"pretrain": checksum_of(path)} if path.exists() else {}
-        StageDirectory(workdir, stage, seed).check_parameters_read(stands_on)
+        with storage_faults(path.parent):
+            stands_on = {"pretrain": checksum_of(path)} if path.exists() else {}
+            StageDirectory(workdir, stage, seed).check_parameters_read(stands_on)
         base_params, _ = _read(place, "pretrain", read)
         shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
         check_weights(base_params, shapes, str(path), remedy)

@@ -1,17 +1,19 @@
 """Checks of arguments of the public functions: one line, the argument and what is allowed."""
 
-import numbers
+import operator
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from internal_rl.errors import ConfigError
 
 
-def check_integer(
+def checked_integer(
     name: str, value: Any, lowest: int, highest: int | None = None, *, what: str = ""
-) -> None:
-    """Raises ValueError unless an argument is a whole number in its range.
+) -> int:
+    """A whole number in its range; arrays of one may give it.
 
     Args:
       name: of the argument.
@@ -19,11 +21,18 @@ def check_integer(
       lowest: number that is allowed.
       highest: number that is allowed; None for any.
       what: the range is, for the message.
+
+    Raises:
+      ValueError: it is none.
     """
-    fits = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not fits or value < lowest or (highest is not None and value > highest):
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < lowest or (highest is not None and number > highest):
         span = f"from {lowest} on" if highest is None else f"from {lowest} to {highest}"
         raise ValueError(f"{name} is {value!r}, allowed is a whole number {span}{what}")
+    return number
 
 
 def checked_names(name: str, given: Any, allowed: Sequence[str]) -> tuple[str, ...]:

@@ -371,7 +371,7 @@ def table(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()
 def report(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> dict:
     """Writes `<workdir>/report/` and returns its summary; arguments as `figures`."""
     folders = entries_of("upstream", upstream, "work directories")
-    return running.report(Places(workdir, folders))
+    return running.report(Places(workdir, tuple(map(os.fspath, folders))))
 
 
 # What these share.

@@ -17,6 +17,7 @@ from internal_rl.analysis.study import Study
 from internal_rl.analysis.sweeps.sweep import Sweep
 from internal_rl.errors import ConfigError, StageMissingError
 from internal_rl.models.blocks import registered_blocks
+from internal_rl.stages.catalogue import register_stage
 from internal_rl.training.loggers import register_logger
 
 KEY = jax.random.key(0)
@@ -71,8 +72,20 @@ def test_rollouts_name_the_argument_that_does_not_fit(agent, arguments, words):
 def test_codes_may_be_whole_numbers_and_keys_of_the_older_kind(agent):
     options = {"keep": ("visit",), "num_slots": 1}
     told = agent.rollout(2, KEY, inject=[0] * 8, **options)
-    same = agent.rollout(np.int64(2), jax.random.PRNGKey(0), inject=CODE, **options)
+    numbers = {"at_step": jnp.int32(0), "deterministic": np.bool_(False)}
+    same = agent.rollout(jnp.int32(2), jax.random.PRNGKey(0), inject=CODE, **numbers, **options)
     np.testing.assert_array_equal(told.visit, same.visit)
+
+
+def test_codes_and_their_moment_may_be_traced(agent):
+    options = {"keep": ("visit",), "num_slots": 1}
+
+    def visits(code, step):
+        return agent.rollout(2, KEY, inject=code, at_step=step, **options).visit
+
+    both = jax.vmap(visits, (None, 0))(jnp.ones(8), jnp.array([0, 3]))
+    for step, found in zip((0, 3), both, strict=True):
+        np.testing.assert_array_equal(found, visits(np.ones(8), step))
 
 
 def test_episodes_without_what_is_asked_for_say_so(agent, episodes):
@@ -175,6 +188,8 @@ def test_blocks_and_loggers_are_registered_with_functions():
             {"stages": "metacontroller"},
             "stages of study 'wrong' are 'metacontroller', allowed is a",
         ),
+        ({"stages": 5}, "stages of study 'wrong' are 5, allowed is a tuple of names"),
+        ({"needs": "scene"}, "needs of study 'wrong' is 'scene', allowed is a tuple of some of"),
         ({"needs": frozenset({"places"})}, "needs of study 'wrong' contains 'places', allowed are"),
         ({"measure": 3}, "measure of study 'wrong' is 3, allowed is a function"),
         ({"figures": {}}, "figures of study 'wrong' is {}, allowed is a function"),
@@ -185,11 +200,18 @@ def test_studies_are_made_of_what_they_ask_for(given, words):
         Study(**({"name": "wrong", "stages": ("pretrain",)} | given))
 
 
+@pytest.mark.parametrize("needs", [["scene"], ("scene",), {"scene"}])
+def test_needs_of_a_study_may_stand_in_any_order(needs):
+    assert Study("right", ["pretrain"], needs=needs).needs == frozenset({"scene"})
+
+
 def test_what_is_registered_as_a_study_is_one():
     with pytest.raises(ValueError, match="study is 'gates', allowed is a Study"):
         irl.register_study("gates")
     with pytest.raises(ValueError, match="sweep is 'selection', allowed is a Sweep"):
         irl.register_sweep("selection")
+    with pytest.raises(ValueError, match="stage is 'late', allowed is a StageSpec"):
+        register_stage("late")
     with pytest.raises(ValueError, match="runs of sweep 'wrong' is None, allowed is a function"):
         irl.register_sweep(Sweep("wrong", "Wrong", None, print, print))
 

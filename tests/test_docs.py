@@ -208,7 +208,11 @@ def test_results_tell_studies_over_several_runs(tmp_path):
     assert "\n| arm | α | NLL |" in told and "\n| frozen | 0.3 |" in told
     alone = tmp_path / "alone"
     shutil.copytree(tmp_path / "sweep", alone / "sweep")
-    assert results_text(alone).startswith("**study rate_distortion** – ")
+    (alone / "sweep/of_mine").mkdir()
+    shutil.copy(alone / "sweep/rate_distortion/sweep.json", alone / "sweep/of_mine/sweep.json")
+    told = results_text(alone)
+    assert told.startswith("**study of_mine** – left out, nothing that is called so is known here")
+    assert "\n**study rate_distortion** – `python -m experiments.sweep --study=rate_dist" in told
 
 
 def test_every_setting_has_a_meaning(hooks):

@@ -164,6 +164,17 @@ def test_shipped_stages_tell_on_which_parameters_they_stand(folder):
     assert ("reads" in stored) == (folder.parent.name == "metacontroller")
 
 
+def test_shipped_codes_are_not_put_beside_another_base_model(tmp_path):
+    pretrained.install(GRID, "small", tmp_path, "pretrain")
+    params = load_stage(tmp_path, "pretrain", 0)[0]
+    base = StageDirectory(tmp_path, "pretrain", 0)
+    base.save_params(jax.tree.map(lambda x: x + 1e-6, params))
+    for stage in ("*", "metacontroller"):
+        with pytest.raises(StageConflictError, match="is another one than the shipped metacont"):
+            pretrained.install(GRID, "small", tmp_path, stage)
+    assert not (tmp_path / "metacontroller").exists()
+
+
 def test_codes_are_not_put_on_another_base_model_than_they_were_found_on(tmp_path):
     pretrained.install(GRID, "small", tmp_path)
     codes, base = tmp_path / "metacontroller/seed_0", tmp_path / "pretrain/seed_0"

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from internal_rl.arguments import check_integer, checked_names
+from internal_rl.arguments import checked_integer, checked_names
 from internal_rl.envs.slots import Slots, choose_num_slots, run_episodes
 from internal_rl.models.heads import action_log_prob, mode_action, sample_action
 from internal_rl.models.steered_model import SteeredModel
@@ -213,7 +213,7 @@ def start_worlds(
     Raises:
       ValueError: there are none.
     """
-    check_integer("num_episodes", num_episodes, 1)
+    num_episodes = checked_integer("num_episodes", num_episodes, 1)
     keys = jax.random.split(key, out_of or num_episodes)
     if out_of:
         keys = jax.lax.dynamic_slice_in_dim(keys, first, num_episodes)
@@ -257,7 +257,7 @@ def act(
         episodes of the world.
     """
     keep = checked_names("keep", keep, KEPT)
-    check_integer("num_slots", num_slots, 0)
+    num_slots = checked_integer("num_slots", num_slots, 0)
     if free_running and not hasattr(world, "step_without_task"):
         raise ValueError(
             "free_running: tasks end all episodes of this world, allowed is a world that has"

@@ -32,7 +32,7 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -205,11 +205,14 @@ class Study:
         given = {name: getattr(self, name) for name in _FUNCTIONS}
         functions = {name: function for name, function in given.items() if function is not None}
         check_registered("study", self.name, **functions)
-        if isinstance(self.stages, str) or not all(isinstance(name, str) for name in self.stages):
+        stages = self.stages if isinstance(self.stages, Iterable) else (self.stages,)
+        if isinstance(stages, str) or not all(isinstance(name, str) for name in stages):
             raise ValueError(
                 f"stages of study '{self.name}' are {self.stages!r}, allowed is a tuple of names"
             )
-        checked_names(f"needs of study '{self.name}'", self.needs, (*CAPABILITIES, LABELS))
+        known = (*CAPABILITIES, LABELS)
+        needs = frozenset(checked_names(f"needs of study '{self.name}'", self.needs, known))
+        object.__setattr__(self, "needs", needs)
 
     def looks_at(self, stage: str) -> bool:
         """Whether it looks at a stage, or at that of which `stage` is a variant or an age."""

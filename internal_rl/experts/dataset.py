@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from internal_rl.arguments import check_integer
+from internal_rl.arguments import checked_integer
 from internal_rl.experts.trajectories import checked, number_held_out
 from internal_rl.types import Trajectory
 
@@ -137,10 +137,10 @@ class Dataset:
         trajectories = checked(observation, action, length, subgoal)
         num_trajectories, longest = len(trajectories.length), int(trajectories.tokens.max())
         num_held_out = number_held_out(held_out, num_trajectories)
-        check_integer("seed", seed, 0)
+        seed = checked_integer("seed", seed, 0)
         if sequence_length is None:
             sequence_length = 4 * longest
-        check_integer(
+        sequence_length = checked_integer(
             "sequence_length",
             sequence_length,
             longest,

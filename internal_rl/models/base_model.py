@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
 
-from internal_rl.arguments import check_integer
+from internal_rl.arguments import checked_integer
 from internal_rl.models import hawk, transformer  # noqa: F401 (registers the blocks of this package)
 from internal_rl.models.blocks import (
     BlockEntry,
@@ -151,7 +151,7 @@ class BaseModel(nn.Module):
 
     def check_layer(self, layer: int) -> None:
         """Raises ValueError unless it is a whole number and `0 <= layer <= depth`."""
-        check_integer("layer", layer, 0, self.depth)
+        checked_integer("layer", layer, 0, self.depth)
 
     def _embed(self, observation: chex.Array) -> chex.Array:
         """The residual stream before the first block, float32 at least."""

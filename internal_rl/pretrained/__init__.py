@@ -19,6 +19,7 @@ from internal_rl.files import storage_faults
 from internal_rl.paths import as_path
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.stage_copies import copy_stage
+from internal_rl.training.stage_directory import StageDirectory, seed_of
 
 _FOLDER = pathlib.Path(__file__).parent
 _REMEDY = "install the package again"
@@ -92,6 +93,7 @@ def install(world: str, preset: str, workdir: str | os.PathLike, stage: str = "*
 
     Raises:
       StageMissingError: nothing is shipped for the preset, or not this stage.
+      StageConflictError: the work directory has another base model than the shipped stage.
       StorageError: the work directory cannot be written, or what is shipped is damaged.
     """
     if stage == "*" and preset not in available(world):
@@ -106,7 +108,22 @@ def install(world: str, preset: str, workdir: str | os.PathLike, stage: str = "*
             " it"
         )
     with storage_faults(workdir):
-        for seed in sorted((_FOLDER / world / preset).glob(f"{stage}/seed_*")):
-            target = as_path(workdir) / seed.parent.name / seed.name
+        seeds = sorted((_FOLDER / world / preset).glob(f"{stage}/seed_*"))
+        for seed in seeds:
             check(seed)
-            copy_stage(seed, target)
+            if not (as_path(workdir) / seed.parent.name / seed.name).exists():
+                _check_base_model(seed, workdir)
+        for seed in seeds:
+            copy_stage(seed, as_path(workdir) / seed.parent.name / seed.name)
+
+
+def _check_base_model(shipped: pathlib.Path, workdir: str | os.PathLike) -> None:
+    """Compares the base model that a shipped stage stands on with that of a work directory."""
+    told = StageDirectory(shipped.parents[1], shipped.parent.name, seed_of(shipped)).read_config()
+    for stage, checksum in told.get("parameters_read", {}).items():
+        there = StageDirectory(workdir, stage, told["reads"][stage])
+        if there.parameters_checksum not in ("", checksum):
+            raise StageConflictError(
+                f"{there.path}: is another one than the shipped {shipped.parent.name} stands on;"
+                " allowed is another --workdir, or to train it with --from_scratch"
+            )

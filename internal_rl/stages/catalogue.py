@@ -266,7 +266,13 @@ def command_of(stage: str) -> str:
 
 
 def register_stage(spec: StageSpec) -> None:
-    """Adds a stage at the end of a run; registering a name again replaces it."""
+    """Adds a stage at the end of a run; registering a name again replaces it.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if not isinstance(spec, StageSpec):
+        raise ValueError(f"stage is {spec!r}, allowed is a StageSpec")
     STAGES[spec.name] = spec
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from internal_rl.checksums import checksum_of
 from internal_rl.errors import ConfigError
+from internal_rl.files import storage_faults
 from internal_rl.paths import AnyPath, as_path, check_store
 from internal_rl.stages.catalogue import command_of
 from internal_rl.stages.config_file import CONFIG_FILES
@@ -78,9 +79,16 @@ class Places:
                 )
 
     def _holding(self, folder: str, seed: int) -> list[str | os.PathLike]:
-        """Work directories in which a seed of a stage has been begun, that of the run first."""
-        places = (self.workdir, *self.upstream)
-        return [place for place in places if StageDirectory(place, folder, seed).path.exists()]
+        """Work directories in which a seed of a stage has been begun, that of the run first.
+
+        Records are passed over: nothing can be read from them that a stage needs.
+        """
+        found = []
+        for place in (self.workdir, *self.upstream):
+            directory = StageDirectory(place, folder, seed)
+            if directory.path.exists() and not directory.is_record:
+                found.append(place)
+        return found
 
     def reads_from(self, folder: str, seed: int) -> str | os.PathLike:
         """The work directory from which a stage is read."""
@@ -136,18 +144,20 @@ class Places:
         )
 
     def parameters_read(self, settings: Settings, stage: str, seed: int) -> dict[str, str]:
-        """SHA-256 of the final parameters on which a seed of a stage stands, by earlier stage.
+        """SHA-256 of the parameters on which a seed of a stage stands, by earlier stage.
 
-        Those that are not there or not known are left out.
+        They are the final ones, or those of the age that the stage reads. Those that are not there
+        or not known are left out.
 
         Raises:
-          StorageError: what is known of them is damaged.
+          StorageError: what is known of them is damaged or cannot be read.
         """
-        read = (
-            (earlier, self.params_file(settings, earlier, source))
-            for earlier, source in settings.reads(stage, seed).items()
-        )
-        sums = {earlier: checksum_of(file) for earlier, file in read}
+        step = getattr(settings.sections[stage], "base_step", 0) or None
+        sums = {}
+        for earlier, source in settings.reads(stage, seed).items():
+            file = self.params_file(settings, earlier, source, step)
+            with storage_faults(file.parent):
+                sums[earlier] = checksum_of(file)
         return {earlier: checksum for earlier, checksum in sums.items() if checksum}
 
     def params_file(

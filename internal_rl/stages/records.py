@@ -4,16 +4,18 @@ They are small enough to be kept in a repository or brought from another machine
 records is read like a work directory by everything that shows results; nothing is trained in it.
 """
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from absl import logging
 
 from internal_rl.analysis.sweeps.report import LIST
 from internal_rl.checksums import read_checked, write_checked
-from internal_rl.errors import ConfigError, StorageError
+from internal_rl.errors import ConfigError, StageConflictError, StorageError
 from internal_rl.files import storage_faults
 from internal_rl.paths import AnyPath, as_path
+from internal_rl.stages.catalogue import STAGES
 from internal_rl.training.stage_copies import copy_record
 from internal_rl.training.stage_directory import StageDirectory, seed_of
 
@@ -35,7 +37,8 @@ def keep_records(workdir: str | os.PathLike, folder: str | os.PathLike) -> str:
 
     Raises:
       ConfigError: the folder is the work directory.
-      StageConflictError: a stage has been run in the folder.
+      StageConflictError: a stage has been run in the folder, or records would stand on other
+        parameters of the same base model than others.
       StorageError: nothing is finished, or files are damaged, cannot be read or written.
     """
     source, target = as_path(workdir), as_path(folder, "--records")
@@ -43,16 +46,18 @@ def keep_records(workdir: str | os.PathLike, folder: str | os.PathLike) -> str:
         raise ConfigError(
             f"--records: '{folder}' given, which is the work directory; allowed is another folder"
         )
-    kept = []
-    with storage_faults(folder):
-        for seed in _finished_seeds(source):
-            kept.append(copy_record(seed, target / seed.relative_to(source)))
+    with storage_faults(workdir):
+        seeds = {seed.relative_to(source): seed for seed in _finished_seeds(source)}
+        if not seeds:
+            raise StorageError(f"{workdir}: holds no finished stage, nothing to record")
+        there = {seed.relative_to(target): seed for seed in _finished_seeds(target)}
+        _check_base_models((there | seeds).values())
+    with storage_faults(folder, "--records must be a writable folder with free space"):
+        kept = [copy_record(seed, target / place) for place, seed in seeds.items()]
         for listed in sorted(source.glob(f"sweep/*/{LIST}")):
             copied = target / listed.relative_to(source)
             copied.parent.mkdir(parents=True, exist_ok=True)
             write_checked(copied, read_checked(listed))
-    if not kept:
-        raise StorageError(f"{workdir}: holds no finished stage, nothing to record")
     return f"{len(kept)} records in {folder}, {sum(kept)} of them new or changed"
 
 
@@ -66,3 +71,33 @@ def _finished_seeds(source: AnyPath) -> Iterator[AnyPath]:
                 yield path
             else:
                 logging.warning("%s: not finished, left out", path)
+
+
+def _check_base_models(seeds: Iterable[AnyPath]) -> None:
+    """Compares on which parameters of a base model stages stand, as far as they tell it.
+
+    Raises:
+      StageConflictError: two of them on others, where settings and seed are the same.
+      StorageError: files are damaged.
+    """
+    known: dict[tuple, tuple[str, AnyPath]] = {}
+    for path in seeds:
+        directory = StageDirectory(path.parents[1], path.parent.name, seed_of(path))
+        stored = directory.read_config()
+        if path.parent.name == "pretrain":
+            seed, told = directory.seed, directory.parameters_checksum
+        else:
+            seed = stored.get("reads", {}).get("pretrain")
+            told = stored.get("parameters_read", {}).get("pretrain", "")
+        if not told or seed is None:
+            continue
+        sections = stored["config"]
+        base = {name: sections.get(name) for name in STAGES["pretrain"].depends_on}
+        ages = [sections.get(stage, {}).get("base_step", 0) for stage in ("probe", "steer")]
+        which = (seed, *ages, json.dumps(base, sort_keys=True))
+        first, other = known.setdefault(which, (told, path))
+        if told != first:
+            raise StageConflictError(
+                f"{path}: stands on other parameters of pretrain, seed {seed}, than {other};"
+                " allowed is a folder of records for each"
+            )

@@ -75,10 +75,12 @@ def run(settings: Settings, stage: str, places: Places, deadline: float = math.i
 
 
 def _finished_here(settings: Settings, stage: str, places: Places) -> bool:
-    """Whether nothing is left to do for a stage of updates; what it reads is not looked at then.
+    """Whether nothing is left to do for a stage of updates.
+
+    Of what it reads the checksums of the parameters are looked at, and nothing else.
 
     Raises:
-      StageConflictError: a seed was made with other settings.
+      StageConflictError: a seed was made with other settings, or on other parameters.
       StorageError: the work directory cannot be read.
     """
     config, folder = settings.stage_config(stage), settings.folder_of(stage)

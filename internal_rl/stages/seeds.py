@@ -34,7 +34,8 @@ def for_each_seed(
     config, folder = settings.stage_config(stage), settings.folder_of(stage)
     with storage_faults(places.workdir):
         for seed in settings.seeds_of(stage):
-            directory = StageDirectory(places.workdir, folder, seed, settings.reads(stage, seed))
+            stands_on = (settings.reads(stage, seed), places.parameters_read(settings, stage, seed))
+            directory = StageDirectory(places.workdir, folder, seed, *stands_on)
             directory.check(config)
             if directory.finished and intact(directory):
                 logging.info("%s: seed %d finished already", stage, seed)

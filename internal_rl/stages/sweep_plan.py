@@ -64,13 +64,14 @@ class PlannedRun:
         """How far one of its stages is.
 
         Raises:
-          StageConflictError: it was made with other settings.
+          StageConflictError: it was made with other settings, or on other parameters.
         """
-        settings, folder = self.settings, self.settings.folder_of(stage)
+        settings, folder, places = self.settings, self.settings.folder_of(stage), self.places(())
         config = settings.stage_config(stage)
         begun = []
         for seed in settings.seeds_of(stage):
-            directory = StageDirectory(self.workdir, folder, seed, settings.reads(stage, seed))
+            stands_on = (settings.reads(stage, seed), places.parameters_read(settings, stage, seed))
+            directory = StageDirectory(self.workdir, folder, seed, *stands_on)
             found = directory.check(config)
             if found is not None:
                 begun.append(directory.finished and not found.steps_raised)
@@ -78,7 +79,7 @@ class PlannedRun:
             return FINISHED
         if begun:
             return BEGUN
-        return ELSEWHERE if running.finished_upstream(settings, stage, self.places(())) else TO_DO
+        return ELSEWHERE if running.finished_upstream(settings, stage, places) else TO_DO
 
     def measures(self, stage: str) -> bool:
         """Whether one of its stages is what is measured."""

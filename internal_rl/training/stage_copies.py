@@ -13,7 +13,7 @@ from internal_rl.checksums import CHECKSUMS, known_sums, read_intact
 from internal_rl.errors import StageConflictError
 from internal_rl.files import as_json, write_atomically
 from internal_rl.paths import AnyPath, is_remote
-from internal_rl.training.stage_directory import RECORD
+from internal_rl.training.stage_directory import PARAMETERS, RECORD, StageDirectory, seed_of
 
 # What tables, figures and the page are made from.
 _MEASURED = (
@@ -49,7 +49,7 @@ def copy_record(source: AnyPath, target: AnyPath) -> bool:
       target: the same of a folder of records; either may be on a store.
 
     Returns:
-      Whether it was not there before.
+      Whether it is a new one, or another one than before.
 
     Raises:
       StageConflictError: a stage has been run in the target.
@@ -58,8 +58,9 @@ def copy_record(source: AnyPath, target: AnyPath) -> bool:
     """
     files = {name: read_intact(source / name) for name in _MEASURED if (source / name).exists()}
     sums = {name: told for name, told in known_sums(source / CHECKSUMS).items() if name in files}
-    mark = {RECORD: b"Parameters were left behind.\n"}
-    files = mark | files | {CHECKSUMS: as_json(sums).encode()}
+    left_behind = StageDirectory(source.parents[1], source.parent.name, seed_of(source))
+    mark = as_json({PARAMETERS: left_behind.parameters_checksum}).encode()
+    files = {RECORD: mark} | files | {CHECKSUMS: as_json(sums).encode()}
     if target.exists():
         if not (target / RECORD).exists():
             raise StageConflictError(

@@ -20,12 +20,13 @@ from absl import logging
 
 from internal_rl.checksums import (
     CHECKSUMS,
+    checksum_of,
     read_checked_record,
     write_checked,
     write_checked_json,
 )
 from internal_rl.errors import StageConflictError, StorageError
-from internal_rl.files import PUT_BACK
+from internal_rl.files import PUT_BACK, parse_record
 from internal_rl.paths import AnyPath, as_path, is_remote
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.versions import package_versions
@@ -35,6 +36,7 @@ ROUND = "round_"
 """How the names of checkpoints begin that are no updates of the training loop."""
 
 RECORD = "RECORD"
+PARAMETERS = "parameters"
 """File that says that a directory holds the record of a finished stage, see `StageDirectory`."""
 
 _CONFIG = "config.json"
@@ -113,6 +115,19 @@ class StageDirectory:
     def is_record(self) -> bool:
         """It holds what a finished stage has measured; nothing is trained here or goes on."""
         return (self.path / RECORD).exists()
+
+    @property
+    def parameters_checksum(self) -> str:
+        """SHA-256 of its final parameters, in a record of those left behind; empty if not known.
+
+        Raises:
+          StorageError: what is known of them is damaged.
+          OSError: it cannot be read.
+        """
+        if not self.is_record:
+            return checksum_of(self.params_file())
+        file = self.path / RECORD
+        return parse_record(file, file.read_bytes(), {PARAMETERS: str}, PUT_BACK)[PARAMETERS]
 
     @property
     def complete(self) -> bool:

@@ -43,7 +43,8 @@ def check_stage(
       parameters_read: SHA-256 of their parameters; None accepts any.
 
     Raises:
-      StageMissingError: the stage is not finished; names the command that makes it.
+      StageMissingError: the stage is not finished, for which it names the command that makes it,
+        or there is a record of it alone.
       StageConflictError: the stage was run with another configuration, or stands on other seeds or
         parameters.
       StorageError: its files cannot be read.
@@ -52,7 +53,7 @@ def check_stage(
     command = command or _command(workdir, stage)
     with storage_faults(directory.path):
         _check_same(directory, config, command)
-        if not directory.finished:
+        if directory.is_record or not directory.finished:
             raise _missing(directory, command)
         done = directory.path / "DONE"
         read_checked_record(done, {"steps": int}, f"remove it and run: {command}")
@@ -72,7 +73,7 @@ def _missing(directory: StageDirectory, command: str, step: int | None = None) -
     if directory.is_record:
         return StageMissingError(
             f"{directory.path}: holds the record of a finished stage, without its parameters;"
-            f" allowed is a work directory in which it was trained, by: {command}"
+            " allowed is a work directory in which it was trained"
         )
     at_step = "" if step is None else f" at step {step}"
     return StageMissingError(

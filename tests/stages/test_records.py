@@ -9,10 +9,12 @@ import pytest
 from internal_rl.analysis.report import write_report
 from internal_rl.analysis.results import read_run
 from internal_rl.analysis.sweeps.report import read_sweep, studies_in
+from internal_rl.checksums import checksum_of, write_checked_json
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError, StorageError
 from internal_rl.stages.records import keep_records
 from internal_rl.training.loop import run_stage
 from internal_rl.training.stage_copies import copy_stage
+from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.stage_results import load_stage
 from tests.analysis.made_up_run import write_run, write_stage
 from tests.stores import store
@@ -62,19 +64,52 @@ def test_records_are_read_as_what_they_were_made_from(run, tmp_path):
 def test_parameters_and_checkpoints_stay_behind_and_are_not_missed(trained, tmp_path):
     assert (trained / "toy/seed_0/params.msgpack").exists()
     assert keep_records(trained, tmp_path) == f"2 records in {tmp_path}, 2 of them new or changed"
-    left = {path.rpartition("/")[2] for path in contents(tmp_path)}
-    assert (
-        left
-        == {
-            *("config.json", "versions.json", "references.json", "metrics.jsonl"),
-            *("artifacts.npz", "DONE", "RECORD", "checksums.json"),
-        }
-        & left
-    )
+    source, left = contents(trained / "toy/seed_0"), contents(tmp_path / "toy/seed_0")
+    measured = {"config.json", "versions.json", "references.json", "metrics.jsonl", "artifacts.npz"}
+    measured = measured & source.keys() | {"DONE"}
+    assert {"config.json", "versions.json", "metrics.jsonl"} <= measured
+    assert left.keys() == measured | {"RECORD", "checksums.json"}
+    assert all(left[name] == source[name] for name in measured)
+    kept, own = (StageDirectory(folder, "toy", 0) for folder in (tmp_path, trained))
+    assert kept.parameters_checksum == own.parameters_checksum == checksum_of(own.params_file())
     assert not any(path.is_dir() for path in (tmp_path / "toy/seed_0").iterdir())
     faults = []
     assert len(read_run(tmp_path, faults=faults)["toy"]) == 2
     assert not faults
+
+
+def test_records_on_different_base_models_are_not_gathered(tmp_path):
+    base = {"base": {"width": 4}, "pretrain": {"steps": 1}}
+
+    def write(machine, stage, seed, parameters, **sections):
+        reads = None if stage == "pretrain" else {"pretrain": 0}
+        write_stage(
+            tmp_path / machine, stage, seed, base | sections, [(1, {"loss": 1.0})], reads=reads
+        )
+        directory = StageDirectory(tmp_path / machine, stage, seed)
+        if reads is None:
+            directory.save_params({"x": np.float32(parameters)})
+            return directory.parameters_checksum
+        stored = json.loads((directory.path / "config.json").read_text())
+        write_checked_json(
+            directory.path / "config.json", stored | {"parameters_read": {"pretrain": parameters}}
+        )
+        return parameters
+
+    first = write("first", "pretrain", 0, 1.0)
+    write("first", "metacontroller", 0, first, metacontroller={"alpha": 1})
+    write("first", "steer_5", 0, "of an age", steer={"base_step": 5})
+    write("same", "metacontroller", 1, first, metacontroller={"alpha": 1})
+    other = write("other", "pretrain", 0, 2.0)
+    write("other", "metacontroller", 1, other, metacontroller={"alpha": 1})
+    write("study/sweep/s/run", "metacontroller", 1, other, metacontroller={"alpha": 2})
+    keep_records(tmp_path / "first", tmp_path / "records")
+    keep_records(tmp_path / "same", tmp_path / "records")
+    before = contents(tmp_path / "records")
+    for machine in ("other", "study"):
+        with pytest.raises(StageConflictError, match="on other parameters of pretrain, seed 0, th"):
+            keep_records(tmp_path / machine, tmp_path / "records")
+    assert contents(tmp_path / "records") == before
 
 
 def test_a_record_that_was_altered_is_found(trained, tmp_path):

@@ -20,7 +20,8 @@ from internal_rl.errors import (
 )
 from internal_rl.stages import catalogue
 from internal_rl.stages.places import Places
-from internal_rl.stages.running import run
+from internal_rl.stages.records import keep_records
+from internal_rl.stages.running import finished_upstream, run
 from internal_rl.stages.settings import Settings, make_config
 from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import read_metrics
@@ -83,6 +84,22 @@ def test_earlier_stages_may_lie_in_other_work_directories(tmp_path):
         run_stages(config, tmp_path / "third", ["late"], upstream=[other])
     with pytest.raises(ConfigError, match="--upstream: '/nowhere' is not there"):
         run_stages(config, second, ["late"], upstream=["/nowhere"])
+
+
+def test_records_upstream_are_no_finished_stages(tmp_path):
+    real, records, own = (tmp_path / name for name in ("real", "records", "own"))
+    config = toy_run.config_of()
+    run_stages(config, real, ["early", "late"])
+    keep_records(real, records)
+    settings = Settings.read(config)
+    assert not finished_upstream(settings, "early", Places(own, (str(records),)))
+    assert finished_upstream(settings, "early", Places(own, (str(records), str(real))))
+    with pytest.raises(StageMissingError, match="not there or not finished; run: .*--stage=early"):
+        run_stages(config, own, ["late"], upstream=[records])
+    run_stages(config, own, ["late"], upstream=[records, real])
+    assert not (own / "early").exists() and not (own / "late/seed_0/RECORD").exists()
+    with pytest.raises(StageMissingError, match="record of a finished stage, without its param"):
+        Places(records).finished(settings, "early", 0)
 
 
 def test_the_own_work_directory_comes_before_the_others(tmp_path):
