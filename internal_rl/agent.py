@@ -336,12 +336,12 @@ def load(
         read = seed_read(workdir, stage, seed, "pretrain")
         place = Places(workdir, tuple(map(str, upstream))).reads_from("pretrain", read)
         path = StageDirectory(place, "pretrain", read).params_file()
-        with storage_faults(path.parent):
-            stands_on = {"pretrain": checksum_of(path)} if path.exists() else {}
-            StageDirectory(workdir, stage, seed).check_parameters_read(stands_on)
         base_params, _ = _read(place, "pretrain", read)
         shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
         check_weights(base_params, shapes, str(path), remedy)
+        with storage_faults(path.parent):
+            stands_on = {"pretrain": checksum_of(path)}
+        StageDirectory(workdir, stage, seed).check_parameters_read(stands_on)
     model = steered_by(settings, SteeredModel(base, 0, base_params), params)
     return Agent(world, jax.device_put(model))
 
