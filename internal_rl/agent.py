@@ -18,7 +18,6 @@ from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import KEPT, SHOWN, Control, Episodes, NoControl, play
 from internal_rl.analysis.results import SeedResults
 from internal_rl.arguments import checked_integer, checked_names, entries_of
-from internal_rl.checksums import checksum_of
 from internal_rl.envs.world import switch_tolerance
 from internal_rl.errors import ConfigError, StageMissingError, StorageError, UserError
 from internal_rl.files import PUT_BACK, storage_faults
@@ -335,12 +334,12 @@ def load(
     if not settings.trains_base:
         read = seed_read(workdir, stage, seed, "pretrain")
         place = Places(workdir, tuple(map(str, upstream))).reads_from("pretrain", read)
-        path = StageDirectory(place, "pretrain", read).params_file()
+        base_directory = StageDirectory(place, "pretrain", read)
         base_params, _ = _read(place, "pretrain", read)
         shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
-        check_weights(base_params, shapes, str(path), remedy)
-        with storage_faults(path.parent):
-            stands_on = {"pretrain": checksum_of(path)}
+        check_weights(base_params, shapes, str(base_directory.params_file()), remedy)
+        with storage_faults(base_directory.path):
+            stands_on = {"pretrain": base_directory.parameters_checksum}
         StageDirectory(workdir, stage, seed).check_parameters_read(stands_on)
     model = steered_by(settings, SteeredModel(base, 0, base_params), params)
     return Agent(world, jax.device_put(model))

@@ -287,9 +287,8 @@ def missing_stages(settings: Settings, places: Places, *, exactly: bool = False)
         folder = chosen.folder_of(stage)
         states = {}
         for seed in chosen.seeds_of(stage):
-            stands_on = (chosen.reads(stage, seed), places.parameters_read(chosen, stage, seed))
             states[seed] = {
-                _state(StageDirectory(place, folder, seed, *stands_on), config)
+                _state(places.directory(chosen, stage, seed, place), config)
                 for place in (places.workdir, *places.upstream)
             }
         lacking = {seed: known for seed, known in states.items() if FINISHED not in known}

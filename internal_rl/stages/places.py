@@ -143,6 +143,28 @@ class Places:
             parameters_read=self.parameters_read(settings, stage, seed),
         )
 
+    def directory(
+        self, settings: Settings, stage: str, seed: int, place: str | os.PathLike | None = None
+    ) -> StageDirectory:
+        """Directory of a seed of a stage, with all that it has to stand on.
+
+        Args:
+          settings: of the run.
+          stage: name of the stage.
+          seed: which of its seeds.
+          place: work directory in which it lies; None for that of the run.
+
+        Raises:
+          StorageError: as `parameters_read`.
+        """
+        return StageDirectory(
+            self.workdir if place is None else place,
+            settings.folder_of(stage),
+            seed,
+            settings.reads(stage, seed),
+            self.parameters_read(settings, stage, seed),
+        )
+
     def parameters_read(self, settings: Settings, stage: str, seed: int) -> dict[str, str]:
         """SHA-256 of the parameters on which a seed of a stage stands, by earlier stage.
 

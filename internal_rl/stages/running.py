@@ -83,14 +83,10 @@ def _finished_here(settings: Settings, stage: str, places: Places) -> bool:
       StageConflictError: a seed was made with other settings, or on other parameters.
       StorageError: the work directory cannot be read.
     """
-    config, folder = settings.stage_config(stage), settings.folder_of(stage)
+    config = settings.stage_config(stage)
     with storage_faults(places.workdir):
         for seed in settings.seeds_of(stage):
-            stands_on = (
-                settings.reads(stage, seed),
-                places.parameters_read(settings, stage, seed),
-            )
-            directory = StageDirectory(places.workdir, folder, seed, *stands_on)
+            directory = places.directory(settings, stage, seed)
             begun = directory.check(config)
             if not (begun and directory.complete) or begun.steps_raised:
                 return False

@@ -31,11 +31,10 @@ def for_each_seed(
       StageConflictError: a directory was made with another configuration, or is in use.
       StorageError: the work directory cannot be read or written.
     """
-    config, folder = settings.stage_config(stage), settings.folder_of(stage)
+    config = settings.stage_config(stage)
     with storage_faults(places.workdir):
         for seed in settings.seeds_of(stage):
-            stands_on = (settings.reads(stage, seed), places.parameters_read(settings, stage, seed))
-            directory = StageDirectory(places.workdir, folder, seed, *stands_on)
+            directory = places.directory(settings, stage, seed)
             directory.check(config)
             if directory.finished and intact(directory):
                 logging.info("%s: seed %d finished already", stage, seed)

@@ -15,7 +15,6 @@ from internal_rl.stages.origin import BEGUN, FINISHED, OTHERWISE
 from internal_rl.stages.places import Places, config_arguments, stage_command
 from internal_rl.stages.settings import Settings
 from internal_rl.training.settings import SeedsPerInput
-from internal_rl.training.stage_directory import StageDirectory
 
 TO_DO, ELSEWHERE = "to do", "finished elsewhere"
 
@@ -66,12 +65,11 @@ class PlannedRun:
         Raises:
           StageConflictError: it was made with other settings, or on other parameters.
         """
-        settings, folder, places = self.settings, self.settings.folder_of(stage), self.places(())
+        settings, places = self.settings, self.places(())
         config = settings.stage_config(stage)
         begun = []
         for seed in settings.seeds_of(stage):
-            stands_on = (settings.reads(stage, seed), places.parameters_read(settings, stage, seed))
-            directory = StageDirectory(self.workdir, folder, seed, *stands_on)
+            directory = places.directory(settings, stage, seed)
             found = directory.check(config)
             if found is not None:
                 begun.append(directory.finished and not found.steps_raised)

@@ -36,8 +36,10 @@ ROUND = "round_"
 """How the names of checkpoints begin that are no updates of the training loop."""
 
 RECORD = "RECORD"
-PARAMETERS = "parameters"
 """File that says that a directory holds the record of a finished stage, see `StageDirectory`."""
+
+PARAMETERS = "parameters"
+"""What `RECORD` holds: the SHA-256 of the parameters that were left behind."""
 
 _CONFIG = "config.json"
 # What a start leaves behind before there is anything to go on from.
