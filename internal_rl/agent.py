@@ -104,9 +104,10 @@ class Agent:
             kept is what `acting.episodes.SHOWN` names, unless `keep` says otherwise.
 
         Raises:
-          ValueError: both a code and a control are given, or an argument is of another kind or
-            outside of its range.
+          ValueError: the model cannot act in the world, both a code and a control are given, or an
+            argument is of another kind or outside of its range.
         """
+        self.model.base.check_world(self.world)
         num_episodes = checked_integer("num_episodes", num_episodes, 1)
         _check_key(key)
         if inject is not None and control is not None:
@@ -160,10 +161,20 @@ class Agent:
           layer: which one, 0 (embedding) to `L`; None for the controlled one.
 
         Raises:
-          ValueError: there is no such layer, or the episodes have no observations.
+          ValueError: there is no such layer, or the episodes have no observations or others than
+            the model reads.
         """
         model = self.model if layer is None else self.model.at_layer(layer)
-        return _residuals(model.alone(), episodes.kept("observation"), episodes.active)
+        return _residuals(model.alone(), self._observed(episodes), episodes.active)
+
+    def _observed(self, episodes: Episodes) -> chex.Array:
+        observation, size = episodes.kept("observation"), self.model.base.observation_spec.size
+        if observation.shape[-1] != size:
+            raise ValueError(
+                f"these episodes have observations of size {observation.shape[-1]}, allowed is"
+                f" {size}, that of the model"
+            )
+        return observation
 
     def discover(self, episodes: Episodes, key: chex.PRNGKey | None = None) -> Found:
         """Gates and codes that the metacontroller infers, with all of each episode in view.
@@ -174,12 +185,12 @@ class Agent:
 
         Raises:
           ValueError: the agent has no metacontroller, the key is none, or the episodes have no
-            observations.
+            observations or others than the model reads.
         """
         self._metacontroller()
         key = jax.random.key(0) if key is None else key
         _check_key(key)
-        found = _discover(self.model, episodes.kept("observation"), episodes.active, key)
+        found = _discover(self.model, self._observed(episodes), episodes.active, key)
         return Found(
             code=found.code,
             beta=found.beta,

@@ -1,5 +1,6 @@
 """What the doors for Python refuse, and in which words."""
 
+import copy
 import dataclasses
 import pathlib
 import subprocess
@@ -19,6 +20,7 @@ from internal_rl.errors import ConfigError, StageMissingError
 from internal_rl.models.blocks import registered_blocks
 from internal_rl.stages.catalogue import register_stage
 from internal_rl.training.loggers import register_logger
+from internal_rl.types import ActionSpec, ObservationSpec
 
 KEY = jax.random.key(0)
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -95,6 +97,30 @@ def test_episodes_without_what_is_asked_for_say_so(agent, episodes):
     for name, lacking in (("returns", "reward"), ("success", "reward"), ("furthest", "progress")):
         with pytest.raises(ValueError, match=f"have no {lacking}, allowed are"):
             getattr(episodes, name)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"observation_spec": ObservationSpec("bernoulli", 7)}, "observations of kind bernoulli"),
+        ({"observation_spec": ObservationSpec("gaussian", 294)}, "observations of kind gaussian"),
+        ({"action_spec": ActionSpec("gaussian", 4)}, "actions of kind gaussian and size 4"),
+        ({"time_limit": 51}, "episodes of the world last 51 steps, allowed are up to 50"),
+    ],
+)
+def test_worlds_that_the_model_cannot_act_in_are_told(agent, change, words):
+    world = copy.copy(agent.world)
+    for name, value in change.items():
+        setattr(world, name, value)
+    with pytest.raises(ValueError, match=words):
+        agent.replace(world=world).rollout(2, KEY)
+
+
+def test_observations_of_another_world_are_told(agent, episodes):
+    others = episodes.replace(observation=jnp.zeros((2, 50, 3), jnp.uint8))
+    for ask in (agent.residuals, agent.discover):
+        with pytest.raises(ValueError, match="observations of size 3, allowed is"):
+            ask(others)
 
 
 @pytest.mark.parametrize("layer", [-1, 5, 1.5, True])

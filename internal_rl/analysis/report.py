@@ -4,7 +4,8 @@ Whatever is there is shown: the report of a partial run leaves out what it has n
 is damaged is named while the rest is shown. Written are the figures as PNG and the animations as
 GIF of all studies, `table.md` and `table.csv` with one row per quantity, `summary.json` with the
 medians over seeds, tables and figures of the studies over several runs in `<workdir>/sweep/`, and
-perhaps a page that holds all of it (`internal_rl.stages.page`).
+perhaps a page that holds all of it (`internal_rl.stages.page`). A report of some studies alone is
+written to `<workdir>/report/only/`, in the place of the one before it.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from internal_rl.analysis.table import Row, format_csv, format_markdown
 from internal_rl.envs.render import as_gif
 from internal_rl.errors import ConfigError, StorageError
 from internal_rl.files import storage_faults, write_atomically, write_json
-from internal_rl.paths import as_path
+from internal_rl.paths import AnyPath, as_path
 
 # Keys that a summary of all studies holds, whatever has been run.
 EXPECTED = ("internal_rl_success", "raw_rl_success", "switching_f1")
@@ -75,6 +76,7 @@ class Report:
       sweeps: studies over several runs that have been begun.
       left_out: `<stage>: <reason>` of every study that a stage has left out.
       faults: what is damaged or could not be shown, a line each.
+      only: names of the studies that were asked for; empty for all.
     """
 
     workdir: str
@@ -84,6 +86,13 @@ class Report:
     sweeps: tuple[ShownSweep, ...]
     left_out: tuple[str, ...]
     faults: tuple[str, ...]
+    only: tuple[str, ...] = ()
+
+
+def report_folder(workdir: str | os.PathLike, only: Collection[str] = ()) -> AnyPath:
+    """Where a report is written: that of some studies leaves the whole one as it is."""
+    folder = as_path(workdir) / "report"
+    return folder / "only" if only else folder
 
 
 def choose_studies(only: Collection[str] = ()) -> list[Study]:
@@ -129,6 +138,7 @@ def gather(
         sweeps=tuple(_sweeps(workdir, upstream, only, faults)),
         left_out=tuple(_left_out(run)),
         faults=tuple(faults),
+        only=tuple(only),
     )
 
 
@@ -233,9 +243,11 @@ def write_report(
         seconds = [seeds[0].last("seconds") for seeds in report.run.values()]
         wall_seconds = float(np.nansum(seconds))
     summary["wall_seconds"] = wall_seconds
-    folder = as_path(workdir) / "report"
+    folder = report_folder(workdir, only)
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        for earlier in folder.iterdir() if only else ():
+            earlier.unlink()
         for chapter in report.chapters:
             for picture in chapter.figures:
                 write_atomically(folder / f"{picture.name}.png", picture.content)

@@ -24,7 +24,7 @@ from internal_rl.models.blocks import (
 )
 from internal_rl.models.heads import action_parameter_size
 from internal_rl.section import COUNT, LAYERS, SCALE, SIZE, WEIGHT, Section, SettingError, setting
-from internal_rl.types import ActionSpec, ObservationSpec
+from internal_rl.types import ActionSpec, ObservationSpec, World
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,6 +142,27 @@ class BaseModel(nn.Module):
     def _make_detached_block(self) -> nn.Module:
         """A block outside the module tree, for functions of its state that need no parameters."""
         return self._make_block(parent=None)
+
+    @nn.nowrap
+    def check_world(self, world: World) -> None:
+        """Raises ValueError unless this model can act in a world.
+
+        Observations and actions must be of its kinds and sizes, episodes no longer than its state
+        reaches.
+        """
+        pairs = (("observations", world.observation_spec, self.observation_spec),)
+        pairs += (("actions", world.action_spec, self.action_spec),)
+        for what, given, own in pairs:
+            if (given.head, given.size) != (own.head, own.size):
+                raise ValueError(
+                    f"the world has {what} of kind {given.head} and size {given.size}, allowed are"
+                    f" those of the model: {own.head} and {own.size}"
+                )
+        if world.time_limit > self.max_length:
+            raise ValueError(
+                f"episodes of the world last {world.time_limit} steps, allowed are up to"
+                f" {self.max_length}, the max_length of the base model"
+            )
 
     @nn.nowrap
     def initial_params(self, key: chex.PRNGKey) -> chex.ArrayTree:

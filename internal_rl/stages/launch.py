@@ -107,7 +107,10 @@ def _seeds_of(given: Sequence[str]) -> list[int]:
 def run_reproduce() -> None:
     """The script of a whole run: stages in order, studies over several runs, and the report."""
     only = flags.DEFINE_list(
-        "only", [], "Studies that are wanted; stages that they do not need are left out."
+        "only",
+        [],
+        "Studies that are wanted; stages that they do not need are left out. The report shows"
+        " these studies alone and is written to report/only.",
     )
     sweeps = flags.DEFINE_bool("sweeps", True, "Studies over several runs too, which take longest.")
 
@@ -131,7 +134,11 @@ def run_reproduce() -> None:
 
 def run_report() -> None:
     """The script of the report; without `--config` the stages tell the settings of the run."""
-    only = flags.DEFINE_list("only", [], "Studies that are shown; all where none is named.")
+    only = flags.DEFINE_list(
+        "only",
+        [],
+        "Studies that are shown, in report/only; all, in report, where none is named.",
+    )
 
     def main(settings, places):
         # The default config is that of another run as often as not.

@@ -127,6 +127,7 @@ def report_page(report: Report, places: Places, settings: Settings | None = None
         workdir=report.workdir,
         version=internal_rl.__version__,
         worlds=sorted(_worlds(report)),
+        only=report.only,
         heads=HEADS,
         sorting=sorting_head,
         rows=[(row, _sortable(row)) for row in report.rows],

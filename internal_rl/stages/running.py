@@ -185,7 +185,9 @@ def report(
     settings: Settings | None = None,
     only: Collection[str] = (),
 ) -> dict:
-    """Writes `<workdir>/report/` of whatever stages there are, and returns its summary.
+    """Writes the report of whatever stages there are, and returns its summary.
+
+    It is `<workdir>/report/`; of some studies alone `<workdir>/report/only/`.
 
     Of several processes the first one writes, and the others have an empty summary.
 
@@ -199,14 +201,14 @@ def report(
       UserError: a fault that the user can mend.
     """
     # Here, because they bring matplotlib, which no other stage needs at its start.
-    from internal_rl.analysis.report import write_report
+    from internal_rl.analysis.report import report_folder, write_report
     from internal_rl.stages.page import report_page
 
     if not hosts.is_first():
         return {}
     page = functools.partial(report_page, places=places, settings=settings)
     summary = write_report(places.workdir, wall_seconds, places.upstream, only, page)
-    logging.info("the report is %s/report/index.html", places.workdir)
+    logging.info("the report is %s/index.html", report_folder(places.workdir, only))
     return summary
 
 

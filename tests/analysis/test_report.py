@@ -351,6 +351,20 @@ def test_studies_are_chosen_by_name(workdir):
         report.gather(workdir, only=("figure5",))
 
 
+def test_a_report_of_some_studies_leaves_the_whole_one(workdir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(workdir / "raw_rl", run / "raw_rl", ignore=shutil.ignore_patterns(".lock"))
+    report.write_report(run)
+    whole = {path.name: path.read_bytes() for path in (run / "report").iterdir()}
+    report.write_report(run, only=("learning",))
+    part = run / "report" / "only"
+    assert (part / "reinforcement_learning.png").exists()
+    assert whole == {x.name: x.read_bytes() for x in part.parent.iterdir() if x.is_file()}
+    # Figures of the part before it do not stay.
+    report.write_report(run, only=("gates",))
+    assert {path.name for path in part.iterdir()} == {"table.md", "table.csv", "summary.json"}
+
+
 @pytest.mark.slow
 def test_the_report_of_a_run_on_a_store_is_that_of_its_copy_here(workdir, tmp_path, monkeypatch):
     shutil.copytree(workdir, tmp_path / "run", ignore=shutil.ignore_patterns("report", ".lock"))
