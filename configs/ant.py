@@ -191,6 +191,7 @@ _SMALL = {
         "learning_rate": 1e-3,
         # Success comes to a stand at 1e-3, and rises again at 3e-4.
         "final_learning_rate": 3e-4,
+        "decay_steps": 100,
         **schedule(400, 10, 50, 5),
     },
     "raw_rl": {

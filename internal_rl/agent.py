@@ -139,7 +139,7 @@ class Agent:
             raise ValueError(f"inject has the shape {code.shape}, allowed is ({size},), one code")
         if not isinstance(code, jax.core.Tracer) and not np.isfinite(code).all():
             raise ValueError("inject holds NaN or infinity, allowed are finite numbers")
-        return InjectedCode.of_code(code, at_step)
+        return InjectedCode.of_code(code, at_step, num_keys=InjectedCode.keys_for(self.model))
 
     def _checked_task(self, task: Any) -> Any:
         """The task of all episodes; a world that has `checked_task` tells what it allows."""

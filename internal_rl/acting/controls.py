@@ -4,6 +4,7 @@ import chex
 import jax.numpy as jnp
 from flax import struct
 
+from internal_rl.acting.code_policy import asks_for_code
 from internal_rl.acting.episodes import NOWHERE, StepContext, Visits
 from internal_rl.models.controllers import Controllers, steer
 from internal_rl.models.steered_model import SteeredModel
@@ -49,7 +50,7 @@ class _Injection:
       code: `(W, n_z)` code in force, zeros without one.
       held: `(W,)` bool, a code is in force.
       injected: `(W,)` bool, the moment of injection has come.
-      target: `(W,)` int32 subgoal aimed at, -1 before.
+      target: `(W,)` int32 subgoal aimed at, -1 before or where there was none.
     """
 
     history: chex.Array
@@ -61,7 +62,7 @@ class _Injection:
 
 @struct.dataclass
 class InjectedCode:
-    """Injects one code into every episode, holds it until the gate's next switch, then lets go.
+    """Injects one code into every episode, holds it until the gate asks for another, then lets go.
 
     Before and afterwards the base model acts alone. It records `beta`, what the gate says; `held`,
     whether the code is in force; and `target`, the subgoal aimed at, -1 before the injection (and 0
@@ -71,13 +72,15 @@ class InjectedCode:
       codes: `(B, G, n_z)` code of each subgoal that an episode may aim at; with `(1, G, n_z)` the
         same for all episodes.
       preference: `(B, G)`, or `(1, G)`; the subgoal of largest preference is aimed at, among those
-        whose place is not the one just visited; -inf rules a subgoal out.
+        whose place is not the one just visited; -inf rules a subgoal out. If all are when
+        the moment comes, nothing is injected.
       first_place: `(G,)` int32 place that each subgoal enters first.
       after_visits: `()` number of visits after which the code is injected, 0 for none. In a world
         that does not tell visits there never are any.
       at_step: `()` first step at which it may be injected.
       enabled: `()` bool; False only chooses the target and controls nothing.
-      threshold: the gate switches where `β_t >= threshold`.
+      threshold: the gate asks where `β_t >= threshold`, see `asks_for_code`.
+      num_keys: 1 where the module draws its switches, see `keys_for`.
     """
 
     codes: chex.Array
@@ -90,12 +93,21 @@ class InjectedCode:
     num_keys: int = struct.field(pytree_node=False, default=0)
 
     @classmethod
-    def of_code(cls, code: chex.Array, at_step: chex.Numeric = 0) -> "InjectedCode":
+    def of_code(
+        cls, code: chex.Array, at_step: chex.Numeric = 0, *, num_keys: int = 0
+    ) -> "InjectedCode":
         """The same code `(n_z,)` for every episode, from step `at_step` on."""
         code = jnp.asarray(code)
         chex.assert_rank(code, 1)
-        # With one subgoal there is nothing to choose, whatever its place.
-        return cls(code[None, None], jnp.zeros((1, 1)), jnp.full(1, NOWHERE), at_step=at_step)
+        # With one subgoal there is nothing to choose, whatever its place: `Visits` know no such.
+        elsewhere = jnp.full(1, NOWHERE - 1)
+        arrays = code[None, None], jnp.zeros((1, 1)), elsewhere
+        return cls(*arrays, at_step=at_step, num_keys=num_keys)
+
+    @staticmethod
+    def keys_for(model: SteeredModel) -> int:
+        """Random keys that each step needs: one where the module draws its switches."""
+        return int(model.metacontroller.draws_switches)
 
     def init(self, model: SteeredModel, num_slots: int) -> _Injection:
         """No code is in force."""
@@ -110,7 +122,15 @@ class InjectedCode:
     def step(
         self, model: SteeredModel, memory: _Injection, residual: chex.Array, context: StepContext
     ):
-        """See `Control`."""
+        """See `Control`.
+
+        Raises:
+          ValueError: the module draws its switches, and there is no key for it.
+        """
+        if len(context.keys) < self.keys_for(model):
+            raise ValueError(
+                f"num_keys is {self.num_keys}, allowed is 1 for a module that draws its switches"
+            )
         memory = _without_memory(memory, context.first)
         visits = context.visits
         if visits is None:
@@ -119,7 +139,8 @@ class InjectedCode:
         now = moment & ~memory.injected
         target = jnp.where(now, self._aim(context, visits), memory.target)
         beta = model.switch(residual, memory.history, memory.code)
-        held = (now | (memory.held & (beta < self.threshold))) & self.enabled
+        asks = asks_for_code(model, beta, *(context.keys or (None,)), self.threshold)
+        held = ((now & (target >= 0)) | (memory.held & ~asks)) & self.enabled
         chosen = self.codes[self._row(context), jnp.maximum(target, 0)]
         code = jnp.where(now[:, None], chosen, memory.code)
         code = jnp.where(held[:, None], code, 0.0)
@@ -134,10 +155,11 @@ class InjectedCode:
         return context.slots.episode % self.codes.shape[0]
 
     def _aim(self, context: StepContext, visits: Visits) -> chex.Array:
-        """Subgoal to aim at, should this be the moment, `(W,)` int32."""
+        """Subgoal to aim at, should this be the moment, `(W,)` int32; -1 if all are ruled out."""
         allowed = jnp.asarray(self.first_place) != visits.last[:, None]
         preference = jnp.where(allowed, self.preference[self._row(context)], -jnp.inf)
-        return jnp.argmax(preference, axis=1).astype(jnp.int32)
+        some = jnp.any(preference > -jnp.inf, axis=1)
+        return jnp.where(some, jnp.argmax(preference, axis=1), -1).astype(jnp.int32)
 
 
 def _without_memory(memory: _Injection, rows: chex.Array) -> _Injection:

@@ -58,7 +58,7 @@ class Reach:
       reach_injected: with a collected code.
       reach_prior: with a code from the prior.
       reach_uncontrolled: without a code.
-      reach_gain: injected over uncontrolled.
+      reach_gain: injected over uncontrolled; NaN where the latter never reaches it.
       reach_unseen_injected: as `reach_injected`, where place before and place aimed at make an
         unseen transition; NaN if none did, None where the world tells no unseen transitions.
       reach_unseen_prior: likewise.
@@ -105,7 +105,7 @@ def inject_codes(
     Returns:
       For each of `ARMS`, `(O + 1, G, O + 1)` float32 counts of episodes by place visited last
       before the injection, subgoal aimed at, and place visited next; index `O` stands for none.
-      Episodes that never came to an injection are left out.
+      Episodes that never came to an injection, or had no code to inject, are left out.
     """
     start_key, code_key, prior_key, target_key, act_key = jax.random.split(key, 5)
     start = start_worlds(world, start_key, world.post_training_task, num_episodes)
@@ -124,6 +124,7 @@ def inject_codes(
             after_visits=after_visits,
             enabled=enabled,
             threshold=SWITCH_THRESHOLD,
+            num_keys=InjectedCode.keys_for(model),
         )
         episodes = act(
             world,
@@ -136,8 +137,7 @@ def inject_codes(
             num_slots=choose_slots(num_episodes),
             shared=True,
         )
-        target = jnp.where(jnp.any(found, axis=1), _last_target(episodes), -1)
-        return _count(world, visited_places(episodes), target, after_visits)
+        return _count(world, visited_places(episodes), _last_target(episodes), after_visits)
 
     # One compiled program plays the arms one after the other.
     counts = jax.lax.map(run_arm, (jnp.stack([codes, prior, codes]), jnp.array(_ENABLED)))
@@ -194,7 +194,8 @@ def injection_metrics(
         return found
 
     metrics = rates("reach", np.ones((num_places + 1, len(subgoals)), bool))
-    gain = metrics["reach_injected"] / max(metrics["reach_uncontrolled"], 1e-9)
+    alone = metrics["reach_uncontrolled"]
+    gain = metrics["reach_injected"] / alone if alone else float("nan")
     if unseen is not None:
         is_unseen = np.zeros((num_places + 1, len(subgoals)), bool)
         for before, after in unseen:

@@ -13,6 +13,7 @@ median over runs is "never" where most of them never got there.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -110,6 +111,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap of a statistic of one or more samples, each resampled on its own.
 
+    Resamples for which the statistic is NaN are left out.
+
     Args:
       samples: `(n_i,)` each, two values or more.
       statistic: of as many arrays, each with as many values as its sample.
@@ -117,19 +120,27 @@ def bootstrap_interval(
       vectorized: the statistic takes `axis` and gives many values at once.
 
     Returns:
-      Lower and upper end.
+      Lower and upper end; NaN where fewer than half of the resamples have a value.
     """
     # Percentiles: the bias-corrected kind is not defined for values that are all equal.
-    found = stats.bootstrap(
-        samples,
-        statistic,
-        confidence_level=CONFIDENCE,
-        n_resamples=NUM_RESAMPLES,
-        method="percentile",
-        vectorized=vectorized,
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    with warnings.catch_warnings():
+        # What is told of resamples without a value: they are counted below.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            samples,
+            statistic,
+            confidence_level=CONFIDENCE,
+            n_resamples=NUM_RESAMPLES,
+            method="percentile",
+            vectorized=vectorized,
+            rng=np.random.default_rng(seed),
+        )
+    values = found.bootstrap_distribution
+    if np.isnan(values).mean() > 0.5:
+        return NOTHING
+    edge = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.nanpercentile(values, (edge, 100 - edge))
+    return float(low), float(high)
 
 
 def wilson(rate: float, num_episodes: int) -> tuple[float, float]:

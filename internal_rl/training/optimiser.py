@@ -13,25 +13,26 @@ _MUON_UPDATE_SIZE = 0.2
 
 
 def make_schedule(
-    learning_rate: float, num_steps: int, warmup_steps: int = 0, final_learning_rate: float = -1.0
+    learning_rate: float, decay_steps: int, warmup_steps: int = 0, final_learning_rate: float = -1.0
 ) -> optax.Schedule:
     """Linear warm-up, then constant or cosine decay.
 
     Args:
       learning_rate: rate after the warm-up.
-      num_steps: updates of the whole run.
-      warmup_steps: updates over which the rate rises linearly from 0; 0 for none.
-      final_learning_rate: rate at the last update; negative keeps the rate constant.
+      decay_steps: calls of the optimiser until the final rate, the warm-up included.
+      warmup_steps: calls over which the rate rises linearly from 0; 0 for none.
+      final_learning_rate: rate after the decay; negative keeps the rate constant.
 
     Returns:
-      A function from the number of updates done to the learning rate.
+      A function from the number of calls done to the learning rate.
     """
-    decay_steps = max(num_steps - warmup_steps, 1)
     if final_learning_rate < 0.0:
         main = optax.constant_schedule(learning_rate)
     else:
         main = optax.cosine_decay_schedule(
-            learning_rate, decay_steps, alpha=final_learning_rate / learning_rate
+            learning_rate,
+            max(decay_steps - warmup_steps, 1),
+            alpha=final_learning_rate / learning_rate,
         )
     if not warmup_steps:
         return main

@@ -49,7 +49,9 @@ class TrainingSettings(Section):
       optimiser: `"adamw"` or `"muon"`.
       learning_rate: after the warm-up.
       warmup_steps: updates over which the rate rises from 0.
-      final_learning_rate: at the last update; below 0 the rate stays constant.
+      final_learning_rate: at the end of the decay; below 0 the rate stays constant.
+      decay_steps: updates, those of the warm-up among them, after which the rate has come to
+        `final_learning_rate` and stays there; 0 for all of the stage.
       weight_decay: decoupled, multiplied by the learning rate.
       b1: decay of AdamW's first moment; Muon's own momentum is 0.95.
       b2: decay of the second moment.
@@ -68,6 +70,7 @@ class TrainingSettings(Section):
     learning_rate: float = setting(3e-4, RATE)
     warmup_steps: int = setting(0, at_least(0))
     final_learning_rate: float = setting(-1.0, _FINAL_RATE)
+    decay_steps: int = setting(0, at_least(0))
     weight_decay: float = setting(0.03, WEIGHT)
     b1: float = setting(0.9, below(1))
     b2: float = setting(0.999, below(1))
@@ -84,6 +87,11 @@ class TrainingSettings(Section):
         for field in ("checkpoint_every", "evaluate_every"):
             self.require_multiples(field, getattr(self, field))
         self.require(self.warmup_steps < self.steps, "warmup_steps", f"below steps = {self.steps}")
+        self.require(
+            not self.decay_steps or self.decay_steps > self.warmup_steps,
+            "decay_steps",
+            f"0, or above warmup_steps = {self.warmup_steps}",
+        )
 
     def require_multiples(self, field: str, *values: int) -> None:
         """Raises SettingError about a field unless all values are multiples of `log_every`."""
@@ -91,11 +99,20 @@ class TrainingSettings(Section):
             allowed = f"a multiple of log_every = {self.log_every}"
             raise SettingError(field, f"{getattr(self, field)!r} given, allowed is {allowed}")
 
+    @property
+    def gradient_steps(self) -> int:
+        """How often the optimiser is called in an update."""
+        return 1
+
     def make_optimiser(self) -> optax.GradientTransformation:
-        """The optimiser with its schedule."""
+        """The optimiser with its schedule, which goes by updates."""
+        calls = self.gradient_steps
         return make_optimiser(
             make_schedule(
-                self.learning_rate, self.steps, self.warmup_steps, self.final_learning_rate
+                self.learning_rate,
+                calls * (self.decay_steps or self.steps),
+                calls * self.warmup_steps,
+                self.final_learning_rate,
             ),
             weight_decay=self.weight_decay,
             b1=self.b1,

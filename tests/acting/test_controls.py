@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ KEPT = ("observation", "action", "action_log_prob", "reward", "visit", "subgoal"
 
 class ToldGate:
     """Its gate opens where the residual says so, and a code is added to the residual."""
+
+    metacontroller = types.SimpleNamespace(draws_switches=False)
 
     def initial_history(self, batch_size):
         return np.zeros((batch_size, 1), np.float32)
@@ -117,6 +120,33 @@ def test_the_place_just_visited_is_not_aimed_at():
     control = aimed(np.ones((1, 3, 2), np.float32), [[0.1, 0.3, 0.2]], after_visits=1)
     _, record = held_through(control, [(0.0, context(5, (1, 1)))])
     assert int(record["target"][0]) == 2
+
+
+def test_nothing_is_injected_where_nothing_may_be_aimed_at():
+    preference = np.array([[-np.inf, 1.0, -np.inf]])
+    control = aimed(np.ones((1, 3, 2), np.float32), preference, after_visits=1)
+    visits = [(0, NOWHERE), (1, 1), (1, 1), (2, 0)]
+    steps = [(0.0, context(time, seen)) for time, seen in enumerate(visits)]
+    held, record = held_through(control, steps)
+    # Nor later, when it is no more the code after the first visit.
+    assert not any(held) and int(record["target"][0]) == -1
+
+
+def test_gates_that_are_drawn_let_go_of_the_code_as_often_as_they_say():
+    model = ToldGate()
+    model.metacontroller = types.SimpleNamespace(draws_switches=True)
+    control = InjectedCode.of_code(np.ones((2,), np.float32), num_keys=InjectedCode.keys_for(model))
+    assert control.num_keys == 1 and InjectedCode.keys_for(ToldGate()) == 0
+    number, rate = 4000, 0.2
+    slots = Slots(np.arange(number, dtype=np.int32), *np.ones((2, number), np.int32))
+    keys = jax.random.split(jax.random.key(0), number)
+    now = StepContext(slots, Timestep(None, None, None), None, [keys], False)
+    memory = control.init(model, number).replace(held=np.ones(number, bool))
+    memory = memory.replace(injected=np.ones(number, bool))
+    _, _, record = control.step(model, memory, jnp.full((number, 3), rate), now)
+    np.testing.assert_allclose(np.mean(record["held"]), 1 - rate, atol=0.02)
+    with pytest.raises(ValueError, match="num_keys is 0, allowed is 1 for a module that draws"):
+        control.replace(num_keys=0).step(model, memory, jnp.ones((1, 3)), now._replace(keys=[]))
 
 
 @jax.jit

@@ -69,6 +69,15 @@ def test_unseen_transitions_are_left_out_where_none_are_known(world):
     np.testing.assert_allclose(reach.reach_injected, 1 / 5)
 
 
+def test_what_never_happens_without_a_code_has_no_gain():
+    counts = {arm: np.zeros((5, 4, 5)) for arm in encoder_injection.ARMS}
+    for arm, place in zip(encoder_injection.ARMS, (0, 0, 4), strict=True):
+        counts[arm][4, 0, place] = 10
+    reach = encoder_injection.injection_metrics(counts, np.arange(4))
+    assert reach.reach_injected == 1.0 and reach.reach_uncontrolled == 0.0
+    assert np.isnan(reach.reach_gain)
+
+
 def test_visits_are_numbered_from_one():
     visit = np.array([[-1, 2, -1, 0, 0], [-1, -1, -1, 1, -1]])
     assert encoder_injection.nth_visit(visit, 0).tolist() == [-1, -1]

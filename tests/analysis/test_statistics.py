@@ -6,7 +6,7 @@ import statistics as plain
 import numpy as np
 import pytest
 
-from internal_rl.analysis.statistics import quartiles, summarise, wilson
+from internal_rl.analysis.statistics import bootstrap_interval, quartiles, summarise, wilson
 
 NAN, INF = math.nan, math.inf
 
@@ -94,6 +94,16 @@ def test_what_never_happened_counts_as_later_than_all_else(values, expected):
     found = summarise(values)
     assert (found.lower, found.median, found.upper) == expected
     assert np.isnan(found.interval).all()
+
+
+def test_resamples_without_a_value_are_left_out_unless_they_are_many():
+    """The statistic of the interval of a gap is not known where two curves share no rate."""
+    values = np.arange(6.0)
+    always = bootstrap_interval([values], np.mean)
+    rarely = bootstrap_interval([values], lambda x: NAN if x.max() < 4 else np.mean(x))
+    assert np.isfinite(rarely).all() and rarely[0] >= always[0]
+    often = bootstrap_interval([values], lambda x: NAN if x.min() > 0 or x.max() < 5 else 0.0)
+    assert np.isnan(often).all()
 
 
 def test_the_interval_is_the_same_again_and_holds_the_mean():

@@ -41,6 +41,25 @@ def test_five_lines_make_and_update_it(updated):
     assert all(jax.tree.leaves(moved["params"]["output"])) and after.episodes == EPISODES
 
 
+@pytest.mark.parametrize("change", [{}, {"steps": 50, "decay_steps": 10}])
+def test_the_rate_falls_over_updates_whatever_their_gradient_steps(change):
+    config = Config(
+        steps=10, warmup_steps=4, learning_rate=1e-2, final_learning_rate=2e-3, num_epochs=3
+    )
+    config = dataclasses.replace(config, num_minibatches=2, episodes_per_update=4)
+    optimiser = dataclasses.replace(config, **change).update_settings().optimiser
+    params = jnp.zeros(())
+    state, sizes = optimiser.init(params), []
+    for _ in range(10 * 3 * 2 + 1):
+        # Adam's steps under a gradient that stays the same are those of the rate.
+        step, state = optimiser.update(jnp.ones(()), state, params)
+        sizes.append(-float(step))
+    share = (np.arange(4, 11) - 4) / 6
+    falling = 2e-3 + 8e-3 * (1 + np.cos(np.pi * share)) / 2
+    expected = np.concatenate([[0.0, 2.5e-3, 5e-3, 7.5e-3], falling])
+    np.testing.assert_allclose(sizes[::6], expected, rtol=1e-4, atol=1e-9)
+
+
 def test_the_policy_improves_the_objective_on_the_batch_it_learns_from(updated):
     """The update follows the gradient of the surrogate of what it has played itself."""
     method, state, after, _ = updated

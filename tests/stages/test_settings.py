@@ -31,6 +31,8 @@ CHANGED = (
         for preset in PRESETS
         for stage in ("metacontroller", "compile")
     }
+    # Rates of reinforcement learning fell four times as fast as they were told to.
+    | {("ant", "small", "internal_rl", "decay_steps"): 0}
 )
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden_configs.json").read_text())
 

@@ -36,10 +36,11 @@ VALUES = {
 
 
 def ages_of(settings: Any) -> tuple[int, ...]:
-    """Snapshots of the base model; a quarter and a half of its training, if it has none."""
+    """Snapshots before the end of training; a quarter and a half of it, if there are none."""
     pretrain = settings.pretrain
-    if pretrain.snapshot_steps:
-        return tuple(pretrain.snapshot_steps)
+    before = tuple(age for age in pretrain.ages if age < pretrain.steps)
+    if before:
+        return before
     lines = (pretrain.steps // share // pretrain.log_every for share in (4, 2))
     return tuple(dict.fromkeys(line * pretrain.log_every for line in lines if line))
 

@@ -15,7 +15,7 @@ import chex
 import jax.numpy as jnp
 from flax import struct
 
-from internal_rl.training.mesh import mean
+from internal_rl.training.mesh import mean, share_number, total
 
 STD_OFFSET = 1e-3
 
@@ -45,9 +45,12 @@ class ObjectiveSums:
 def trajectory_advantage(returns: chex.Array) -> chex.Array:
     """Advantage shared by all decisions of each trajectory: `(B,)` returns to `(B,)`.
 
-    Of several devices each has as many trajectories; mean and deviation are those of all.
+    Of several devices each has as many trajectories; mean and deviation are those of all. Equal
+    returns have advantages of exactly 0, so that nothing is learnt from them: what rounding leaves
+    of a mean would, divided by the small offset, pass for a lesson.
     """
     chex.assert_rank(returns, 1)
+    returns = returns - total(jnp.where(share_number() == 0, returns[0], 0.0))
     centred = returns - mean(jnp.mean(returns))
     deviation = jnp.sqrt(mean(jnp.mean(jnp.square(centred))))
     return centred / (deviation + STD_OFFSET)

@@ -55,7 +55,8 @@ class ReinforcementSettings(TrainingSettings):
         `objective.OBJECTIVES`.
       clip: half-width ε of the trust region of the probability ratio (open).
       num_epochs: passes over a batch (open).
-      num_minibatches: gradient steps per pass (open).
+      num_minibatches: gradient steps per pass (open). The learning rate goes by updates that learn:
+        those without anything to learn do not bring it nearer to its final value.
       evaluation_episodes: episodes of an evaluation.
     """
 
@@ -82,6 +83,11 @@ class ReinforcementSettings(TrainingSettings):
             "num_minibatches",
             f"a divisor of episodes_per_update = {self.episodes_per_update}",
         )
+
+    @property
+    def gradient_steps(self) -> int:
+        """How often the optimiser is called in an update, unless there is nothing to learn."""
+        return self.num_epochs * self.num_minibatches
 
     def update_settings(self) -> UpdateSettings:
         """How a batch is learnt from."""

@@ -114,6 +114,10 @@ def test_ages_are_the_snapshots_and_the_end():
     settings = settings_of("gridworld", "paper")
     assert ablation_age.ages_of(settings) == (16_000, 32_000, 64_000, 128_000)
     assert ablation_age.ages_of(settings_of("gridworld", "smoke")) == (2, 4)
+    shorter = settings.updated("pretrain", steps=64_000)
+    assert ablation_age.ages_of(shorter) == (16_000, 32_000)
+    names = [run.name for run in ablation_age.runs(shorter)]
+    assert len(set(names)) == len(names)
     four = [run for run in runs_of("ablation_age") if run.name.startswith("depth4_age")]
     assert [run.fields["steer.base_step"] for run in four] == [16_000, 32_000, 64_000, 128_000, 0]
     assert {run.reads for run in four} == {("depth4_base",)}

@@ -18,8 +18,11 @@ def test_advantage_is_standardised_over_the_batch():
     np.testing.assert_allclose(trajectory_advantage(jnp.asarray(returns)), expected, rtol=1e-5)
 
 
-def test_equal_returns_give_no_advantage():
-    np.testing.assert_array_equal(trajectory_advantage(jnp.ones(8)), np.zeros(8))
+@pytest.mark.parametrize("number, value", [(8, 1.0), (41, 1.0), (1000, -200.0), (1024, 0.3)])
+def test_equal_returns_give_no_advantage(number, value):
+    """Though not every mean of equal numbers is that number."""
+    found = trajectory_advantage(jnp.full(number, value, jnp.float32))
+    np.testing.assert_array_equal(found, np.zeros(number))
 
 
 def slow_surrogate(log_prob, old, advantage, mask, objective, clip=0.2):
