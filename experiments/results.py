@@ -9,6 +9,7 @@ documentation instead, between `<!-- results of DIR -->` and `<!-- end of result
 copies what tables, figures and the page are made from, without parameters, into another folder.
 """
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -27,7 +28,10 @@ from internal_rl.files import storage_faults, write_atomically
 from internal_rl.stages import launch
 from internal_rl.stages.catalogue import STAGES, command_of
 from internal_rl.stages.origin import Origin, origin_of, origin_of_study, settings_of_run
+from internal_rl.stages.places import Places
 from internal_rl.stages.records import keep_records
+from internal_rl.stages.settings import Settings
+from internal_rl.stages.sweep_plan import made_otherwise
 
 
 def results_text(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> str:
@@ -51,13 +55,13 @@ def results_text(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLik
         origin = _origin(workdir, seeds)
         table = ["", *_table(rows, seeds)] if rows else []
         parts.append("\n".join([f"**{stage}** – {origin}", *table]))
-    settings = _flags_of_run([run, *map(read_run, upstream)]) if studies else ()
+    known = _settings_of_run([run, *map(read_run, upstream)]) if studies else None
     for study in studies:
         if study not in all_sweeps():
             parts.append(f"**study {study}** – left out, nothing that is called so is known here")
             continue
         results = read_sweep(workdir, study, upstream)
-        origin = f"**study {study}** – {_origin_of_study(workdir, results, study, settings)}"
+        origin = f"**study {study}** – {_origin_of_study(workdir, upstream, results, study, known)}"
         table = sweep_named(study).table(results)
         parts.append(f"{origin}\n\n{results.standing}\n\n{table.markdown().strip()}")
     return "\n\n".join(parts) + "\n"
@@ -84,21 +88,30 @@ def _shown(value: float) -> str:
     return f"{value:,.0f}" if whole else format_number(value)
 
 
-def _flags_of_run(runs: Sequence[RunResults]) -> Sequence[str]:
-    """Flags that give the settings of the first run that tells them."""
-    known = filter(None, map(settings_of_run, runs))
-    return next((flags for _, flags in known), ())
+def _settings_of_run(runs: Sequence[RunResults]) -> tuple[Settings, Sequence[str]] | None:
+    """Settings of the first run that tells them, and the flags that give them."""
+    return next(filter(None, map(settings_of_run, runs)), None)
 
 
 def _origin_of_study(
-    workdir: str | os.PathLike, results: SweepResults, study: str, flags: Sequence[str]
+    workdir: str | os.PathLike,
+    upstream: Sequence[str | os.PathLike],
+    results: SweepResults,
+    study: str,
+    known: tuple[Settings, Sequence[str]] | None,
 ) -> str:
     """What made a study over several runs, in one line."""
+    settings, flags = known or (None, ())
     command = shlex.join([f"--study={study}", *flags])
     command = f"{command_of('sweep')} {command}"
     if not results.runs:
         return f"`{command}`"
-    return _told(origin_of_study(workdir, study, results.runs, command))
+    origin = origin_of_study(workdir, study, results.runs, command)
+    if settings is not None:
+        places = Places(workdir, tuple(map(str, upstream)), tuple(flags))
+        notes = made_otherwise(study, [run.name for run in results.runs], settings, places)
+        origin = dataclasses.replace(origin, notes=notes)
+    return _told(origin)
 
 
 def _origin(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> str:
@@ -151,8 +164,14 @@ if __name__ == "__main__":
             print(keep_records(places.workdir, records.value))
         if into.value:
             file = pathlib.Path(into.value)
-            with storage_faults(file, "--into must be a file that can be written"):
-                text = put_into(file.read_text(), places.workdir, places.upstream)
+            allowed = "--into must be a text file that can be written"
+            try:
+                with storage_faults(file, allowed):
+                    before = file.read_text()
+            except UnicodeDecodeError as error:
+                raise ConfigError(f"{file}: {error}; {allowed}") from None
+            text = put_into(before, places.workdir, places.upstream)
+            with storage_faults(file, allowed):
                 write_atomically(file, text)
         elif not records.value:
             print(results_text(places.workdir, places.upstream), end="")

@@ -126,7 +126,7 @@ def storage_faults(path: str | os.PathLike, remedy: str = "") -> Iterator[None]:
     except OSError as error:
         where = _in_the_way(error.filename2 or error.filename or path, error)
         raise StorageError(
-            f"{where}: {error.strerror or error}; {_remedy(error, where, path)}"
+            f"{where}: {error.strerror or error}; {remedy or _remedy(error, where, path)}"
         ) from error
 
 

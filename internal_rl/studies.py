@@ -37,12 +37,12 @@ from internal_rl.analysis.code_tests import examine_codes
 from internal_rl.analysis.found import bank_of_found, rows_of_found
 from internal_rl.analysis.injected_paths import draw_pairs
 from internal_rl.analysis.report import report_figures, table_rows
-from internal_rl.analysis.results import read_run
+from internal_rl.analysis.results import RunResults, read_run
 from internal_rl.analysis.study import Study, all_studies, as_arrays, register_study
 from internal_rl.analysis.sweeps.report import read_sweep, studies_in
 from internal_rl.analysis.sweeps.sweep import all_sweeps, sweep_named
 from internal_rl.analysis.table import Table
-from internal_rl.arguments import entries_of
+from internal_rl.arguments import checked_integer, entries_of
 from internal_rl.envs.world import capabilities
 from internal_rl.methods import probing
 from internal_rl.methods import steering as steering_method
@@ -87,7 +87,11 @@ def gates(found: Any, *, count: int = 5) -> Figure:
     Args:
       found: see the top of this file.
       count: how many episodes.
+
+    Raises:
+      ValueError: the count is no whole number from 1 on.
     """
+    count = checked_integer("count", count, 1)
     subgoal = None if found.subgoal is None else np.asarray(found.subgoal[:count])
     active = np.asarray(found.active[:count])
     return _gates.gates(np.asarray(found.beta[:count]), subgoal, active)
@@ -356,16 +360,19 @@ def figures(
     Args:
       workdir: of a run.
       upstream: other work directories in which its base models and its expert may lie.
+
+    Raises:
+      ValueError: there is nothing of a run.
     """
-    found, sweeps = report_figures(read_run(workdir, upstream)), all_sweeps()
+    found, sweeps = report_figures(_run(workdir, upstream)), all_sweeps()
     for study in filter(sweeps.__contains__, studies_in(workdir)):
         found |= sweeps[study].figures(read_sweep(workdir, study, upstream))
     return found
 
 
 def table(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> Table:
-    """The table of a report, of whatever stages a work directory holds; arguments as `figures`."""
-    return Table(tuple(table_rows(read_run(workdir, upstream))))
+    """The table of a report, of whatever stages a work directory holds; as `figures`."""
+    return Table(tuple(table_rows(_run(workdir, upstream))))
 
 
 def report(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> dict:
@@ -394,6 +401,14 @@ def _train(method: Method, key: chex.PRNGKey | None) -> chex.ArrayTree:
     for _ in range(method.config.steps):
         state, _ = update(state, frozen)
     return method.params(state)
+
+
+def _run(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike]) -> RunResults:
+    """The stages of a work directory that holds any, or a study over several runs."""
+    run = read_run(workdir, upstream)
+    if not run and not studies_in(workdir):
+        raise ValueError(f"{workdir}: nothing to show, allowed are work directories of runs")
+    return run
 
 
 def _one(found: dict[str, Figure | None], needed: str, workdir: str | os.PathLike) -> Figure:

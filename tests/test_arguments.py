@@ -99,6 +99,15 @@ def test_episodes_without_what_is_asked_for_say_so(agent, episodes):
             getattr(episodes, name)
 
 
+def test_pictures_of_nothing_are_refused(tmp_path):
+    for count in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"count is {count}, allowed is a whole number from 1"):
+            irl.studies.gates(None, count=count)
+    for show in (irl.studies.table, irl.studies.figures):
+        with pytest.raises(ValueError, match="nothing to show, allowed are work directories of r"):
+            show(tmp_path / "typo")
+
+
 @pytest.mark.parametrize(
     "change, words",
     [

@@ -15,7 +15,10 @@ import yaml
 
 import internal_rl
 from experiments.results import put_into, results_text
+from internal_rl.checksums import write_checked_json
 from internal_rl.errors import ConfigError, StorageError
+from internal_rl.stages.config_file import load_config
+from internal_rl.stages.settings import Settings
 from tests.analysis.made_up_run import rl_config, rl_lines, write_run, write_stage
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -213,6 +216,33 @@ def test_results_tell_studies_over_several_runs(tmp_path):
     told = results_text(alone)
     assert told.startswith("**study of_mine** – left out, nothing that is called so is known here")
     assert "\n**study rate_distortion** – `python -m experiments.sweep --study=rate_dist" in told
+
+
+def test_runs_of_a_study_that_its_command_does_not_make_are_noted(tmp_path):
+    settings = Settings.read(load_config("gridworld:smoke"))
+    write_run(tmp_path, lambda folder: settings.stage_config(folder.partition("_forced")[0]).values)
+    assert "**2 of 2 runs were made with other settings: " in results_text(tmp_path)
+
+
+def test_minutes_are_those_of_all_programs_and_commits_those_of_all_parts(tmp_path):
+    for seed, (seconds, group) in enumerate([(60.0, [0, 1]), (60.0, [0, 1]), (120.0, [2])]):
+        config = rl_config("internal_rl")
+        write_stage(tmp_path, "internal_rl", seed, config, [(1, {"seconds": seconds})])
+        file = tmp_path / f"internal_rl/seed_{seed}/config.json"
+        write_checked_json(file, json.loads(file.read_text()) | {"seeds": group})
+    file = tmp_path / "internal_rl/seed_2/versions.json"
+    later = [{"from_step": 5, "commit": "abc1234", "device": "toaster"}]
+    write_checked_json(file, json.loads(file.read_text()) | {"later": later})
+    told = results_text(tmp_path).splitlines()[0]
+    assert ", 3.0 minutes, 3 runs" in told and " and abc1234, " in told
+    assert "**seed 2 went on from 5 with device toaster**" in told
+
+
+def test_a_stage_that_is_known_elsewhere_does_not_hide_the_others(tmp_path):
+    write_run(tmp_path)
+    environment = {"environment": {"name": "gridworld-pinpad"}, "mystage": {"depth": 1}}
+    write_stage(tmp_path, "mystage", 0, environment, [(1, {"loss": 0.5})])
+    assert "**mystage** – " in results_text(tmp_path)
 
 
 def test_every_setting_has_a_meaning(hooks):

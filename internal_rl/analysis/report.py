@@ -9,8 +9,10 @@ written to `<workdir>/report/only/`, in the place of the one before it.
 """
 
 import dataclasses
+import json
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -28,6 +30,9 @@ from internal_rl.envs.render import as_gif
 from internal_rl.errors import ConfigError, StorageError
 from internal_rl.files import storage_faults, write_atomically, write_json
 from internal_rl.paths import AnyPath, as_path
+
+FILES = "files.json"
+"""Names of the files of a report, beside them."""
 
 # Keys that a summary of all studies holds, whatever has been run.
 EXPECTED = ("internal_rl_success", "raw_rl_success", "switching_f1")
@@ -243,24 +248,46 @@ def write_report(
         seconds = [seeds[0].last("seconds") for seeds in report.run.values()]
         wall_seconds = float(np.nansum(seconds))
     summary["wall_seconds"] = wall_seconds
+    contents = {"table.md": report_text(report), "table.csv": format_csv(report.rows)}
+    for chapter in report.chapters:
+        contents |= {f"{picture.name}.png": picture.content for picture in chapter.figures}
+        contents |= {f"{picture.name}.gif": picture.content for picture in chapter.animations}
+    for shown in report.sweeps:
+        contents |= shown.contents()
+    if page is not None:
+        contents["index.html"] = page(report)
     folder = report_folder(workdir, only)
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for earlier in folder.iterdir() if only else ():
-            earlier.unlink()
-        for chapter in report.chapters:
-            for picture in chapter.figures:
-                write_atomically(folder / f"{picture.name}.png", picture.content)
-            for picture in chapter.animations:
-                write_atomically(folder / f"{picture.name}.gif", picture.content)
-        for shown in report.sweeps:
-            shown.write(folder)
-        write_atomically(folder / "table.md", report_text(report))
-        write_atomically(folder / "table.csv", format_csv(report.rows))
+        _remove_stale(folder, contents)
+        for name, content in contents.items():
+            write_atomically(folder / name, content)
         write_json(folder / "summary.json", summary)
-        if page is not None:
-            write_atomically(folder / "index.html", page(report))
     return summary
+
+
+def _remove_stale(folder: AnyPath, contents: Collection[str]) -> None:
+    """Removes files that an earlier report has left and this one does not hold.
+
+    `selection.json`, say, would be taken for that of the runs that are there. `FILES` tells what
+    reports have written; what else lies in the folder stays.
+    """
+    file = folder / FILES
+    earlier = _names_in(file) if file.exists() else []
+    write_json(file, sorted({*contents, *earlier}))
+    for name in set(earlier) - set(contents):
+        (folder / name).unlink(missing_ok=True)
+    write_json(file, sorted(contents))
+
+
+def _names_in(file: AnyPath) -> list[str]:
+    """Names that an earlier report has left; none where the list is damaged."""
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError:
+        return []
+    names = found if isinstance(found, list) else []
+    return [x for x in names if isinstance(x, str) and re.fullmatch(r"\w[\w.-]*", x)]
 
 
 def table_rows(

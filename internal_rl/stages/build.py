@@ -1,5 +1,6 @@
 """From settings to data, models and stages of the training loop."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from internal_rl.methods.evaluation import evaluation_key, held_out
 from internal_rl.methods.method import Method
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.steered_model import SteeredModel
+from internal_rl.section import SettingError
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, checked
 from internal_rl.training.stage import Stage
@@ -192,6 +194,14 @@ def stage_of(
         context = StudyContext(settings.world, model, method, state, frozen, source)
         return measure_stage(name, context)
 
+    def may_end_at(num_steps: int) -> bool:
+        # Within its warm-up it could not: such settings would be refused by all that reads them.
+        try:
+            dataclasses.replace(section, steps=num_steps)
+        except SettingError:
+            return False
+        return True
+
     return Stage(
         name=settings.folder_of(name),
         config=settings.stage_config(name),
@@ -206,6 +216,7 @@ def stage_of(
         seeds_together=section.seeds_together,
         reads={seed: settings.reads(name, seed) for seed in settings.seeds_of(name)},
         num_steps=section.steps,
+        may_end_at=may_end_at,
         log_every=section.log_every,
         evaluate_every=section.evaluate_every,
         checkpoint_every=section.checkpoint_every,

@@ -74,8 +74,8 @@ def run_stage(stage: str) -> None:
     minutes = flags.DEFINE_float(
         "minutes",
         None,
-        "Minutes after which training stops and the stage is finished as it stands, to be trained"
-        " further later; what is measured at its end comes on top.",
+        "Minutes after which training stops, behind its warm-up, and the stage is finished as it"
+        " stands, to be trained further later; what is measured at its end comes on top.",
         0.0,
     )
     seeds = flags.DEFINE_list(
@@ -142,7 +142,8 @@ def run_report() -> None:
 
     def main(settings, places):
         # The default config is that of another run as often as not.
-        given = any(re.match(r"--?config[.=]", argument) for argument in sys.argv[1:])
+        arguments = flags.FLAGS.read_flags_from_files(sys.argv[1:])
+        given = any(re.match(r"--?config[.=]", argument) for argument in arguments)
         running.report(places, settings=settings if given else None, only=only.value)
 
     run(main)

@@ -98,10 +98,39 @@ def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origi
         unit=unit,
         commits=_commits(versions),
         software=_software(versions[0]),
-        seconds=first.last("seconds"),
+        seconds=_seconds(seeds, folders),
         standing=standing(seeds),
-        notes=tuple(notes),
+        notes=(*notes, *_resumed(seeds, versions)),
     )
+
+
+def _seconds(seeds: Sequence[SeedResults], folders: Sequence[AnyPath]) -> float:
+    """How long it took: seeds that one program has trained together took it once."""
+    found = {}
+    for results, folder in zip(seeds, folders, strict=True):
+        together = _read(folder / "config.json", {"seeds": list}).get("seeds", [results.seed])
+        found.setdefault(tuple(map(str, together)), results.last("seconds"))
+    return sum(found.values())
+
+
+def _resumed(seeds: Sequence[SeedResults], versions: Sequence[Mapping]) -> tuple[str, ...]:
+    """Notes on seeds that went on elsewhere than they began: with another device or jax."""
+    notes = {}
+    for results, told in zip(seeds, versions, strict=True):
+        for entry in _later(told):
+            shown = {name: entry[name] for name in ("jax", "device") if name in entry}
+            if shown:
+                words = ", ".join(f"{name} {value}" for name, value in shown.items())
+                note = f"went on from {entry.get('from_step', UNKNOWN)} with {words}"
+                notes.setdefault(note, []).append(str(results.seed))
+    plural = {note: "seeds" if len(found) > 1 else "seed" for note, found in notes.items()}
+    return tuple(f"{plural[note]} {', '.join(found)} {note}" for note, found in notes.items())
+
+
+def _later(told: Mapping) -> list[Mapping]:
+    """With what a seed went on, see `StageDirectory.record_start`."""
+    later = told.get("later", [])
+    return [x for x in later if isinstance(x, Mapping)] if isinstance(later, list) else []
 
 
 def _differing_fields(first: SeedResults, results: SeedResults) -> list[str]:
@@ -143,7 +172,9 @@ def origin_of_study(
 
 
 def _commits(versions: Sequence[Mapping]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_short(str(told.get("commit", UNKNOWN))) for told in versions))
+    found = [told.get("commit", UNKNOWN) for told in versions]
+    found += [x["commit"] for told in versions for x in _later(told) if "commit" in x]
+    return tuple(dict.fromkeys(_short(str(commit)) for commit in found))
 
 
 def _software(told: Mapping) -> str:
@@ -251,7 +282,12 @@ def settings_of_run(run: RunResults) -> tuple[Settings, tuple[str, ...]] | None:
 
     None for worlds from outside, whose config files are not known here.
     """
-    stages = [seeds[0] for seeds in run.values() if _world_of(seeds[0])]
+    stages = [
+        seeds[0]
+        for stage, seeds in run.items()
+        # What has been registered elsewhere is not known here.
+        if stage_of(stage, STAGES) in STAGES and _world_of(seeds[0])
+    ]
     worlds = {_world_of(results) for results in stages}
     file = CONFIG_FILES.get(next(iter(worlds))) if len(worlds) == 1 else None
     if file is None:

@@ -8,8 +8,10 @@ import base64
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
 import pathlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 
 import jinja2
@@ -18,14 +20,12 @@ import internal_rl
 from internal_rl.analysis.drawing import Picture
 from internal_rl.analysis.report import Chapter, Report
 from internal_rl.analysis.sweeps.report import ShownSweep, studies_in
-from internal_rl.analysis.sweeps.sweep import sweep_named
 from internal_rl.analysis.table import HEADS, RATES, Row, cells, rate_cells
 from internal_rl.errors import UserError
 from internal_rl.stages.catalogue import command_of
 from internal_rl.stages.markdown import as_html, sorting_head
 from internal_rl.stages.origin import (
     NOT_RUN,
-    OTHERWISE,
     Missing,
     Origin,
     missing_stages,
@@ -34,9 +34,10 @@ from internal_rl.stages.origin import (
     settings_of_run,
 )
 from internal_rl.stages.places import Places, config_arguments, stage_command
+from internal_rl.stages.records import holds_records
 from internal_rl.stages.reproducing import chosen_sweeps
 from internal_rl.stages.settings import Settings
-from internal_rl.stages.sweep_plan import plan
+from internal_rl.stages.sweep_plan import made_otherwise
 
 _HERE = pathlib.Path(__file__).parent
 _MEDIA = {"figure": "image/png", "animation": "image/gif"}
@@ -168,8 +169,13 @@ def _settings_of(
 
 def _missing(settings: Settings, places: Places, exactly: bool) -> tuple[Missing, ...]:
     """What a whole run holds beyond this one."""
-    stages = missing_stages(settings, places, exactly=exactly)
-    return (*stages, *_missing_sweeps(settings, places))
+    found = missing_stages(settings, places, exactly=exactly), _missing_sweeps(settings, places)
+    found = tuple(itertools.chain(*found))
+    if not holds_records(places.workdir):
+        return found
+    # Nothing is made in a folder of records.
+    here, elsewhere = (shlex.join([f"--workdir={x}"]) for x in (places.workdir, "DIR"))
+    return tuple(dataclasses.replace(x, command=x.command.replace(here, elsewhere)) for x in found)
 
 
 def _missing_sweeps(settings: Settings, places: Places) -> Iterator[Missing]:
@@ -197,17 +203,8 @@ def _origin_of_sweep(
         return origin_of_study(report.workdir, sweep.name, sweep.runs, command)
     command = _command_of_sweep(sweep.name, *known)
     origin = origin_of_study(report.workdir, sweep.name, sweep.runs, command)
-    return dataclasses.replace(origin, notes=_made_otherwise(sweep, *known))
-
-
-def _made_otherwise(sweep: ShownSweep, settings: Settings, places: Places) -> tuple[str, ...]:
-    """Names the runs of a study that its command does not make."""
-    shown = {run.name for run in sweep.runs}
-    planned = plan(sweep_named(sweep.name), settings, places)
-    same = {item.run.name for item in planned if item.state_of_run() != OTHERWISE}
-    if not (others := sorted(shown - same)):
-        return ()
-    return (f"{len(others)} of {len(shown)} runs were {OTHERWISE}: {', '.join(others)}",)
+    notes = made_otherwise(sweep.name, [run.name for run in sweep.runs], *known)
+    return dataclasses.replace(origin, notes=notes)
 
 
 def _shown(picture: Picture, kind: str, captions: Mapping[str, str]) -> Shown:

@@ -8,6 +8,7 @@ at most 16 MiB that a later run goes on from, are left in one folder.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
@@ -23,6 +24,7 @@ from internal_rl import pretrained
 from internal_rl.checksums import read_checked_record
 from internal_rl.errors import ConfigError, UserError
 from internal_rl.files import PUT_BACK, read_record, storage_faults, write_json
+from internal_rl.interruption import Interrupted, leave, watched
 from internal_rl.stages.config_file import load_config
 from internal_rl.stages.origin import flags_of
 from internal_rl.stages.settings import Settings
@@ -44,6 +46,8 @@ _TRAINED_SHARE = 0.75
 _PACKING_SECONDS = 20.0
 _GRACE_SECONDS = 28.0
 """A process that is told to stop has saved and ended after so long, see `interruption`."""
+_STOPPED_SECONDS = 18.0
+"""The same where this process is told to stop itself, and has to pack what is there in time."""
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _CHILD = "from internal_rl.stages.command import main; main()"
@@ -75,7 +79,7 @@ class PaperRun:
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if not self.minutes > 0:
+        if not 0 < self.minutes < math.inf:
             raise ConfigError(f"--minutes: {self.minutes} given, allowed is more than 0")
         if self.seeds < 1:
             raise ConfigError(f"--seeds: {self.seeds} given, allowed is 1 or more")
@@ -86,7 +90,7 @@ class PaperRun:
     @property
     def preset(self) -> str:
         """Preset of the config."""
-        return self.config.rpartition(":")[2]
+        return load_config(self.config)["preset"]
 
 
 def paper_run(run: PaperRun, world: str) -> dict:
@@ -98,6 +102,7 @@ def paper_run(run: PaperRun, world: str) -> dict:
 
     Raises:
       UserError: a fault that the user can mend; stages that have ended by then are packed.
+      Interrupted: it was told to stop; the stages are packed as they have been saved.
     """
     end = time.monotonic() + 60.0 * run.minutes - _PACKING_SECONDS
     with storage_faults(run.workdir):
@@ -106,22 +111,37 @@ def paper_run(run: PaperRun, world: str) -> dict:
         run.out.mkdir(parents=True, exist_ok=True)
     _bring_in(run, world)
     stages = to_train(run)
-    record = {"config": run.config, "minutes": run.minutes, "trained": list(stages)}
-    record["speed"] = _measure(run, world, end)
-    _leave(run, record)
+    record = {"config": run.config, "minutes": run.minutes, "trained": []}
+    with watched() as watch:
+        record["speed"] = _measure(run, world, end)
+        _leave(run, record)
+        try:
+            _train_all(run, stages, end, record)
+        except Interrupted:
+            with watch.held():
+                _leave(run, record)
+            raise
+    return record
+
+
+def _train_all(run: PaperRun, stages: Sequence[str], end: float, record: dict) -> None:
+    """Trains stage after stage, as long as there is time, and leaves each when it has ended."""
     for index, stage in enumerate(stages):
         minutes = minutes_of(stages[index:], (end - time.monotonic()) / 60.0)
         if minutes <= 0:
+            print(f"no time left for {', '.join(stages[index:])}", file=sys.stderr)
             break
-        exit_code = _train(run, stage, minutes, end)
-        record["stages"] = {name: reached(run, name) for name in SHARES}
+        record["trained"].append(stage)
+        try:
+            exit_code = _train(run, stage, minutes, end)
+        finally:
+            record["stages"] = {name: reached(run, name) for name in SHARES}
         _leave(run, record)
         if exit_code == 128 + signal.SIGTERM:
             print(f"{stage}: stopped in time, not finished", file=sys.stderr)
             break
         if exit_code:
             raise UserError(f"{stage}: ended with exit code {exit_code}, see above")
-    return record
 
 
 def _bring_in(run: PaperRun, world: str) -> None:
@@ -249,8 +269,14 @@ def _run_until(
             process.kill()
             text, _ = process.communicate()
     except BaseException:
-        process.terminate()
-        process.wait()
+        # Told to stop, as this process has been: it saves what it has.
+        with watched() as watch, watch.held():
+            process.terminate()
+            try:
+                process.wait(timeout=_STOPPED_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         raise
     code = process.returncode
     return (128 - code if code < 0 else code), text or ""
@@ -328,6 +354,10 @@ def launch_paper_run() -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    if {"--help", "-help", "-h", "-?"} & set(argv):
+        print(f"{__doc__}\nusage: {argv[0]} [flags]\n{flags.FLAGS.module_help(__name__)}")
+        print("  --config.SECTION.FIELD=VALUE changes one field of the config of all stages.")
+        sys.exit(0)
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
@@ -364,4 +394,6 @@ def _main(rest: Sequence[str], overrides: tuple[str, ...]) -> None:
         record = paper_run(run, load_config(values.config)["environment"]["name"])
     except UserError as error:
         _fail(error)
+    except Interrupted as interrupted:
+        leave(interrupted)
     print(table(record, out))

@@ -4,15 +4,18 @@ Loads the small pretrained base model and metacontroller that the package ships,
 `--from_scratch`, trains every stage.
 """
 
-import time
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 
 from absl import flags
 
 from internal_rl import pretrained
+from internal_rl.errors import ConfigError
 from internal_rl.stages import launch, running
 from internal_rl.stages.places import Places
-from internal_rl.stages.settings import QUICKSTART_SECTIONS, Settings
+from internal_rl.stages.settings import COUNTS, QUICKSTART_SECTIONS, Settings
+from internal_rl.training.metrics import read_metrics
+from internal_rl.training.stage_directory import StageDirectory
 
 DEFAULT_WORKDIR = "runs/quickstart"
 
@@ -20,17 +23,32 @@ _FROM_SCRATCH = flags.DEFINE_bool("from_scratch", False, "Train every stage inst
 
 
 def main(settings: Settings, places: Places) -> None:
-    """Runs the main job and prints one line that compares both ways of learning."""
-    started, settings = time.monotonic(), settings.with_one_seed()
+    """Runs the main job and prints one line that compares both ways of learning.
+
+    Raises:
+      UserError: a fault that the user can mend.
+    """
+    given = _given(places.arguments)
+    for field in sorted(given):
+        section, _, name = field.partition(".")
+        if name in COUNTS and getattr(settings.sections[section], name) != 1:
+            raise ConfigError(
+                f"config.{field}: given, but the quickstart has one seed; allowed are more with the"
+                " scripts of the stages, or experiments.reproduce"
+            )
+    settings = settings.with_one_seed()
     if _FROM_SCRATCH.value:
+        _check_not_shipped(places)
         running.run_all(settings, places)
     else:
-        settings = shortened(settings, places.arguments)
+        settings = shortened(settings, given)
         pretrained.install(settings.environment["name"], settings.preset, places.workdir)
         for stage in QUICKSTART_SECTIONS:
             running.run(settings, stage, places)
-    summary = running.report(places, time.monotonic() - started)
     internal, raw = map(settings.folder_of, QUICKSTART_SECTIONS)
+    # Of what is made here: a run that goes on or is finished already tells the same.
+    seconds = math.nan if _FROM_SCRATCH.value else sum(_seconds(places, x) for x in (internal, raw))
+    summary = running.report(places, seconds)
     print(
         f"internal RL solves {summary[f'{internal}_success']:.1%} of the held-out task's episodes,"
         f" raw-action RL {summary[f'{raw}_success']:.1%},"
@@ -39,19 +57,44 @@ def main(settings: Settings, places: Places) -> None:
     )
 
 
-def shortened(settings: Settings, arguments: Sequence[str]) -> Settings:
+def _seconds(places: Places, stage: str) -> float:
+    return read_metrics(StageDirectory(places.workdir, stage, 0).path)[-1]["seconds"]
+
+
+def _given(arguments: Sequence[str]) -> set[str]:
+    """Fields that the command line has changed."""
+    return {argument.partition("=")[0].removeprefix("--config.") for argument in arguments}
+
+
+def _check_not_shipped(places: Places) -> None:
+    """Raises ConfigError where what would be trained is there as it is shipped."""
+    for stage in ("expert", "pretrain", "metacontroller"):
+        directory = StageDirectory(places.workdir, stage, 0)
+        if directory.finished and not directory.has_checkpoint:
+            raise ConfigError(
+                f"--from_scratch: {directory.path} holds what is shipped; allowed is another"
+                " --workdir"
+            )
+
+
+def shortened(settings: Settings, given: Collection[str] = ()) -> Settings:
     """Settings that end within minutes, see `Settings.quickstart`; what was asked for stays.
 
     Args:
       settings: of the config.
-      arguments: of the command line, which choose the config.
+      given: fields that were asked for, as in `raw_rl.steps`.
+
+    Raises:
+      ConfigError: the fields of the quickstart do not fit to those that were asked for.
     """
-    given = {argument.partition("=")[0].removeprefix("--config.") for argument in arguments}
     for stage in QUICKSTART_SECTIONS:
         fields = settings.quickstart[stage].items()
-        settings = settings.updated(
-            stage, **{name: value for name, value in fields if f"{stage}.{name}" not in given}
-        )
+        chosen = {name: value for name, value in fields if f"{stage}.{name}" not in given}
+        try:
+            settings = settings.updated(stage, **chosen)
+        except ConfigError as error:
+            told = ", ".join(f"{stage}.{name}={value}" for name, value in chosen.items())
+            raise ConfigError(f"{error} (the quickstart takes {told})") from None
     return settings
 
 

@@ -17,7 +17,7 @@ from internal_rl.files import storage_faults
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.stages.catalogue import STAGES
 from internal_rl.training.stage_copies import copy_record
-from internal_rl.training.stage_directory import StageDirectory, seed_of
+from internal_rl.training.stage_directory import RECORD, StageDirectory, seed_of
 
 _SEEDS = ("*/seed_*", "sweep/*/*/*/seed_*")
 """Where seeds of stages lie in a work directory, those of studies over several runs included."""
@@ -59,6 +59,11 @@ def keep_records(workdir: str | os.PathLike, folder: str | os.PathLike) -> str:
             copied.parent.mkdir(parents=True, exist_ok=True)
             write_checked(copied, read_checked(listed))
     return f"{len(kept)} records in {folder}, {sum(kept)} of them new or changed"
+
+
+def holds_records(workdir: str | os.PathLike) -> bool:
+    """Whether a folder is one of records."""
+    return any(True for pattern in _SEEDS for _ in as_path(workdir).glob(f"{pattern}/{RECORD}"))
 
 
 def _finished_seeds(source: AnyPath) -> Iterator[AnyPath]:

@@ -159,7 +159,8 @@ def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> N
         run(chosen, stage, places)
         made = True
     if not made and not any(as_path(places.workdir).glob("*/seed_*")):
-        logging.info("nothing to report here: all stages are finished in %s", places.upstream)
+        where = f", they are finished in {', '.join(places.upstream)}" if places.upstream else ""
+        logging.info("nothing to report: no stages were to be run%s", where)
         return
     report(places, settings=settings, only=only)
 

@@ -26,8 +26,9 @@ LARGEST_SEED = 2**31 - 1_000
 # A folder of shipped weights may be called so.
 _NAME = re.compile(r"(\w[\w.-]{0,99})?")
 
-_COUNTS = ("num_seeds", "seeds_per_input")
-_SEEDS = (*_COUNTS, "seeds_together")
+COUNTS = ("num_seeds", "seeds_per_input")
+"""Fields that tell how many seeds a stage has."""
+_SEEDS = (*COUNTS, "seeds_together")
 """Fields that decide which seeds there are, and nothing of what one of them finds."""
 
 MOST_SEEDS = 1_000
@@ -113,9 +114,9 @@ class Settings:
         world_config = entry.config(**fields)
         for name, fields in quickstart.items():
             _check_fields(f"quickstart.{name}", fields)
-            if name in sections:
-                changed = sections[name].as_dict() | dict(fields)
-                checked(types[name].read, f"quickstart.{name}", changed)
+            # Their values are checked where they are taken: nothing else depends on them.
+            for field in fields if name in sections else ():
+                checked(types[name].check_known, f"quickstart.{name}", field)
         return cls(preset, seed, precision, environment, world_config, world, quickstart, sections)
 
     def updated(self, section: str, **fields) -> "Settings":
@@ -183,7 +184,7 @@ class Settings:
         """A copy in which every stage has a single seed."""
         sections = {
             name: dataclasses.replace(
-                section, **{field: 1 for field in _COUNTS if hasattr(section, field)}
+                section, **{field: 1 for field in COUNTS if hasattr(section, field)}
             )
             for name, section in self.sections.items()
         }

@@ -2,11 +2,11 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from internal_rl.analysis.results import base_name
 from internal_rl.analysis.sweeps import report
-from internal_rl.analysis.sweeps.sweep import Run, Sweep
+from internal_rl.analysis.sweeps.sweep import Run, Sweep, sweep_named
 from internal_rl.errors import ConfigError, StageConflictError
 from internal_rl.paths import as_path
 from internal_rl.stages import running
@@ -129,6 +129,24 @@ def _overrides(settings: Settings, fields: dict[str, object]) -> list[str]:
         if getattr(settings.sections[section], field) != value:
             found.append(f"--config.{name}={value}")
     return found
+
+
+def made_otherwise(
+    study: str, shown: Collection[str], settings: Settings, places: Places
+) -> tuple[str, ...]:
+    """A note that names the runs of a study that its command does not make; empty without any.
+
+    Args:
+      study: its name.
+      shown: names of the runs that are finished.
+      settings: that the command gives.
+      places: of the study.
+    """
+    planned = plan(sweep_named(study), settings, places)
+    same = {item.run.name for item in planned if item.state_of_run() == FINISHED}
+    if not (others := sorted(set(shown) - same)):
+        return ()
+    return (f"{len(others)} of {len(set(shown))} runs were {OTHERWISE}: {', '.join(others)}",)
 
 
 def choose(planned: Sequence[PlannedRun], names: Sequence[str]) -> list[PlannedRun]:

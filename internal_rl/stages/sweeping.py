@@ -6,6 +6,7 @@ interrupted goes on; a run that fails is named at the end, and the others go on.
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 import jax
@@ -14,7 +15,7 @@ from absl import flags, logging
 from internal_rl import hosts
 from internal_rl.analysis.sweeps import report
 from internal_rl.analysis.sweeps.sweep import Sweep, sweep_named
-from internal_rl.errors import UserError
+from internal_rl.errors import StageConflictError, UserError
 from internal_rl.files import storage_faults
 from internal_rl.stages import running
 from internal_rl.stages.checks import check_settings
@@ -72,6 +73,7 @@ def run_sweep(sweep: Sweep, settings: Settings, places: Places, names: Sequence[
     planned = plan(sweep, settings, places)
     chosen = choose(planned, names)
     check_inputs(sweep, chosen, places)
+    _check_list(sweep.name, planned, places)
     if hosts.is_first():
         listed = [_listed(item, planned) for item in planned if item.run.labels]
         report.write_list(places.workdir, sweep.name, listed)
@@ -97,6 +99,30 @@ def run_sweep(sweep: Sweep, settings: Settings, places: Places, names: Sequence[
         told = "; ".join(f"{name}: {problem}" for name, problem in failed.items())
         raise UserError(f"{len(failed)} of {len(chosen)} runs failed: {told}")
     return f"# {shown.title}\n\n{shown.text}" if shown is not None else ""
+
+
+def _check_list(study: str, planned: Sequence[PlannedRun], places: Places) -> None:
+    """Compares with what is finished of the study: its list would tell of other runs than it has.
+
+    Raises:
+      StageConflictError: a finished run is none of the study any more, has other fields, or was
+        made with other settings.
+      StorageError: the list that is there is damaged.
+    """
+    if study not in report.studies_in(places.workdir):
+        return
+    asked = {item.run.name: item for item in planned if item.run.labels}
+    for run in report.read_sweep(places.workdir, study, places.upstream).runs:
+        item = asked.get(run.name)
+        if item is not None and json.loads(json.dumps(item.run.fields)) == dict(run.fields):
+            item.state(item.run.stages[-1])
+            continue
+        told = ", ".join(f"{name}={value}" for name, value in run.fields.items())
+        raise StageConflictError(
+            f"--study={study}: {report.folder_of(places.workdir, study)} holds the finished run"
+            f" {run.name}, made with {told or 'no fields'}, which this config does not have;"
+            " allowed is the --config of that study, another --workdir, or to move its folder"
+        )
 
 
 def _listed(item: PlannedRun, planned: Sequence[PlannedRun]) -> dict:

@@ -296,8 +296,7 @@ class _Run:
                 progress.advance(chunk)
                 # Processes ask each other only where there is something to ask.
                 if self._deadline < math.inf and hosts.of_first(time.monotonic() > self._deadline):
-                    self._end_at(step)
-                    line_step = step
+                    line_step = step if self._ends_at(step) else line_step
                 if step < line_step:
                     self._pause_if_due(step, state, sums)
             means = {name: value / (step - last_line) for name, value in sums.items()}
@@ -320,13 +319,16 @@ class _Run:
             self._pause_if_due(step, state, sums)
         return state
 
-    def _end_at(self, step: int) -> None:
-        """Makes this the last update of the stage."""
+    def _ends_at(self, step: int) -> bool:
+        """Makes this the last update of the stage; whether it may be."""
         if step == self._stage.num_steps:
-            return
+            return True
+        if not self._stage.may_end_at(step):
+            return False
         logging.info("%s: time is up, ends with %d updates", self._stage.name, step)
         config = self._stage.config.with_length(step)
         self._stage = dataclasses.replace(self._stage, num_steps=step, config=config)
+        return True
 
     def check_there(self) -> None:
         """Ends the run where a directory was removed; files that are open would hide it."""

@@ -29,6 +29,8 @@ class Stage:
         scalars and hold `loss`, which must stay finite. Several devices run it together and may
         share the work out, see `training.mesh`.
       num_steps: updates of the whole stage; more than the directory was made with train it further.
+      may_end_at: `num_steps -> bool`, whether it can be a stage of so many updates, should its time
+        be up.
       log_every: updates averaged into one line of metrics.
       checkpoint_every: updates between checkpoints, a multiple of `log_every`.
       steps_per_call: updates inside one compiled call.
@@ -63,6 +65,7 @@ class Stage:
     checkpoint_every: int
     steps_per_call: int = 1
     checkpoint_minutes: float = 0.0
+    may_end_at: Callable[[int], bool] = lambda num_steps: True
     seeds: Sequence[int] = (0,)
     seeds_together: int = 10
     reads: Mapping[int, Mapping[str, int]] = dataclasses.field(default_factory=dict)

@@ -51,6 +51,7 @@ def test_full_report_holds_all_figures_and_both_tables(workdir):
         "table.md",
         "table.csv",
         "summary.json",
+        report.FILES,
     }
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert summary["internal_rl_success"] == pytest.approx(0.8)
@@ -362,7 +363,29 @@ def test_a_report_of_some_studies_leaves_the_whole_one(workdir, tmp_path):
     assert whole == {x.name: x.read_bytes() for x in part.parent.iterdir() if x.is_file()}
     # Figures of the part before it do not stay.
     report.write_report(run, only=("gates",))
-    assert {path.name for path in part.iterdir()} == {"table.md", "table.csv", "summary.json"}
+    assert {path.name for path in part.iterdir()} == {
+        *("table.md", "table.csv", "summary.json", report.FILES)
+    }
+
+
+def test_what_a_report_no_longer_holds_is_removed_and_all_else_stays(workdir, tmp_path):
+    run = tmp_path / "run"
+    for stage in ("raw_rl", "pretrain"):
+        shutil.copytree(workdir / stage, run / stage, ignore=shutil.ignore_patterns(".lock"))
+    report.write_report(run)
+    folder = run / "report"
+    assert (folder / "reinforcement_learning.png").exists()
+    (folder / "mine.png").write_bytes(b"mine")
+    shutil.rmtree(run / "raw_rl")
+    (folder / report.FILES).write_text(
+        (folder / report.FILES).read_text().replace("[", '["../pretrain", ', 1)
+    )
+    report.write_report(run)
+    assert not (folder / "reinforcement_learning.png").exists()
+    assert (folder / "mine.png").read_bytes() == b"mine" and (run / "pretrain").exists()
+    (folder / report.FILES).write_text("damaged")
+    report.write_report(run)
+    assert (folder / "pretraining.png").exists()
 
 
 @pytest.mark.slow

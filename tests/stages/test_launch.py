@@ -199,8 +199,12 @@ def test_what_the_quickstart_shortens_stays_as_it_was_asked_for():
     short = settings.quickstart["internal_rl"]["steps"]
     assert shortened(settings, ()).internal_rl.steps == short
     asked = settings.updated("internal_rl", steps=7)
-    found = shortened(
-        asked, ("--config=configs/gridworld.py:small", "--config.internal_rl.steps=7")
-    )
+    found = shortened(asked, {"internal_rl.steps"})
     assert found.internal_rl.steps == 7
     assert found.raw_rl.steps == settings.quickstart["raw_rl"]["steps"]
+    # What does not fit to the few updates of the quickstart fits to a stage.
+    config = gridworld.get_config("small")
+    config.raw_rl.warmup_steps = 50
+    warm = Settings.read(config)
+    with pytest.raises(ConfigError, match=r"raw_rl.warmup_steps: 50 .*quickstart takes raw_rl.st"):
+        shortened(warm)

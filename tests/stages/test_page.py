@@ -140,6 +140,20 @@ def test_runs_of_a_study_that_its_command_does_not_make_are_named(page):
     assert "2 of 2 runs were made with other settings: " in told
 
 
+def test_notes_keep_their_names_and_stages_without_a_line_have_no_updates(smoke, tmp_path):
+    values = smoke.stage_config("pretrain").values
+    other = {**values, "pretrain": {**values["pretrain"], "optimiser": "Mine"}}
+    write_stage(tmp_path, "pretrain", 0, values, [(8, {"loss": 1.0})])
+    write_stage(tmp_path, "pretrain", 1, other, [(8, {"loss": 1.0})])
+    write_stage(tmp_path, "raw_rl", 0, smoke.stage_config("raw_rl").values, [(8, {"loss": 1.0})])
+    (tmp_path / "raw_rl/seed_0/metrics.jsonl").unlink()
+    (tmp_path / "raw_rl/seed_0/DONE").unlink()
+    running.report(Places(tmp_path))
+    told = " ".join(x["text"] for x in page_of(tmp_path).all("ul"))
+    assert "Seed 1 was made with pretrain.optimiser=Mine." in told
+    assert "no updates" in told and "nan" not in told
+
+
 def test_what_has_not_been_run_is_listed_with_its_command(page, workdir):
     rows = {x["text"] for x in page.all("tr", "missing")}
     told = next(row for row in rows if row.startswith("internal_rl_forced"))

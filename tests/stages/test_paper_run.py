@@ -1,9 +1,11 @@
 """As much of a run as fits into some minutes; what trains is replaced, but for one slow test."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -105,6 +107,52 @@ def test_a_fault_of_a_stage_is_told_after_what_was_trained_is_packed(tmp_path, m
     assert set(json.loads((tmp_path / "out" / RECORD).read_text())["stages"]) == set(
         paper_run_lib.SHARES
     )
+
+
+CHILD = """
+import pathlib, signal, sys, time
+
+def stop(*_):
+    pathlib.Path("saved").write_text("")
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path("started").write_text("")
+time.sleep(60)
+"""
+
+
+def test_told_to_stop_it_stops_what_trains_and_packs_what_is_there(tmp_path):
+    run = make_run(tmp_path)
+    leave_stage(run, "pretrain", 3)
+    script = (
+        "from internal_rl.stages import paper_run as lib\n"
+        f"lib._CHILD = {CHILD!r}\n"
+        "lib._measure = lambda *_: {}\n"
+        "lib._arguments = lambda *_: []\n"
+        "lib.launch_paper_run()\n"
+    )
+    command = [sys.executable, "-c", script, "--out=out", "--workdir=work"]
+    paths = {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | paths, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "started").exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 143 and "interrupted: SIGTERM" in said, said
+    assert (tmp_path / "saved").exists()
+    record = json.loads((tmp_path / "out" / RECORD).read_text())
+    assert record["trained"] == ["metacontroller"] and record["files"]
+    assert record["stages"]["pretrain"]["updates"] == 3
+
+
+def test_help_lists_the_flags():
+    command = [sys.executable, "-m", "experiments.paper_run", "--help"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0
+    assert all(f"--{flag}:" in said.stdout for flag in ("minutes", "out", "stages", "weights"))
 
 
 def test_stages_that_are_not_finished_are_trained_and_then_the_last_one(tmp_path):

@@ -15,7 +15,13 @@ from internal_rl.analysis.sweeps import report, sweep
 from internal_rl.analysis.sweeps.sweep import Run, Sweep, sweep_named
 from internal_rl.analysis.sweeps.table import SweepTable
 from internal_rl.envs import world as worlds
-from internal_rl.errors import ConfigError, StageMissingError, StorageError, UserError
+from internal_rl.errors import (
+    ConfigError,
+    StageConflictError,
+    StageMissingError,
+    StorageError,
+    UserError,
+)
 from internal_rl.interruption import Interrupted
 from internal_rl.stages import catalogue, running, sweep_plan, sweeping
 from internal_rl.stages.places import Places
@@ -247,10 +253,38 @@ def test_a_missing_input_is_named_with_its_command_before_anything_is_made(tmp_p
 def test_a_run_made_with_other_settings_is_refused(tmp_path, settings):
     sweeping.run_sweep(SWEEP, settings, Places(tmp_path), ["own"])
     other = settings.updated("late", target=7.0)
-    with pytest.raises(UserError, match="1 of 1 runs failed: own: late.target: 7.0 asked for"):
+    with pytest.raises(UserError, match="late.target: 7.0 asked for, .* was made with 1.0"):
         sweeping.run_sweep(SWEEP, other, Places(tmp_path), ["own"])
     told = sweep_plan.tell(sweep_plan.plan(SWEEP, other, Places(tmp_path)))
     assert "# own: made with other settings" in told
+
+
+def test_the_list_of_a_study_is_not_that_of_another_config(tmp_path, settings):
+    """What has been measured is not told under other fields, nor forgotten, nor mixed."""
+    sweeping.run_sweep(SWEEP, settings, Places(tmp_path), ["target0"])
+    file = report.folder_of(tmp_path, "toy") / report.LIST
+    before = file.read_bytes()
+
+    def with_runs(change):
+        return dataclasses.replace(SWEEP, runs=lambda settings: change(toy_runs(settings)))
+
+    def renamed(runs):
+        return [
+            dataclasses.replace(run, fields={}) if run.name == "target0" else run for run in runs
+        ]
+
+    without = with_runs(lambda runs: [run for run in runs if run.name != "target0"])
+    for other in (without, with_runs(renamed)):
+        with pytest.raises(
+            StageConflictError, match="toy holds the finished run target0, made with"
+        ):
+            sweeping.run_sweep(other, settings, Places(tmp_path))
+    with pytest.raises(StageConflictError, match="late.learning_rate: 0.5 asked for"):
+        sweeping.run_sweep(SWEEP, settings.updated("late", learning_rate=0.5), Places(tmp_path))
+    assert file.read_bytes() == before
+    # A run that has only been begun binds nobody.
+    kept = with_runs(lambda runs: [run for run in runs if run.name != "own"])
+    sweeping.run_sweep(kept, settings, Places(tmp_path), ["target4"])
 
 
 def test_fields_of_a_study_that_the_config_does_not_have_are_named(settings):

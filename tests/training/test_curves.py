@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pathlib
 
 import pytest
 
@@ -10,6 +11,7 @@ from internal_rl.errors import ConfigError, StageMissingError
 from internal_rl.training import loggers, progress
 from internal_rl.training.curves import curves
 from internal_rl.training.loop import run_stage
+from internal_rl.training.metrics import METRICS_FILE, MetricsWriter, read_metrics
 from internal_rl.training.versions import package_versions, source_commit
 from tests.training.toy import make_stage
 
@@ -72,6 +74,23 @@ def test_the_curves_of_a_run_are_one_table(tmp_path):
     assert curves(tmp_path, "toy").equals(table)
     with pytest.raises(StageMissingError, match="no curves of moon, there are stages toy"):
         curves(tmp_path, "moon")
+
+
+def test_lines_that_come_while_they_are_read_are_no_damage(tmp_path, monkeypatch):
+    writer = MetricsWriter(tmp_path, 0)
+    writer.write(1, {"loss": 0.5}, 0.0)
+    read_bytes = pathlib.Path.read_bytes
+
+    def read_before_more_comes(path):
+        content = read_bytes(path)
+        if path.name == METRICS_FILE and content.count(b"\n") == 1:
+            writer.write(2, {"loss": 0.4}, 0.0)
+            writer.flush()
+        return content
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", read_before_more_comes)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 
 
 def test_a_log_file_gets_lines_with_the_figures_of_evaluations(caplog, capsys):

@@ -172,6 +172,15 @@ def test_a_stage_whose_time_was_up_goes_on_to_the_bits_of_a_longer_one(tmp_path,
         )
 
 
+def test_a_stage_whose_time_is_up_goes_on_until_it_may_end(tmp_path):
+    """As behind its warm-up: settings with fewer updates would be refused by all that reads it."""
+    stage = make_stage(40, seeds=(0, 1), may_end_at=lambda num_steps: num_steps > 10)
+    run_stage(stage, tmp_path, deadline=time.monotonic())
+    assert asked_steps(tmp_path) == done_steps(tmp_path) == 11
+    run_stage(make_stage(11, seeds=(0, 1)), tmp_path / "short")
+    assert_same_run(tmp_path, tmp_path / "short")
+
+
 def test_seeds_that_would_end_at_different_ages_are_refused_a_deadline(tmp_path):
     stage = make_stage(40, seeds=(0, 1), seeds_together=1)
     with pytest.raises(ConfigError, match="--minutes: given for 2 groups of seeds"):

@@ -11,7 +11,7 @@ of the gate without noise, which acts.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -206,7 +206,7 @@ def table(results: SweepResults) -> SweepTable:
         cells = (*ends, _median(run.values(switches)), f1, distance)
         rows.append((arm, tag(alpha), *cells, len(run.seeds)))
     interval = distance_interval(results)
-    return SweepTable(columns, rows, [_told_gap(curves), _told_distance(apart, interval)])
+    return SweepTable(columns, rows, [_told_gap(curves), _told_distance(apart, interval, curves)])
 
 
 def _told_gap(curves: Mapping[str, Sequence[Point]]) -> str:
@@ -222,8 +222,12 @@ def _told_gap(curves: Mapping[str, Sequence[Point]]) -> str:
     )
 
 
-def _told_distance(apart: Mapping[float, float], interval: tuple[float, float]) -> str:
+def _told_distance(
+    apart: Mapping[float, float], interval: tuple[float, float], arms: Collection[str]
+) -> str:
     known = {alpha: value for alpha, value in apart.items() if not math.isnan(value)}
+    if len(arms) < len(ARMS):
+        return "Distance of the arms at equal KL: needs runs of both arms."
     if not known:
         return "Distance of the arms at equal KL: no point of the frozen arm lies on the other's."
     alpha = max(known, key=known.get)

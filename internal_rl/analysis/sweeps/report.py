@@ -129,18 +129,14 @@ class ShownSweep:
     files: Mapping[str, str]
     runs: tuple[FinishedRun, ...]
 
-    def write(self, folder: AnyPath) -> None:
-        """Writes `<study>.md`, `<study>.csv`, the figures and further files into a folder.
-
-        Raises:
-          OSError: they cannot be written.
-        """
-        write_atomically(folder / f"{self.name}.md", f"# {self.title}\n\n{self.text}")
-        write_atomically(folder / f"{self.name}.csv", self.table)
-        for name, content in self.files.items():
-            write_atomically(folder / name, content)
-        for picture in self.figures:
-            write_atomically(folder / f"{picture.name}.png", picture.content)
+    def contents(self) -> dict[str, str | bytes]:
+        """What is written of it, by file name: the table, the figures and further files."""
+        found: dict[str, str | bytes] = {
+            f"{self.name}.md": f"# {self.title}\n\n{self.text}",
+            f"{self.name}.csv": self.table,
+        }
+        figures = {f"{picture.name}.png": picture.content for picture in self.figures}
+        return found | dict(self.files) | figures
 
 
 def show_sweep(
@@ -173,5 +169,6 @@ def write_sweep(
     shown, folder = show_sweep(workdir, sweep, upstream), as_path(workdir) / "report"
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        shown.write(folder)
+        for name, content in shown.contents().items():
+            write_atomically(folder / name, content)
     return shown
