@@ -83,7 +83,7 @@ def benchmark(settings: Settings, stopwatch: Stopwatch, rows: int) -> dict:
     operations = training_flops(settings, batch)
     needed, computed = (UPDATES_PER_CALL * operations[kind] for kind in ("needed", "computed"))
     return {
-        "rows": num_rows(source, settings.pretrain.batch_size, settings.pretrain.num_parts),
+        "rows": num_rows(source, settings.pretrain.batch_size),
         "tokens_per_update": tokens,
         "tokens_per_second": timing.rate(UPDATES_PER_CALL * tokens),
         "flops_per_token": operations["needed"] / tokens,

@@ -213,7 +213,6 @@ class DataSource(Protocol):
         """Exact cross-entropies of the expert's actions, in nats; empty where none is known."""
 
 
-def num_rows(source: DataSource, batch_size: int, num_parts: int = 1) -> int:
-    """Rows that hold `batch_size` trajectories in the mean, rounded up to whole parts."""
-    rows = max(1, round(batch_size / source.trajectories_per_row))
-    return -(-rows // num_parts) * num_parts
+def num_rows(source: DataSource, batch_size: int) -> int:
+    """Rows that hold `batch_size` trajectories in the mean."""
+    return max(1, round(batch_size / source.trajectories_per_row))

@@ -24,7 +24,7 @@ _LOWEST = {
     "num_layouts": 0,
     "layout_seed": 0,
 }
-_MOST = {"time_limit": 30_000, "layout_seed": 2**32 - 1}
+_MOST = {"num_colours": 127, "time_limit": 30_000, "layout_seed": 2**32 - 1}
 FREE, WALL = -1, -2
 
 

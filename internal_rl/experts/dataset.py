@@ -77,12 +77,14 @@ class Dataset:
         """A dataset of rows that are packed already, `(N, S, ...)`; see `from_arrays` for others.
 
         Args:
-          train: rows of `next`; `next_observation` is ignored, it is what follows in the row.
+          train: rows of `next`; `next_observation` is ignored, it is what follows in the row, so
+            that the last token of a trajectory, which holds its last observation, has no target.
           held_out: rows of the method `held_out`.
           trajectories_per_row: mean number of trajectories in a row of `train`.
 
         Raises:
-          ValueError: one of the two has no rows, or they do not fit each other.
+          ValueError: one of the two has no rows, or a trajectory whose last token has a target, or
+            they do not fit each other.
         """
         if not trajectories_per_row > 0:
             raise ValueError(f"trajectories_per_row is {trajectories_per_row}, allowed is above 0")
@@ -90,6 +92,13 @@ class Dataset:
         for name, rows in arrays.items():
             if not len(rows.segment):
                 raise ValueError(f"{name} has no rows, allowed are 1 or more")
+            lacking = np.asarray(rows.mask) & _last_of_trajectory(np.asarray(rows.segment))
+            if lacking.any():
+                row = np.argwhere(lacking)[0][0]
+                raise ValueError(
+                    f"{name}: the last token of a trajectory in row {row} has a target, allowed is"
+                    " a token behind it for the observation that follows"
+                )
             arrays[name] = rows.replace(next_observation=None)
         for field in ("observation", "action", "subgoal", "segment"):
             kinds = [_kind_of(getattr(rows, field)) for rows in arrays.values()]
@@ -124,7 +133,8 @@ class Dataset:
             `(N, T, d)`, and then the last action of each trajectory is left out, as what it led to
             is not known.
           action: `(N, T)` whole numbers from 0 on, or `(N, T, d_a)` real ones.
-          length: `(N,)` actions of each trajectory, 1 to `T`; what lies behind them is ignored.
+          length: `(N,)` actions of each trajectory, 1 to `T`, or 2 to `T` without what the last one
+            led to; what lies behind them is ignored.
           subgoal: `(N, T)` whole numbers from 0 on, the subgoal that each action serves; annotation
             for the studies alone, which are left out without it.
           sequence_length: `S`, tokens of a row; by default four times the longest trajectory.
@@ -203,6 +213,13 @@ class Dataset:
 def _first_rows(rows: Trajectory, num_rows: int) -> Trajectory:
     index = jnp.arange(num_rows, dtype=jnp.int32) % len(rows.segment)
     return with_next_observation(jax.tree.map(lambda x: x[index], rows))
+
+
+def _last_of_trajectory(segment: np.ndarray) -> np.ndarray:
+    """`(N, S)` bool: the token is the last one of its trajectory."""
+    last = np.ones_like(segment, dtype=bool)
+    last[:, :-1] = segment[:, 1:] != segment[:, :-1]
+    return last
 
 
 def _kind_of(rows: np.ndarray | None) -> str:

@@ -32,6 +32,7 @@ def check_source(source: DataSource, world: World, num_rows: int = 64) -> None:
 
 def _check_rows(rows: Trajectory, labelled: bool, world: World) -> None:
     observations, actions = world.observation_spec, world.action_spec
+    _check_length(rows, world.time_limit)
     _check_shape("observations", rows.observation, observations.shape)
     _check_shape("actions", rows.action, actions.shape)
     if (np.dtype(rows.action.dtype).kind in "iu") != actions.discrete:
@@ -46,6 +47,20 @@ def _check_rows(rows: Trajectory, labelled: bool, world: World) -> None:
         _check_highest("actions", rows.action, rows.mask, actions.size)
     if labelled and hasattr(world, "num_subgoals"):
         _check_highest("subgoals", rows.subgoal, rows.mask, world.num_subgoals)
+
+
+def _check_length(rows: Trajectory, allowed: int) -> None:
+    """Checks that no trajectory lasts longer than an episode: models do not look further back."""
+    segment, index = np.asarray(rows.segment), np.arange(rows.segment.shape[1])
+    first = np.ones(segment.shape, bool)
+    first[:, 1:] = segment[:, 1:] != segment[:, :-1]
+    age = index - np.maximum.accumulate(np.where(first, index, 0), axis=1)
+    longest = int(np.max(age + 1, where=np.asarray(rows.mask), initial=0))
+    if longest > allowed:
+        raise ValueError(
+            f"trajectories have up to {longest} actions, allowed is {allowed}, the time limit of"
+            " the world"
+        )
 
 
 def _check_shape(name: str, values: chex.Array, allowed: tuple[int, ...]) -> None:

@@ -185,7 +185,7 @@ class CodeFinder(abc.ABC):
             else:
                 base_params = self.model.base.initial_params(keys["base"])
             params = {self.config.stage: params, "base": base_params}
-        rows = num_rows(self.source, self.config.batch_size, self.config.num_parts)
+        rows = num_rows(self.source, self.config.batch_size)
         return State(
             params,
             self.config.make_optimiser().init(params),
@@ -215,7 +215,8 @@ class CodeFinder(abc.ABC):
           The new state; `loss`, the metrics of the loss summed over the parts, and
           `gradient_norm`.
         """
-        position, batch = next_rows(self.source, state.stream, frozen["data"])
+        parts = self.config.num_parts
+        position, batch = next_rows(self.source, state.stream, frozen["data"], parts)
         key = jax.random.fold_in(state.key, state.step)
         tokens = num_targets(batch)
 
@@ -224,7 +225,7 @@ class CodeFinder(abc.ABC):
             return loss(model, part, jax.random.fold_in(key, index), tokens)
 
         (value, metrics), gradients = accumulated_gradients(
-            gradient_through(self.model.base, share), state.params, batch, self.config.num_parts
+            gradient_through(self.model.base, share), state.params, batch, parts
         )
         params, optimiser_state, more = apply_gradients(
             self.config.make_optimiser(), gradients, state.optimiser_state, state.params

@@ -169,7 +169,7 @@ class Pretraining:
         del frozen
         keys = named_keys(key, "params", "data")
         params = self.base.initial_params(keys["params"])
-        rows = num_rows(self.source, self.config.batch_size, self.config.num_parts)
+        rows = num_rows(self.source, self.config.batch_size)
         position = self.source.init(keys["data"], rows)
         optimiser_state = self.config.make_optimiser().init(params)
         return State(params, optimiser_state, position, jnp.int32(0))
@@ -200,12 +200,13 @@ class Pretraining:
 
     def _next(self, state: State, frozen: dict) -> tuple[Any, Trajectory]:
         """The advanced position and the rows of the next update."""
+        parts = self.config.num_parts
         if not self.config.curriculum_steps:
-            return next_rows(self.source, state.stream, frozen["data"])
+            return next_rows(self.source, state.stream, frozen["data"], parts)
         return jax.lax.cond(
             state.step < self.config.curriculum_steps,
-            lambda position: next_rows(self.curriculum, position, frozen["curriculum"]),
-            lambda position: next_rows(self.source, position, frozen["data"]),
+            lambda position: next_rows(self.curriculum, position, frozen["curriculum"], parts),
+            lambda position: next_rows(self.source, position, frozen["data"], parts),
             state.stream,
         )
 

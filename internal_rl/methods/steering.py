@@ -156,7 +156,7 @@ class Steering:
                 layer_key, self.num_subgoals, base.width, self.config.rank
             )
             layers.append(SteeringState(controllers, optimiser.init(controllers)))
-        rows = num_rows(self.source, self.config.batch_size, self.config.num_parts)
+        rows = num_rows(self.source, self.config.batch_size)
         return State(tuple(layers), self.source.init(keys["data"], rows))
 
     def update(self, state: State, frozen: dict) -> tuple[State, Metrics]:
@@ -165,7 +165,8 @@ class Steering:
         Returns:
           The new state, and `action_nll_layer_<l>` and their mean `loss` in nats per action.
         """
-        position, batch = next_rows(self.source, state.stream, frozen["data"])
+        parts = self.config.num_parts
+        position, batch = next_rows(self.source, state.stream, frozen["data"], parts)
         tokens, model = num_targets(batch), frozen["model"]
 
         def share(base, controllers, part, index):
@@ -179,7 +180,7 @@ class Steering:
 
         controllers = tuple(layer.controllers for layer in state.layers)
         (_, losses), gradients = accumulated_gradients(
-            gradient_through(model.base, share), controllers, batch, self.config.num_parts
+            gradient_through(model.base, share), controllers, batch, parts
         )
         layers = tuple(map(self._updated, state.layers, gradients))
         metrics = {f"action_nll_layer_{layer}": losses[layer] for layer in range(len(layers))}

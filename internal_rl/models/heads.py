@@ -88,7 +88,7 @@ def observation_log_prob(
     The numbers are independent: those of a `"bernoulli"` observation are 0 or 1 with `parameters`
     as logits, those of a `"gaussian"` one have `parameters` as means and unit variance.
     """
-    target = next_observation.astype(jnp.float32)
+    target, parameters = next_observation.astype(jnp.float32), parameters.astype(jnp.float32)
     if spec.head == "bernoulli":
         # `x ln σ(l) + (1 - x) ln σ(-l)` with one logarithm instead of two.
         return jnp.sum(target * parameters - jax.nn.softplus(parameters), axis=-1)

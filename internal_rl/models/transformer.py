@@ -235,10 +235,11 @@ class TransformerBlock(nn.Module):
         return self._finish(tokens, attended).reshape(x.shape)
 
     def _attend_rows(self, query, key, value, segment) -> chex.Array:
-        """Attention of whole rows at once, `(B, H, S, dh)`; no trajectory exceeds the reach."""
+        """Attention of whole rows at once, `(B, H, S, dh)`."""
         length = segment.shape[1]
         together = segment[:, :, None] == segment[:, None]
-        visible = together & np.tri(length, dtype=bool)
+        near = np.tri(length, dtype=bool) & ~np.tri(length, k=-self.reach - 1, dtype=bool)
+        visible = together & near
         return attend(query, key, value, self._bias_of_rows(length), visible)
 
     def _attend_blocks(self, query, key, value, segment) -> chex.Array:

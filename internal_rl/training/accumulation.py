@@ -1,5 +1,6 @@
 """Gradients of a large batch, computed part by part to bound memory."""
 
+import math
 from collections.abc import Callable
 
 import chex
@@ -32,16 +33,19 @@ def accumulated_gradients(
         of all devices, to draw different noise for each.
       params: what to differentiate by.
       batch: leaves `(B, ...)`.
-      num_parts: parts of consecutive rows, see `suitable_parts`.
+      num_parts: parts of consecutive rows, see `suitable_parts`, which tells how many rows have to
+        be filled up.
 
     Returns:
       `((value, metrics), gradients)`, summed over the parts.
 
     Raises:
-      ValueError: if `num_parts` does not divide `B`.
+      ValueError: if `B` rows do not make whole parts.
     """
     rows = jax.tree.leaves(batch)[0].shape[0]
     num_parts = suitable_parts(num_parts, rows)
+    if rows % num_parts:
+        raise ValueError(f"{rows} rows given in {num_parts} parts, allowed are whole ones")
     first_part = share_number() * num_parts
     if num_parts == 1:
         return total(gradient_of(params, batch, jnp.int32(first_part)))
@@ -64,15 +68,17 @@ def suitable_parts(num_parts: int, rows: int) -> int:
     """Parts in which the `rows` of one device pass through a model.
 
     On a CPU those of the settings, shared out among the devices; accelerators take as few as their
-    memory allows.
-
-    Raises:
-      ValueError: on a single device, if the parts do not divide the rows.
+    memory allows. No part has more rows than with so many parts it must; the last one is to be
+    filled up with padding, see `filled_up`.
     """
-    shares = num_shares()
-    if shares == 1 and (num_parts < 1 or rows % num_parts):
-        raise ValueError(f"num_parts is {num_parts}, allowed are divisors of the {rows} rows")
-    wanted = num_parts / shares
+    wanted = num_parts / num_shares()
     if not on_cpu():
         wanted *= seeds_side_by_side() / SEEDS_OF_SETTINGS
-    return next(parts for parts in range(1, rows + 1) if rows % parts == 0 and parts >= wanted)
+    most = -(-rows // max(math.ceil(wanted), 1))
+    return -(-rows // most)
+
+
+def filled_up(num_parts: int, rows: int) -> int:
+    """Rows with the padding that makes the parts of `suitable_parts` equal; as many parts again."""
+    parts = suitable_parts(num_parts, rows)
+    return -(-rows // parts) * parts

@@ -79,7 +79,8 @@ class Checkpoints:
     The state of every seed is stored as a flat dictionary of arrays, so a checkpoint can be read
     without the code that made it. A new round of saves begins only when every seed has finished the
     last one; with two checkpoints kept there is therefore always a step that all seeds share,
-    whatever the moment of a kill.
+    whatever the moment of a kill. What only some of them have is moved aside when a run goes on:
+    Orbax saves no step behind which there is another one.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class Checkpoints:
           sums: of the metrics since their last line, by name `(seeds,)` float64.
 
         Raises:
-          StorageError: this save or the last one cannot be written.
+          StorageError: this save or the last one cannot be written, or a later one is there.
         """
         self.wait()
         for index, (manager, leaves) in enumerate(
@@ -174,8 +175,14 @@ class Checkpoints:
             leaves |= {_SUM + name: np.array(x[index]) for name, x in (sums or {}).items()}
             leaves[_IDENTITY] = self._identities[index].written(step, leaves)
             with _faults(self._directories[index]):
-                if step not in manager.all_steps():
-                    manager.save(step, args=self._orbax.args.StandardSave(leaves))
+                if step not in manager.all_steps() and not manager.save(
+                    step, args=self._orbax.args.StandardSave(leaves)
+                ):
+                    raise StorageError(
+                        f"{self._directories[index]}: the checkpoint of step {step} is not written,"
+                        f" as there is one of step {max(manager.all_steps())}; remove that, and run"
+                        " the same command again"
+                    )
                 if self._copies[index] is not None:
                     manager.wait_until_finished()
                     manager.check_for_errors()
@@ -209,7 +216,9 @@ class Checkpoints:
     def restore_newest(
         self, template: chex.ArrayTree
     ) -> tuple[int, chex.ArrayTree | None, dict[str, np.ndarray]]:
-        """Reads the newest checkpoint that is intact; damaged ones are moved aside.
+        """Reads the newest checkpoint that is intact.
+
+        Damaged ones are moved aside, and those behind it that only some seeds have.
 
         Returns:
           Its step, and what `restore` gives; 0, None and nothing where there is no checkpoint.
@@ -231,15 +240,16 @@ class Checkpoints:
                     f"{self._directories[0]}/{step}: another process cannot read it"
                 )
                 continue
-            for damaged, error in faults.items():
-                self._set_aside(damaged)
+            for error in faults.values():
                 logging.warning(
                     "a checkpoint is damaged (%s) and moved to %s; goes on from step %d",
                     *(error, _ASIDE, step),
                 )
+            self._set_aside_behind(step)
             return step, state, sums
         if faults:
             raise self._none_intact(faults)
+        self._set_aside_behind(0)
         return 0, None, {}
 
     def _none_intact(self, faults: Mapping[int, Exception]) -> StorageError:
@@ -250,25 +260,32 @@ class Checkpoints:
             " the same command again, which trains from the beginning, or choose another --workdir"
         )
 
-    def _set_aside(self, step: int) -> None:
-        """Moves a checkpoint of all seeds away, so that its step can be saved again.
+    def _set_aside_behind(self, step: int) -> None:
+        """Moves all checkpoints behind a step away, so that later ones can be saved.
 
-        Of several processes the first one moves it; all of them read what is there then.
+        Of several processes the first one moves them; all of them read what is there then.
         """
+        later = [[x for x in manager.all_steps() if x > step] for manager in self._managers]
+        if not any(later):
+            return
         if hosts.is_first():
-            for path, copies in zip(self._directories, self._copies, strict=True):
-                with _faults(path):
-                    target = path.parent / _ASIDE
-                    target.mkdir(exist_ok=True)
-                    name = f"{step}_{len(list(target.iterdir()))}"
-                    if copies is None:
-                        (path / str(step)).rename(target / name)
-                    else:
-                        copies.set_aside(step, target / name)
-        hosts.wait_for_all(f"{self._directories[0]}: step {step} is moved")
+            for path, copies, steps in zip(self._directories, self._copies, later, strict=True):
+                for moved in steps:
+                    with _faults(path):
+                        self._move(path, copies, moved)
+        hosts.wait_for_all(f"{self._directories[0]}: steps behind {step} are moved")
         for path, manager in zip(self._directories, self._managers, strict=True):
             with _faults(path):
                 manager.reload()
+
+    def _move(self, path: AnyPath, copies: CheckpointCopies | None, step: int) -> None:
+        target = path.parent / _ASIDE
+        target.mkdir(exist_ok=True)
+        name = f"{step}_{len(list(target.iterdir()))}"
+        if copies is None:
+            (path / str(step)).rename(target / name)
+        else:
+            copies.set_aside(step, target / name)
 
     def restore(
         self, step: int, template: chex.ArrayTree

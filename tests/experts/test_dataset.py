@@ -15,7 +15,7 @@ def rows(count, first=0):
         observation=number[..., None] * jnp.ones(3),
         next_observation=None,
         action=number[..., None] * jnp.ones(2),
-        mask=number >= 0,
+        mask=jnp.broadcast_to(jnp.arange(5) < 4, (count, 5)),
         subgoal=number,
         segment=jnp.zeros_like(number),
     )
@@ -60,6 +60,13 @@ def test_held_out_rows_are_never_drawn():
 def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="held_out has no rows"):
         Dataset.from_rows(rows(3), rows(0), 1.0)
+
+
+def test_targets_behind_which_nothing_is_known_are_refused():
+    given = rows(3)
+    mask = given.mask.at[1, 4].set(True)
+    with pytest.raises(ValueError, match="held_out: the last token of a trajectory in row 1 has a"):
+        Dataset.from_rows(rows(3), given.replace(mask=mask), 1.0)
 
 
 def test_rows_that_do_not_fit_each_other_are_refused():

@@ -13,8 +13,9 @@ BINARY, REAL = ObservationSpec("bernoulli", 3, np.uint8), ObservationSpec("gauss
 FOUR, TORQUES = ActionSpec("categorical", 4), ActionSpec("gaussian", 2)
 
 
-def world(observations=BINARY, actions=FOUR, **more):
-    return types.SimpleNamespace(observation_spec=observations, action_spec=actions, **more)
+def world(observations=BINARY, actions=FOUR, time_limit=5, **more):
+    specs = {"observation_spec": observations, "action_spec": actions}
+    return types.SimpleNamespace(time_limit=time_limit, **specs, **more)
 
 
 def data(binary=True, discrete=True, labelled=True):
@@ -50,6 +51,7 @@ def test_trajectories_of_the_world_pass(source, fitting):
         (data(discrete=False), world(actions=FOUR), r"actions have the shape \(2,\)"),
         (data(), world(actions=ActionSpec("categorical", 3)), "actions hold 3, allowed is 0 to 2"),
         (data(), world(num_subgoals=2), "subgoals hold 2, allowed is 0 to 1"),
+        (data(), world(time_limit=3), "trajectories have up to 4 actions, allowed is 3, the time"),
     ],
 )
 def test_what_does_not_fit_is_named(source, other, message):

@@ -5,7 +5,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from internal_rl.training.accumulation import accumulated_gradients
+from internal_rl.training.accumulation import (
+    accumulated_gradients,
+    filled_up,
+    suitable_parts,
+)
 
 KEY = jax.random.key(0)
 INPUTS = jax.random.normal(KEY, (12, 5))
@@ -39,8 +43,18 @@ def test_every_part_knows_its_number():
     assert metrics["numbers"] == 3 * (0 + 1 + 2 + 3)
 
 
-def test_rows_that_cannot_be_split_are_refused():
-    with pytest.raises(ValueError, match="num_parts is 5, allowed are divisors of the 12 rows"):
+def test_rows_that_are_not_filled_up_are_refused():
+    with pytest.raises(ValueError, match="11 rows given in 4 parts, allowed are whole ones"):
         accumulated_gradients(
-            jax.value_and_grad(masked_loss), {"w": jnp.ones(5)}, (INPUTS, MASK), 5
+            jax.value_and_grad(masked_loss), {"w": jnp.ones(5)}, (INPUTS[:11], MASK[:11]), 5
         )
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12, 66, 133])
+@pytest.mark.parametrize("num_parts", [1, 2, 5, 8, 16, 200])
+def test_parts_are_equal_once_they_are_filled_up_and_no_larger_than_asked_for(rows, num_parts):
+    whole, parts = filled_up(num_parts, rows), suitable_parts(num_parts, rows)
+    assert whole % parts == 0 and suitable_parts(num_parts, whole) == parts <= num_parts
+    assert whole // parts == -(-rows // num_parts)
+    # No part is padding alone.
+    assert whole - rows < whole // parts

@@ -143,6 +143,25 @@ def test_seeds_left_at_different_steps_resume_from_the_step_they_share(tmp_path,
         assert_same_params(tmp_path / "whole", tmp_path / "torn", seed)
 
 
+def test_what_only_some_seeds_have_hinders_no_later_checkpoint(tmp_path, monkeypatch):
+    """Orbax saves no step where a later one is: the run would begin from the start in the end."""
+    stage = make_stage(seeds=(0, 1))
+    run_stage(stage, tmp_path / "whole")
+    torn = tmp_path / "torn"
+    run_interrupted(monkeypatch, stage, torn, 28)
+    assert checkpoint_steps(torn, 0)[-1] == 24
+    (folder(torn, 1) / "checkpoints" / "24").rename(tmp_path / "away")
+    often = make_stage(seeds=(0, 1), checkpoint_minutes=1e-9)
+    for _ in range(2):
+        run_interrupted(monkeypatch, often, torn, 20)
+        saved = [checkpoint_steps(torn, seed) for seed in (0, 1)]
+        assert saved[0] == saved[1] and 16 < saved[0][-1] <= 20
+    assert {path.name for path in (folder(torn) / "damaged_checkpoints").iterdir()} == {"24_0"}
+    run_stage(stage, torn)
+    for seed in (0, 1):
+        assert_same_params(tmp_path / "whole", torn, seed)
+
+
 def test_seeds_of_one_program_equal_runs_of_single_seeds(tmp_path, undisturbed):
     run_stage(make_stage(seeds=(0, 3)), tmp_path / "both")
     run_stage(make_stage(seeds=(3,)), tmp_path / "single")
