@@ -50,7 +50,8 @@ class Found:
       mean: `(B, T, n_z)` posterior mean.
       kl: `(B, T)` KL to the prior, nats.
       active: `(B, T)` bool, the episode was running.
-      subgoal: `(B, T)` int32 subgoal that the task asked for; None where the world does not tell.
+      subgoal: `(B, T)` int32 subgoal that the task asked for, in free-running episodes always the
+        first; None where the world does not tell.
       visit: `(B, T)` int32 place entered by the step; None where the world does not tell.
       observation: `(B, T, d)`.
       last_observation: `(B, d)` after the last step; None where it was not kept.

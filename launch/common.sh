@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the launch scripts share; to be sourced. Plain bash, also that of macOS (3.2).
 
-DEFAULT_PROGRAM="experiments.reproduce --config=configs/gridworld.py:paper"
+DEFAULT_PROGRAM="experiments.reproduce --config=configs/gridworld.py:paper --nosweeps"
 dry_run=""
 
 # One line on the standard error, exit code 2.

@@ -20,7 +20,7 @@
 #   --dry_run             prints the commands, those of the job too, and does nothing else
 #   --help                this text
 #
-# SCRIPT is experiments.reproduce --config=configs/gridworld.py:paper where not given.
+# SCRIPT is experiments.reproduce --config=configs/gridworld.py:paper --nosweeps where not given.
 set -euo pipefail
 here="${INTERNAL_RL_LAUNCH:-$(cd "$(dirname "$0")" && pwd)}"
 # shellcheck source=launch/common.sh

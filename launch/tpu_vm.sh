@@ -24,7 +24,7 @@
 #   --dry_run          prints the commands and does nothing else
 #   --help             this text
 #
-# SCRIPT is experiments.reproduce --config=configs/gridworld.py:paper where not given.
+# SCRIPT is experiments.reproduce --config=configs/gridworld.py:paper --nosweeps where not given.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 # shellcheck source=launch/common.sh

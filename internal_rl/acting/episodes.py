@@ -131,7 +131,8 @@ class Episodes:
       reward: `(B, T)` reward that followed.
       visit: `(B, T)` int32 place that the step entered, `NOWHERE` for none.
       progress: `(B, T)` int32 how much of the task was done after the step.
-      subgoal: `(B, T)` int32 subgoal that the task asked for before the step.
+      subgoal: `(B, T)` int32 subgoal that the task asked for before the step; in free-running
+        episodes, whose task does not go on, always the first.
       last_observation: `(B, d)` after the last step.
       solvable: `(B,)` bool, the task could be completed from the start; None in a world in which
         that is always so, and in one that does not tell.

@@ -37,10 +37,16 @@ def bank_of_found(world: World, found: Any) -> CodeBank:
       found: see `internal_rl.studies`.
 
     Raises:
-      ValueError: the true subgoals are not known.
+      ValueError: the true subgoals are not known, or none was reached.
     """
     rows = rows_of_found(found)
     # Whether the last subgoal of an episode was reached is not known.
     changes = jnp.pad(rows.subgoal[:, 1:] != rows.subgoal[:, :-1], ((0, 0), (0, 1)))
     goes_on = jnp.pad(rows.mask[:, 1:], ((0, 0), (0, 1)))
-    return select_codes(world, rows, found.code, changes & goes_on & rows.mask)
+    reached = changes & goes_on & rows.mask
+    if not reached.any():
+        raise ValueError(
+            "found holds no subgoal that was reached, allowed are episodes of tasks that the model"
+            " gets on with (free-running ones have a single subgoal, which stays)"
+        )
+    return select_codes(world, rows, found.code, reached)

@@ -42,6 +42,7 @@ def main(settings: Settings, places: Places) -> None:
         running.run_all(settings, places)
     else:
         settings = shortened(settings, given)
+        _check_what_is_there(settings, places)
         pretrained.install(settings.environment["name"], settings.preset, places.workdir)
         for stage in QUICKSTART_SECTIONS:
             running.run(settings, stage, places)
@@ -64,6 +65,12 @@ def _seconds(places: Places, stage: str) -> float:
 def _given(arguments: Sequence[str]) -> set[str]:
     """Fields that the command line has changed."""
     return {argument.partition("=")[0].removeprefix("--config.") for argument in arguments}
+
+
+def _check_what_is_there(settings: Settings, places: Places) -> None:
+    """Raises StageConflictError where the folder is that of other settings; copies nothing."""
+    for stage in pretrained.stages_of(settings.environment["name"], settings.preset):
+        StageDirectory(places.workdir, stage, 0).check(settings.stage_config(stage))
 
 
 def _check_not_shipped(places: Places) -> None:
