@@ -281,7 +281,9 @@ class Checkpoints:
     def _move(self, path: AnyPath, copies: CheckpointCopies | None, step: int) -> None:
         target = path.parent / _ASIDE
         target.mkdir(exist_ok=True)
-        name = f"{step}_{len(list(target.iterdir()))}"
+        # On a store a folder is there with what is in it.
+        number = len(list(target.iterdir())) if target.is_dir() else 0
+        name = f"{step}_{number}"
         if copies is None:
             (path / str(step)).rename(target / name)
         else:

@@ -138,6 +138,9 @@ def test_a_checkpoint_that_was_cut_off_on_its_way_to_the_store_does_not_count(mo
         run_stage(whole_stage(), workdir)
         for seed in SEEDS:
             assert_same_params(workdir, local, seed)
+        # What the other seed alone has is moved: with it no later checkpoint could be saved.
+        aside = f"{workdir}/toy/seed_0/damaged_checkpoints/24_0/"
+        assert any(name.startswith(aside) for name in objects)
 
 
 def test_several_processes_are_refused_where_checkpoints_are_copied(monkeypatch):
