@@ -1,5 +1,6 @@
 """The command line refuses bad input in one line that names the field, with exit code 2."""
 
+import dataclasses
 import re
 import signal
 import subprocess
@@ -8,8 +9,10 @@ import sys
 import pytest
 
 from configs import gridworld
-from internal_rl.errors import ConfigError
+from internal_rl import pretrained
+from internal_rl.errors import ConfigError, StageConflictError
 from internal_rl.stages import config_file, launch
+from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
 from tests.training.test_loop import ROOT
 
@@ -208,3 +211,24 @@ def test_what_the_quickstart_shortens_stays_as_it_was_asked_for():
     warm = Settings.read(config)
     with pytest.raises(ConfigError, match=r"raw_rl.warmup_steps: 50 .*quickstart takes raw_rl.st"):
         shortened(warm)
+
+
+def test_the_quickstart_looks_at_what_is_there_before_it_copies_or_trains(tmp_path):
+    from internal_rl.stages import quickstart
+
+    settings, places = Settings.read(gridworld.get_config("small")), Places(tmp_path)
+    quickstart._check_what_is_there(settings, places)
+    quickstart._check_not_shipped(places)
+    pretrained.install("gridworld-pinpad", "small", tmp_path, "pretrain")
+    quickstart._check_what_is_there(settings, places)
+    other = settings.updated("pretrain", learning_rate=0.5)
+    with pytest.raises(StageConflictError, match="pretrain.learning_rate: 0.5 asked for"):
+        quickstart._check_what_is_there(other, places)
+    with pytest.raises(ConfigError, match="--from_scratch: .*pretrain/seed_0 holds what is shipp"):
+        quickstart._check_not_shipped(places)
+    several = dataclasses.replace(
+        places, arguments=("--config=gridworld:small", "--config.raw_rl.seeds_per_input=3")
+    )
+    three = settings.updated("raw_rl", seeds_per_input=3)
+    with pytest.raises(ConfigError, match="raw_rl.seeds_per_input: given, but the quickstart has"):
+        quickstart.main(three, several)
