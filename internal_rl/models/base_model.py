@@ -150,9 +150,10 @@ class BaseModel(nn.Module):
         Observations and actions must be of its kinds and sizes, episodes no longer than its state
         reaches.
         """
-        pairs = (("observations", world.observation_spec, self.observation_spec),)
-        pairs += (("actions", world.action_spec, self.action_spec),)
-        for what, given, own in pairs:
+        for what, given, own in (
+            ("observations", world.observation_spec, self.observation_spec),
+            ("actions", world.action_spec, self.action_spec),
+        ):
             if (given.head, given.size) != (own.head, own.size):
                 raise ValueError(
                     f"the world has {what} of kind {given.head} and size {given.size}, allowed are"

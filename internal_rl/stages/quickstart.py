@@ -70,7 +70,7 @@ def _given(arguments: Sequence[str]) -> set[str]:
 def _check_what_is_there(settings: Settings, places: Places) -> None:
     """Raises StageConflictError where the folder is that of other settings; copies nothing."""
     for stage in pretrained.stages_of(settings.environment["name"], settings.preset):
-        StageDirectory(places.workdir, stage, 0).check(settings.stage_config(stage))
+        places.directory(settings, stage, 0).check(settings.stage_config(stage))
 
 
 def _check_not_shipped(places: Places) -> None:
