@@ -29,7 +29,7 @@ HOST_COMPILER = guard_host_compiler()
 # The public face: names and the modules that hold them; an empty name stands for the module.
 _PUBLIC = {
     "Agent": ("internal_rl.agent", "Agent"),
-    "load": ("internal_rl.agent", "load"),
+    "load": ("internal_rl.loading", "load"),
     "ActionSpec": ("internal_rl.types", "ActionSpec"),
     "ObservationSpec": ("internal_rl.types", "ObservationSpec"),
     "Timestep": ("internal_rl.types", "Timestep"),

@@ -1,10 +1,6 @@
 """A trained agent in a notebook: its world and its steered model, and what one does with them."""
 
-import contextlib
 import functools
-import os
-import shlex
-from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -13,27 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from internal_rl import envs, pretrained
 from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import KEPT, SHOWN, Control, Episodes, NoControl, play
-from internal_rl.analysis.results import SeedResults
-from internal_rl.arguments import checked_integer, checked_names, entries_of
+from internal_rl.arguments import checked_integer, checked_names
 from internal_rl.envs.world import switch_tolerance
-from internal_rl.errors import ConfigError, StageMissingError, StorageError, UserError
-from internal_rl.files import PUT_BACK, storage_faults
-from internal_rl.methods import compile, discovery
-from internal_rl.methods.code_finding import expected_params, steered_by
-from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.code_controller import CodeController
 from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.paths import AnyPath, as_path
-from internal_rl.stages.catalogue import command_of
-from internal_rl.stages.origin import command_that_made
-from internal_rl.stages.places import Places
-from internal_rl.training.stage_directory import StageDirectory
-from internal_rl.training.stage_results import load_stage, seed_read
-from internal_rl.training.weights import check_weights
 from internal_rl.types import World
 
 # Rows whose residuals are computed at a time, which bounds the memory.
@@ -75,10 +57,15 @@ class Agent:
     Attributes:
       world: the world.
       model: base model, metacontroller and the layer between them.
+      policy: control that acts unless a rollout is given another one; None for the base model
+        alone.
+      task: of episodes that are given no other one; None for the post-training task.
     """
 
     world: World = struct.field(pytree_node=False)
     model: SteeredModel
+    policy: Control | None = None
+    task: Any = None
 
     def rollout(
         self,
@@ -91,16 +78,17 @@ class Agent:
         task: Any = None,
         **options,
     ) -> Episodes:
-        """Runs episodes of the base model, alone or under a control.
+        """Runs episodes of the policy, or of the base model, alone or under another control.
 
         Args:
           num_episodes: how many, `B`.
           key: randomness; the same key starts the same episodes, whatever is injected.
           inject: `(n_z,)` code that is put in force at step `at_step` and held until the gate asks
-            for another one; the base model acts alone before and afterwards.
+            for another one; the base model acts alone before and afterwards, without any policy.
           at_step: see `inject`.
-          control: any other control of `internal_rl.acting`; not together with `inject`.
-          task: of all episodes; None for the post-training task.
+          control: any other control of `internal_rl.acting`, such as `NoControl()`; not together
+            with `inject`. None for the policy of the agent, if it has one.
+          task: of all episodes; None for that of the agent.
           **options: those of `acting.episodes.act`, such as `deterministic` and `free_running`;
             kept is what `acting.episodes.SHOWN` names, unless `keep` says otherwise.
 
@@ -117,14 +105,14 @@ class Agent:
             control = self._injection(inject, at_step)
         elif isinstance(at_step, jax.core.Tracer) or at_step != 0:
             raise ValueError(f"at_step is {at_step!r} without inject, allowed is both or none")
-        control = _checked_control(control)
+        control = _checked_control(self.policy if control is None else control)
         options = {"keep": SHOWN} | options
         options["keep"] = checked_names("keep", options["keep"], KEPT)
         for name in options.keys() & {"deterministic", "free_running"}:
             if not isinstance(options[name], bool | np.bool_):
                 raise ValueError(f"{name} is {options[name]!r}, allowed are True and False")
             options[name] = bool(options[name])
-        run = _compiled_play(self.world, num_episodes, tuple(sorted(options.items())))
+        run = _compiled_play_of(self.world, num_episodes, tuple(sorted(options.items())))
         return run(self.model, control, key, self._checked_task(task))
 
     def _injection(self, inject: chex.Array, at_step: int) -> InjectedCode:
@@ -145,7 +133,7 @@ class Agent:
     def _checked_task(self, task: Any) -> Any:
         """The task of all episodes; a world that has `checked_task` tells what it allows."""
         if task is None:
-            return self.world.post_training_task
+            return self.world.post_training_task if self.task is None else self.task
         check = getattr(self.world, "checked_task", None)
         return task if check is None else check(task)
 
@@ -180,6 +168,8 @@ class Agent:
     def discover(self, episodes: Episodes, key: chex.PRNGKey | None = None) -> Found:
         """Gates and codes that the metacontroller infers, with all of each episode in view.
 
+        What the last step led to is in view too, as in training, if the episodes have kept it.
+
         Args:
           episodes: as `rollout` gives them.
           key: noise of the codes; None takes a fixed one.
@@ -191,7 +181,8 @@ class Agent:
         self._metacontroller()
         key = jax.random.key(0) if key is None else key
         _check_key(key)
-        found = _discover(self.model, self._observed(episodes), episodes.active, key)
+        observation, last = self._observed(episodes), episodes.last_observation
+        found = _discover(self.model, observation, last, episodes.active, key)
         return Found(
             code=found.code,
             beta=found.beta,
@@ -232,6 +223,14 @@ def _checked_control(control: Any) -> Control:
     return control
 
 
+def _compiled_play_of(world: World, num_episodes: int, options: tuple):
+    try:
+        hash(world)
+    except TypeError:  # a dataclass that may change, for instance: nothing to find it again by
+        return _compiled_play.__wrapped__(world, num_episodes, options)
+    return _compiled_play(world, num_episodes, options)
+
+
 @functools.lru_cache(maxsize=32)
 def _compiled_play(world: World, num_episodes: int, options: tuple):
     """One program for each kind of rollout, so that a second call compiles nothing."""
@@ -263,136 +262,23 @@ def _residuals(model: SteeredModel, observation: chex.Array, active: chex.Array)
 
 @jax.jit
 def _discover(
-    model: SteeredModel, observation: chex.Array, active: chex.Array, key: chex.PRNGKey
+    model: SteeredModel,
+    observation: chex.Array,
+    last: chex.Array | None,
+    active: chex.Array,
+    key: chex.PRNGKey,
 ) -> Discovery:
+    """What is inferred of each step, `(B, T, ...)`; with `last (B, d)` as one more token."""
+    num_episodes, num_steps = active.shape
+    if last is not None:
+        end = jnp.arange(num_episodes), active.sum(1)
+        observation = jnp.pad(observation, ((0, 0), (0, 1), (0, 0)))
+        observation = observation.at[end].set(last.astype(observation.dtype))
+        active = jnp.pad(active, ((0, 0), (1, 0)), constant_values=True)
+
     def infer(observation, segment, key):
         return model.infer(observation, segment, key[0])
 
-    keys = jax.random.split(key, observation.shape[0])
-    return _by_rows(infer, observation, _segments(active), keys)
-
-
-VARIANTS = (*discovery.VARIANTS, "compile")
-"""What `load` may find codes of."""
-
-
-def load(
-    name: str | os.PathLike,
-    *,
-    seed: int = 0,
-    variant: str = "discovered",
-    upstream: Sequence[str | os.PathLike] = (),
-) -> Agent:
-    """An agent from shipped weights or from a work directory.
-
-    Args:
-      name: `"<world>/<preset>"` of shipped weights, such as `"gridworld-pinpad/small"`, or the work
-        directory of a run that has finished `pretrain` and `metacontroller`.
-      seed: which seed of the metacontroller; the base model is the one that it was trained on.
-      variant: `"discovered"`, `"forced"`, `"unaligned"` or `"cotrained"`; `"compile"` for CompILE
-        in the place of the metacontroller.
-      upstream: other work directories in which the base model may lie.
-
-    Raises:
-      ConfigError: there is no such variant or upstream folder, or a seed is no whole number from 0.
-      StageMissingError: nothing of that name is shipped, or the stages are not finished.
-      StageConflictError: the codes were found on other parameters of the base model.
-      StorageError: files cannot be read.
-    """
-    if variant not in VARIANTS:
-        raise ConfigError(f"variant: {variant!r} given, allowed are {', '.join(VARIANTS)}")
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise ConfigError(f"seed: {seed!r} given, allowed is a whole number from 0")
-    upstream = entries_of("upstream", upstream, "work directories")
-    workdir = as_path(name, "name")
-    shipped = pretrained.folder_of(str(name))
-    if shipped is not None:
-        workdir = shipped
-        pretrained.check(workdir)
-    elif not workdir.is_dir():
-        raise StageMissingError(
-            f"{name}: no such weights are shipped and no such folder is there, allowed are"
-            f" {', '.join(pretrained.names())} and work directories"
-        )
-    stage = "metacontroller" if variant == "discovered" else f"metacontroller_{variant}"
-    section = discovery.Config
-    if variant == "compile":
-        stage, section = "compile", compile.Config
-    if shipped is not None:
-        _check_shipped(str(name), shipped, stage, seed)
-    params, config = _read(workdir, stage, seed, variant)
-    file = workdir / stage / f"seed_{seed}" / "config.json"
-    for part in ("environment", "base", section.stage):
-        if not isinstance(config.get(part), dict):
-            raise StorageError(
-                f"{file}: has no section '{part}', allowed are stages that internal_rl has made"
-            )
-    try:
-        settings = section.read(config[section.stage])
-        world = envs.make_from_config(config["environment"])
-        base = BaseModel(
-            world.observation_spec,
-            world.action_spec,
-            BaseConfig.read(config["base"]),
-            world.time_limit,
-        )
-    except (ValueError, TypeError) as error:
-        raise StorageError(f"{file}: nothing that can be made, {error}; {PUT_BACK}") from error
-    remedy = f"config.json of its {section.stage} tells so; {PUT_BACK}"
-    path = StageDirectory(workdir, stage, seed).params_file()
-    check_weights(params, expected_params(settings, base), str(path), remedy)
-    # What was trained with the codes takes the place of the pretrained base model.
-    base_params = None
-    if not settings.trains_base:
-        read = seed_read(workdir, stage, seed, "pretrain")
-        place = Places(workdir, tuple(map(str, upstream))).reads_from("pretrain", read)
-        base_directory = StageDirectory(place, "pretrain", read)
-        base_params, _ = _read(place, "pretrain", read)
-        shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
-        check_weights(base_params, shapes, str(base_directory.params_file()), remedy)
-        with storage_faults(base_directory.path):
-            stands_on = {"pretrain": base_directory.parameters_checksum}
-        StageDirectory(workdir, stage, seed).check_parameters_read(stands_on)
-    model = steered_by(settings, SteeredModel(base, 0, base_params), params)
-    return Agent(world, jax.device_put(model))
-
-
-def _check_shipped(name: str, folder: AnyPath, stage: str, seed: int) -> None:
-    """Raises StageMissingError if weights are shipped without a stage or one of its seeds."""
-    if StageDirectory(folder, stage, seed).finished:
-        return
-    there = sorted(f"{path.parent.name} {path.name}" for path in folder.glob("*/seed_*"))
-    raise StageMissingError(
-        f"{name}: {stage} seed_{seed} is not shipped, there are {', '.join(there)}; others are read"
-        " from a work directory that has trained them"
-    )
-
-
-def _read(
-    workdir: AnyPath, stage: str, seed: int, variant: str = "discovered"
-) -> tuple[dict, dict]:
-    """Parameters and configuration; messages name the command that makes the stage."""
-    if StageDirectory(workdir, stage, seed).finished:
-        return load_stage(workdir, stage, seed, command=_command_that_made(workdir, stage, seed))
-    section = {"pretrain": "pretrain", "compile": "compile"}.get(stage, "metacontroller")
-    # The flags of what is there choose the config.
-    made = _command_that_made(workdir, "pretrain", 0)
-    flags = made.removeprefix(command_of("pretrain")) if not made.startswith("irl.") else ""
-    flags = flags.strip() or f"--workdir={shlex.quote(str(workdir))}"
-    if section == "metacontroller" and variant != "discovered":
-        flags = f"--config.metacontroller.variant={variant} {flags}"
-    return load_stage(workdir, stage, seed, command=f"{command_of(section)} {flags}")
-
-
-def _command_that_made(workdir: AnyPath, stage: str, seed: int) -> str:
-    """The command that made a finished stage; empty where nothing tells it."""
-    directory = StageDirectory(workdir, stage, seed)
-    if not directory.finished:
-        return ""
-    with storage_faults(directory.path):
-        config = directory.read_config()["config"]
-    with contextlib.suppress(UserError, AttributeError, KeyError, TypeError):
-        # Of settings that cannot be there is none.
-        made = command_that_made(SeedResults(stage, seed, config, (), {}))
-        return made if made.startswith("irl.") else f"{made} --workdir={workdir}"
-    return ""
+    keys = jax.random.split(key, num_episodes)
+    found = _by_rows(infer, observation, _segments(active), keys)
+    return jax.tree.map(lambda x: x[:, :num_steps], found)

@@ -15,6 +15,10 @@ class ConfigError(UserError):
     """A configuration field is unknown, has the wrong type or a value outside its range."""
 
 
+class SubgoalsMissingError(ConfigError):
+    """A stage needs subgoals that the world or the trajectories do not tell."""
+
+
 class StageMissingError(UserError):
     """An earlier stage whose results are needed has not been finished."""
 

@@ -375,10 +375,26 @@ def table(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()
     return Table(tuple(table_rows(_run(workdir, upstream))))
 
 
-def report(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLike] = ()) -> dict:
-    """Writes `<workdir>/report/` and returns its summary; arguments as `figures`."""
+def report(
+    workdir: str | os.PathLike,
+    upstream: Sequence[str | os.PathLike] = (),
+    *,
+    only: Sequence[str] = (),
+) -> dict:
+    """Writes `<workdir>/report/` and returns its summary.
+
+    Args:
+      workdir: as `figures`.
+      upstream: as `figures`.
+      only: names of studies that are shown, in `<workdir>/report/only/`; empty for all.
+
+    Raises:
+      ConfigError: there is no study of a name.
+      ValueError: as `figures`.
+    """
     folders = entries_of("upstream", upstream, "work directories")
-    return running.report(Places(workdir, tuple(map(os.fspath, folders))))
+    only = entries_of("only", only, "names of studies")
+    return running.report(Places(workdir, tuple(map(os.fspath, folders))), only=only)
 
 
 # What these share.

@@ -1,6 +1,7 @@
 """Types that cross the borders between folders."""
 
 import dataclasses
+import math
 from typing import Any, Protocol
 
 import chex
@@ -10,6 +11,14 @@ from flax import struct
 
 ACTION_HEADS = ("categorical", "gaussian")
 OBSERVATION_HEADS = ("bernoulli", "gaussian")
+
+
+def _require_size(field: str, size: int) -> None:
+    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
+    if not whole or size < 1:
+        raise ValueError(
+            f"{field} is {size!r}, allowed is a whole number, 1 or more; several axes are flattened"
+        )
 
 
 def _require_head(field: str, head: str, allowed: tuple[str, ...]) -> None:
@@ -36,8 +45,12 @@ class ActionSpec:
 
     def __post_init__(self):
         _require_head("action head", self.head, ACTION_HEADS)
-        if self.size < 1:
-            raise ValueError(f"action size is {self.size}, allowed is 1 or more")
+        _require_size("action size", self.size)
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(
+                f"action bounds low, high are {self.low}, {self.high}, allowed are finite numbers,"
+                " low below high"
+            )
 
     @property
     def discrete(self) -> bool:
@@ -73,8 +86,7 @@ class ObservationSpec:
     def __post_init__(self):
         _require_head("observation head", self.head, OBSERVATION_HEADS)
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
-        if self.size < 1:
-            raise ValueError(f"observation size is {self.size}, allowed is 1 or more")
+        _require_size("observation size", self.size)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,7 +103,7 @@ class Timestep:
 
     Attributes:
       observation: `(d,)`, never contains the task.
-      reward: `()` float32.
+      reward: `()` float32; an episode whose rewards sum to more than 0 counts as a success.
       done: `()` bool, the episode has ended.
       visit: `()` int32 place that this step entered, -1 for none; places are numbered from 0.
       progress: `()` int32 how much of the task is done, in the units of the world.

@@ -19,6 +19,7 @@ from internal_rl.analysis.sweeps.sweep import Sweep
 from internal_rl.errors import ConfigError, StageMissingError
 from internal_rl.models.blocks import registered_blocks
 from internal_rl.stages.catalogue import register_stage
+from internal_rl.testing.episodes import random_actions
 from internal_rl.training.loggers import register_logger
 from internal_rl.types import ActionSpec, ObservationSpec
 
@@ -263,3 +264,66 @@ def test_examples_tell_how_they_are_called(name):
     process = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True)
     assert process.returncode == 1 and f"python examples/{name} runs/" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+def test_worlds_that_cannot_be_hashed_are_acted_in(agent):
+    class Changing(type(agent.world)):
+        __hash__ = None
+
+    world = copy.copy(agent.world)
+    world.__class__ = Changing
+    options = {"keep": ("action",), "num_slots": 1}
+    found = agent.replace(world=world).rollout(2, KEY, **options)
+    np.testing.assert_array_equal(found.action, agent.rollout(2, KEY, **options).action)
+
+
+def test_codes_are_inferred_with_what_the_last_step_led_to_in_view(agent):
+    episodes = agent.rollout(2, KEY, num_slots=1)
+    found, length = agent.discover(episodes), episodes.length
+    assert found.code.shape == (*episodes.active.shape, 8)
+    # One episode at a time as a row of the data: its steps and one more token.
+    for k, key in enumerate(jax.random.split(jax.random.key(0), 2)):
+        steps = int(length[k])
+        row = jnp.concatenate([episodes.observation[k, :steps], episodes.last_observation[k, None]])
+        padded = jnp.zeros((51, row.shape[1]), row.dtype).at[: steps + 1].set(row)
+        segment = jnp.where(jnp.arange(51) <= steps, 0, -1)
+        alone = agent.model.infer(padded[None], segment[None], key)
+        np.testing.assert_allclose(found.mean[k, :steps], alone.mean[0, :steps], atol=1e-5)
+    blind = agent.discover(episodes.replace(last_observation=None))
+    assert np.abs(blind.mean - found.mean).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ObservationSpec("bernoulli", (7, 7, 3)), r"observation size is \(7, 7, 3\), "),
+        (lambda: ObservationSpec("gaussian", 0), "observation size is 0, allowed is a whole numb"),
+        (lambda: ActionSpec("gaussian", 2.0), "action size is 2.0, allowed is a whole number"),
+        (lambda: ActionSpec("categorical", True), "action size is True, allowed is a whole"),
+        (lambda: ActionSpec("gaussian", 2, -np.inf, np.inf), "low, high are -inf, inf, allowed"),
+        (lambda: ActionSpec("gaussian", 2, 1.0, 1.0), "low, high are 1.0, 1.0, .* low below high"),
+    ],
+)
+def test_specs_that_no_model_can_have_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_random_actions_go_beyond_both_bounds():
+    actions = random_actions(ActionSpec("gaussian", 2, 2.0, 10.0), KEY, (500,))
+    assert 0.0 <= actions.min() < 1.0 and 11.0 < actions.max() <= 12.0
+
+
+@pytest.mark.parametrize("given", ["yes", 1])
+def test_whether_a_policy_acts_is_true_or_false(given):
+    with pytest.raises(ConfigError, match=f"policy: {given!r} given, allowed are True and False"):
+        irl.load("gridworld-pinpad/small", policy=given)
+    with pytest.raises(StageMissingError, match="internal_rl seed_0 is not shipped"):
+        irl.load("gridworld-pinpad/small", policy=True)
+
+
+def test_a_report_of_some_studies_names_those_there_are(tmp_path):
+    with pytest.raises(ConfigError, match="only: 'gates' given, allowed is a list of names of st"):
+        irl.studies.report(tmp_path, only="gates")
+    with pytest.raises(ConfigError, match="--only: .*'moon'"):
+        irl.studies.report(tmp_path, only=["moon"])

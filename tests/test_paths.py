@@ -6,8 +6,8 @@ import pytest
 from etils.epath import gpath
 
 from internal_rl import paths, pretrained
-from internal_rl.agent import load
 from internal_rl.errors import ConfigError, StageMissingError, StorageError, UserError
+from internal_rl.loading import load
 from internal_rl.stages.places import Places
 from internal_rl.training.curves import curves
 from internal_rl.training.stage_directory import StageDirectory

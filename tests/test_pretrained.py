@@ -75,7 +75,7 @@ def test_a_shipped_stage_survives_a_new_field_but_no_other_value():
 
 
 def test_a_shipped_stage_cannot_be_trained_further_and_says_so(tmp_path):
-    settings = _settings("gridworld:small").updated("pretrain", steps=7_000)
+    settings = _settings("gridworld:small").updated("pretrain", steps=7_000, decay_steps=6_000)
     wanted = settings.stage_config("pretrain")
     assert not pretrained.offers(GRID, "small", "pretrain", 0, wanted)
     pretrained.install(GRID, "small", tmp_path, "pretrain")

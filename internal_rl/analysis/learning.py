@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import starmap
 
 import chex
 import jax.numpy as jnp
@@ -15,11 +16,14 @@ from internal_rl.analysis.results import (
     RunResults,
     SeedResults,
     stacked_curves,
+    stage_of,
     standing,
     success_of_expert,
+    with_curve,
 )
 from internal_rl.analysis.study import Study, StudyContext
 from internal_rl.analysis.table import Row, format_number, make_row
+from internal_rl.methods.reinforcement.trainer import POLICY_STAGES
 
 SUCCESS_TO_REACH = (0.3, 0.5, 0.8)
 """Speed is told as the number of episodes until these."""
@@ -41,8 +45,9 @@ def label_of(stage: str) -> str:
     """What readers call a stage of reinforcement learning."""
     if stage in _LABELS:
         return _LABELS[stage]
-    section = next(name for name in ("internal_rl", "raw_rl") if stage.startswith(name))
-    return f"{_LABELS[section]}, {stage.removeprefix(section).strip('_').replace('_', ' ')}"
+    section = stage_of(stage, POLICY_STAGES)
+    variant = stage.removeprefix(section).strip("_").replace("_", " ")
+    return f"{_LABELS.get(section, section)}{f', {variant}' if variant else ''}"
 
 
 def measure(context: StudyContext) -> dict[str, chex.Array]:
@@ -150,12 +155,17 @@ class Curve:
       success: `(runs, N)` share of these batches.
       standing: on how many runs and base models it stands, in words; empty to count the runs.
       evaluated: success of an evaluation at the end, median over runs; NaN if there was none.
+      tasks: that its runs are trained on, as text, each once; empty text is the world's
+        post-training task.
+      cut: runs differ in length, and it ends with the shortest one.
     """
 
     episodes: np.ndarray
     success: np.ndarray
     standing: str = ""
     evaluated: float = math.nan
+    tasks: tuple[str, ...] = ("",)
+    cut: bool = False
 
     @property
     def label(self) -> str:
@@ -171,10 +181,53 @@ class Curve:
 
 
 def curve_of(seeds: Sequence[SeedResults]) -> Curve:
-    """The curve of a stage, cut to its shortest seed."""
+    """The curve of a stage, cut to its shortest seed; of the seeds that have one."""
+    seeds = with_curve(seeds, "success")
     evaluated = make_row("", "", seeds, lambda s: s.scalar("success")).median
     episodes, success = stacked_curves(seeds, "success", against="episodes")
-    return Curve(episodes, success, standing(seeds), evaluated)
+    cut = len({results.curve("success")[0][-1] for results in seeds}) > 1
+    return Curve(episodes, success, standing(seeds), evaluated, tasks_of(seeds), cut)
+
+
+def tasks_of(seeds: Sequence[SeedResults]) -> tuple[str, ...]:
+    """Tasks that runs are trained on, each once; empty text is the post-training task."""
+    return tuple(sorted({results.task for results in seeds}))
+
+
+def told_tasks(tasks: Iterable[str]) -> str:
+    """On which tasks, in words, such as "on the post-training task"."""
+    named = ", ".join(filter(None, tasks))
+    found = [f"task {named}"] if named else []
+    return "on " + " and ".join(["the post-training task"] * ("" in tasks) + found)
+
+
+def told_cut(label: str, curve: Curve) -> str:
+    """That a curve ends before some of its runs do, in words; empty where it does not."""
+    if not curve.cut:
+        return ""
+    return f"{label}: drawn to the shortest run, {curve.episodes[-1]:,.0f} episodes."
+
+
+def divisor(tasks: Collection[str], expert: float) -> float:
+    """By what success is divided; NaN where it is not.
+
+    The expert's is known on the post-training task alone: where any run is trained on another one,
+    nothing is divided.
+
+    Args:
+      tasks: of all runs that are drawn, see `tasks_of`.
+      expert: success of the expert on the post-training task; NaN or 0 where it is not known.
+    """
+    return expert if expert > 0 and not any(tasks) else math.nan
+
+
+def told_division(tasks: Collection[str], expert: float) -> str:
+    """What a figure says of `divisor`; empty where no expert is known."""
+    if not expert > 0:
+        return ""
+    if any(tasks):
+        return "Not divided by the expert's success: on another task it is not known."
+    return f"{DIVIDED.format(format_number(expert))}; the legend's is not divided."
 
 
 def figures(run: RunResults) -> dict[str, Figure | None]:
@@ -195,9 +248,11 @@ def rl_curves(curves: Mapping[str, Curve], expert: float = math.nan) -> Figure:
 
     Args:
       curves: by label.
-      expert: success of the expert, by which all curves are divided; NaN or 0 divides by nothing.
+      expert: success of the expert on the post-training task, by which all curves are divided if
+        all are on it; NaN or 0 divides by nothing.
     """
-    divided = expert > 0
+    tasks = {task for curve in curves.values() for task in curve.tasks}
+    divided = divisor(tasks, expert) > 0
     scale = expert if divided else 1.0
     most = max(curve.num_episodes for curve in curves.values())
     floor = 1.0 / most / scale
@@ -208,10 +263,12 @@ def rl_curves(curves: Mapping[str, Curve], expert: float = math.nan) -> Figure:
         success = np.atleast_2d(curve.success) / scale
         # Curves that lie on each other, at zero for instance, show through each other's gaps.
         dashes = (2.5 * (i - 1), (2.5, 2.5 * (len(curves) - 1))) if i > 0 else "-"
-        style = {"label": f"{label}{curve.label}", "colour": colour, "dashes": dashes}
+        on_its_own = f" {told_tasks(curve.tasks)}" if len(tasks) > 1 else ""
+        whole = f"{label}{on_its_own}{curve.label}"
+        style = {"label": whole, "colour": colour, "dashes": dashes}
         for panel, values in zip(axes[0], (success, np.maximum(success, floor)), strict=True):
             draw_band(panel, curve.episodes, values, **style)
-    of = "success on the post-training task"
+    of = f"success {told_tasks(tasks)}" if len(tasks) == 1 else "success, each on its task"
     if divided:
         of = "success over that of the expert"
     top = max(1.0, 1.0 / scale)
@@ -228,15 +285,14 @@ def rl_curves(curves: Mapping[str, Curve], expert: float = math.nan) -> Figure:
     figure.suptitle("Reinforcement learning: median and quartiles over runs", fontsize=11)
     ends = f"Right: the dotted line is one success in {EngFormatter(sep='')(most)} episodes"
     notes = [f"{ends}, the most that any of them ran; zeros lie on it."]
-    if divided:
-        notes.append(f"{DIVIDED.format(format_number(expert))}; the legend's is not divided.")
+    notes += filter(None, [told_division(tasks, expert), *starmap(told_cut, curves.items())])
     tell(figure, "\n".join(notes))
     return figure
 
 
 STUDY = Study(
     name="learning",
-    stages=("internal_rl", "raw_rl"),
+    stages=lambda: tuple(POLICY_STAGES),
     measure=measure,
     rows=rows,
     figures=figures,

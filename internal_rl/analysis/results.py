@@ -16,6 +16,7 @@ from internal_rl.envs.world import make_from_config
 from internal_rl.errors import StorageError
 from internal_rl.files import PUT_BACK, storage_faults
 from internal_rl.paths import AnyPath, as_path
+from internal_rl.training.curves import with_episodes
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_directory import seed_of
 from internal_rl.training.stage_results import load_artifacts
@@ -36,6 +37,8 @@ class SeedResults:
       base: name of the base model that it stands on, see `base_name`; None where none is known.
       expert: success on the post-training task of the expert whose data it learns from, see
         `EXPERT_SUCCESS`; NaN where there is none or it is not known.
+      together: names of the seeds that one program has trained together, its own included; empty
+        where that is not told.
     """
 
     stage: str
@@ -46,11 +49,17 @@ class SeedResults:
     reads: Mapping[str, int] = dataclasses.field(default_factory=dict)
     base: str | None = None
     expert: float = math.nan
+    together: tuple[str, ...] = ()
 
     @property
     def section(self) -> Mapping:
         """The section of the config that belongs to the stage, or to that of a variant."""
         return self.config.get(stage_of(self.stage, self.config), {})
+
+    @property
+    def task(self) -> str:
+        """Task of a policy as text; empty for the post-training task of its world."""
+        return self.section.get("task", "")
 
     @property
     def evaluation_episodes(self) -> int:
@@ -63,9 +72,13 @@ class SeedResults:
         return np.array([line["step"] for line in lines]), np.array([line[name] for line in lines])
 
     def last(self, name: str) -> float:
-        """Last value of a metric, NaN without one."""
-        values = self.curve(name)[1]
-        return float(values[-1]) if len(values) else math.nan
+        """Value of a metric in the last line that has it; NaN where there is none, or none finite.
+
+        What became infinite or NaN has no value at the end, whatever it was before.
+        """
+        values = (line[name] for line in reversed(self.metrics) if name in line)
+        value = next(values, None)
+        return math.nan if value is None else float(value)
 
     def scalar(self, name: str) -> float:
         """An artifact of shape `()`; without it the last evaluation of that name, or NaN."""
@@ -114,6 +127,22 @@ RunResults = Mapping[str, Sequence[SeedResults]]
 def with_artifact(run: RunResults, stage: str, name: str) -> list[SeedResults]:
     """Seeds of a stage that have an artifact."""
     return [results for results in run.get(stage, ()) if name in results.artifacts]
+
+
+def with_curve(seeds: Sequence[SeedResults], name: str) -> list[SeedResults]:
+    """Seeds that have a curve of a metric."""
+    return [results for results in seeds if len(results.curve(name)[0])]
+
+
+def seconds_of_programs(seeds: Sequence[SeedResults]) -> list[float]:
+    """How long each program ran that has trained seeds of one stage; NaN where that is not told.
+
+    Seeds that one program has trained together took it once, and each of them tells all of it.
+    """
+    found: dict[tuple, float] = {}
+    for results in seeds:
+        found.setdefault(results.together or (results.seed,), results.last("seconds"))
+    return list(found.values())
 
 
 def standing(seeds: Sequence[SeedResults]) -> str:
@@ -213,12 +242,15 @@ def _read_seed(folder: AnyPath, faults: list[str] | None) -> SeedResults | None:
     if not lines and (folder / "DONE").exists() and stage not in WITHOUT_LINES:
         message = f"holds no line, though the stage is finished; {PUT_BACK}"
         _refuse(faults, f"{folder / 'metrics.jsonl'}: {message}")
-    metrics = _with_episodes(lines, stage, config)
+    metrics = with_episodes(lines, stage, config)
     reads = stored.get("reads", {})
     if not isinstance(reads, dict):
         _refuse(faults, f"{folder / 'config.json'}: 'reads' is of another kind; {PUT_BACK}")
         reads = {}
-    return SeedResults(stage, seed, config, metrics, _read_artifacts(folder, faults), reads)
+    together = stored.get("seeds", [])
+    together = tuple(map(str, together)) if isinstance(together, list) else ()
+    artifacts = _read_artifacts(folder, faults)
+    return SeedResults(stage, seed, config, metrics, artifacts, reads, together=together)
 
 
 def _check_objects(folder: AnyPath, faults: list[str] | None) -> None:
@@ -275,8 +307,9 @@ def _success_of_expert(workdirs: Sequence[str | os.PathLike]) -> float:
     for workdir in workdirs:
         found = []
         for file in sorted(as_path(workdir).glob("expert/seed_*/metrics.jsonl")):
-            judged = [line.get(EXPERT_SUCCESS) for line in read_metrics(file.parent, [])]
-            found += [value for value in judged if value is not None][-1:]
+            lines = read_metrics(file.parent, [])
+            judged = [line[EXPERT_SUCCESS] for line in lines if EXPERT_SUCCESS in line]
+            found += [value for value in judged[-1:] if value is not None]
         if found:
             return float(np.median(found))
     return math.nan
@@ -301,15 +334,6 @@ def _base_of(results: SeedResults, bases: Mapping[str, Sequence[int]]) -> str | 
     in_turn = seeds[(results.seed - seeds[0]) % len(seeds)]
     base = results.reads.get("metacontroller" if own else "pretrain", in_turn)
     return base_name(maker, base)
-
-
-def _with_episodes(metrics: Sequence[Mapping], stage: str, config: Mapping) -> Sequence[Mapping]:
-    """Adds the episodes run so far to the lines of a reinforcement-learning stage."""
-    section = next((name for name in ("internal_rl", "raw_rl") if stage.startswith(name)), "")
-    episodes = config.get(section, {}).get("episodes_per_update")
-    if episodes is None:
-        return metrics
-    return [{**line, "episodes": line["step"] * episodes} for line in metrics]
 
 
 def stacked_curves(

@@ -172,7 +172,7 @@ class Study:
 
     Attributes:
       name: of the study.
-      stages: stages whose model it measures.
+      stages: stages whose model it measures, or a function that gives them.
       needs: `envs.world.CAPABILITIES` of the world and `LABELS` without which nothing is measured.
       measure: arrays by name, which the stage keeps; those that are None are left out.
       rows: rows of the table, from the name of one stage (or of its variant) and its seeds.
@@ -189,7 +189,7 @@ class Study:
     """
 
     name: str
-    stages: tuple[str, ...]
+    stages: tuple[str, ...] | Callable[[], Sequence[str]]
     needs: frozenset[str] = frozenset()
     measure: Callable[[StudyContext], Arrays] | None = None
     rows: Callable[[str, Sequence[SeedResults]], list[Row]] | None = None
@@ -205,7 +205,7 @@ class Study:
         given = {name: getattr(self, name) for name in _FUNCTIONS}
         functions = {name: function for name, function in given.items() if function is not None}
         check_registered("study", self.name, **functions)
-        stages = self.stages if isinstance(self.stages, Iterable) else (self.stages,)
+        stages = self._stages() if isinstance(self._stages(), Iterable) else (self.stages,)
         if isinstance(stages, str) or not all(isinstance(name, str) for name in stages):
             raise ValueError(
                 f"stages of study '{self.name}' are {self.stages!r}, allowed is a tuple of names"
@@ -214,9 +214,12 @@ class Study:
         needs = frozenset(checked_names(f"needs of study '{self.name}'", self.needs, known))
         object.__setattr__(self, "needs", needs)
 
+    def _stages(self) -> Any:
+        return self.stages() if callable(self.stages) else self.stages
+
     def looks_at(self, stage: str) -> bool:
         """Whether it looks at a stage, or at that of which `stage` is a variant or an age."""
-        return any(is_of(stage, name) for name in self.stages)
+        return any(is_of(stage, name) for name in self._stages())
 
 
 _STUDIES: dict[str, Study] = {}

@@ -5,8 +5,12 @@ from collections.abc import Mapping
 import chex
 import jax
 import numpy as np
+from absl import logging
 
 from internal_rl.types import DataSource, Trajectory, World
+
+SCALES = (0.01, 7.0)
+"""Standard deviations that models can well predict, see `models.heads`."""
 
 
 def check_source(source: DataSource, world: World, num_rows: int = 64) -> None:
@@ -43,6 +47,12 @@ def _check_rows(rows: Trajectory, labelled: bool, world: World) -> None:
         if wrong.any():
             found = _first(rows.observation, wrong)
             raise ValueError(f"observations hold {found}, allowed are 0 and 1")
+    for name, values, head in (
+        ("observations", rows.observation, observations.head),
+        ("actions", rows.action, actions.head),
+    ):
+        if head == "gaussian":
+            _tell_scale(name, values, rows.mask)
     if actions.discrete:
         _check_highest("actions", rows.action, rows.mask, actions.size)
     if labelled and hasattr(world, "num_subgoals"):
@@ -67,6 +77,23 @@ def _check_shape(name: str, values: chex.Array, allowed: tuple[int, ...]) -> Non
     shape = values.shape[2:]
     if shape != allowed:
         raise ValueError(f"{name} have the shape {shape}, allowed is {allowed} as in the world")
+
+
+def _tell_scale(name: str, values: chex.Array, mask: chex.Array) -> None:
+    """Warns of real numbers whose scale models do not learn well."""
+    given = np.asarray(values)[np.asarray(mask)]
+    if not len(given):
+        return
+    # A column that never changes is no matter of scale.
+    spread = given.std(axis=0, dtype=np.float64)
+    odd = np.flatnonzero((spread > 0) & ((spread < SCALES[0]) | (spread > SCALES[1])))
+    if len(odd):
+        logging.warning(
+            "%s: number %d of each (and %d more) has a standard deviation of %.3g over the data;"
+            " models read and predict real numbers as they are, best between %g and %g: scale"
+            " them in the world and in the data",
+            *(name, odd[0], len(odd) - 1, spread[odd[0]], *SCALES),
+        )
 
 
 def _check_highest(name: str, values: chex.Array, mask: chex.Array, number: int) -> None:

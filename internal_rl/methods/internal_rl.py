@@ -23,14 +23,11 @@ from internal_rl.methods.reinforcement.update import PolicyState
 from internal_rl.models.heads import gaussian_log_prob
 from internal_rl.models.policy import CodePolicy
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.section import SIZE, one_of, setting, within
+from internal_rl.section import SIZE, setting, within
 from internal_rl.training.mesh import total
 from internal_rl.training.settings import SeedsPerInput
 
 State = PolicyState
-
-CODE_STAGES = ("metacontroller", "compile")
-"""Stages that make models with codes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,15 +35,15 @@ class Config(ReinforcementSettings, SeedsPerInput):
     """Section `internal_rl` (method §6).
 
     Attributes:
-      codes: stage whose codes the policy chooses among: `"metacontroller"`, in its variant, or
-        `"compile"`, the baseline.
+      codes: stage whose codes the policy chooses among: `"metacontroller"`, in its variant,
+        `"compile"`, the baseline, or one of your own, whose section is a `CodeFindingSettings`.
       policy_width: width of the policy, a multiple of its heads.
       initial_std: standard deviation of the untrained policy's codes (open).
       min_std: smallest standard deviation of the codes (open).
       threshold: the switch asks for a code where `β_t >= threshold`.
     """
 
-    codes: str = setting("metacontroller", one_of(CODE_STAGES))
+    codes: str = setting("metacontroller")
     policy_width: int = setting(256, SIZE)
     initial_std: float = setting(1.0, within(0.1, 10))
     min_std: float = setting(0.05, within(0.01, 10), historical=math.exp(-3.0))

@@ -32,7 +32,8 @@ class Config(TrainingSettings):
       num_seeds: base models: `seed`, `seed + 1`, ... of the config.
       batch_size: trajectories of an update, in the mean.
       num_parts: parts in which a batch passes through the model one after the other, to save memory
-        (the result is that of the whole batch).
+        (the result is that of the whole batch). Those of ten seeds in one program: with `n` of them
+        accelerators take `n` tenths of it, rounded up.
       curriculum_tasks: tasks that the first updates are made on, as text that the world
         understands, such as `"0432,1043"`; a small model learns to plan sooner where the next place
         is certain (open). Worlds whose data is collected beforehand name them in `collect`.

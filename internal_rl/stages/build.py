@@ -1,16 +1,19 @@
 """From settings to data, models and stages of the training loop."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from internal_rl.analysis.baselines import action_baselines
 from internal_rl.analysis.study import StudyContext, measure_stage
 from internal_rl.backend import product_dtype, resolved_precision
 from internal_rl.envs.world import DataRequest, world_entry
+from internal_rl.errors import ConfigError
 from internal_rl.experts.source_checks import check_source
 from internal_rl.files import storage_faults
 from internal_rl.methods.code_finding import expected_params, steered_by
@@ -68,11 +71,29 @@ def curriculum_tasks(settings: Settings) -> str:
     return (settings.collect or settings.pretrain).curriculum_tasks
 
 
-def make_curriculum(settings: Settings, places: Places) -> DataSource | None:
-    """Trajectories on the tasks that the base model learns first; None without any."""
+def make_curriculum(settings: Settings, places: Places, source: DataSource) -> DataSource | None:
+    """Trajectories on the tasks that the base model learns first; None without any.
+
+    Args:
+      settings: of the run.
+      places: as `make_source`.
+      source: what follows on it, with rows of the same kind.
+
+    Raises:
+      ConfigError: its rows are of another kind.
+      UserError: as `make_source`.
+    """
     if not settings.pretrain.curriculum_steps:
         return None
-    return make_source(settings, places, "curriculum")
+    curriculum = make_source(settings, places, "curriculum")
+    for name in ("sequence_length", "labelled"):
+        found, allowed = getattr(curriculum, name), getattr(source, name)
+        if found != allowed:
+            raise ConfigError(
+                f"config.data: {name} of the curriculum is {found}, allowed is {allowed} as of the"
+                " data of pretraining; from_arrays(..., sequence_length=N) makes rows of one length"
+            )
+    return curriculum
 
 
 def make_base(settings: Settings) -> BaseModel:
@@ -223,8 +244,29 @@ def stage_of(
         checkpoint_minutes=section.checkpoint_minutes,
         steps_per_call=section.steps_per_call,
         computed={"precision": resolved_precision(settings.precision)},
+        data_read=_checksum_of_data(method.frozen),
         **more,
     )
+
+
+def _checksum_of_data(frozen: Any) -> str:
+    """SHA-256 of the arrays of data that a method reads; empty where there are none.
+
+    A run that goes on with others, of a dataset that was made anew for instance, would be neither
+    the one nor the other.
+    """
+    parts = frozen if isinstance(frozen, Mapping) else {}
+    leaves = jax.tree.leaves([parts.get(name) for name in ("data", "curriculum")])
+    if not leaves:
+        return ""
+    found = hashlib.sha256()
+    for leaf in leaves:
+        if jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{array.dtype}{array.shape}".encode())
+        found.update(array.data.cast("B") if array.size else b"")
+    return found.hexdigest()
 
 
 def _frozen_axes(frozen: Any, axes: SteeredModel | None) -> Any:

@@ -24,6 +24,8 @@ from internal_rl.methods import (
     raw_action,
     steering,
 )
+from internal_rl.methods.code_finding import CodeFindingSettings as _FindsCodes
+from internal_rl.methods.reinforcement.trainer import POLICY_STAGES, ReinforcementSettings
 from internal_rl.models.base_model import BaseConfig
 from internal_rl.section import Section
 
@@ -83,9 +85,8 @@ def _variant_folder(settings: "Settings", name: str) -> str:
 
 
 def _policy_folder(settings: "Settings", name: str) -> str:
-    if settings.internal_rl.codes == "compile":
-        return f"{name}_compile"
-    return _variant_folder(settings, name)
+    codes = settings.internal_rl.codes
+    return _variant_folder(settings, name) if codes == "metacontroller" else f"{name}_{codes}"
 
 
 def _code_inputs(settings: "Settings") -> tuple[str, ...]:
@@ -268,12 +269,22 @@ def command_of(stage: str) -> str:
 def register_stage(spec: StageSpec) -> None:
     """Adds a stage at the end of a run; registering a name again replaces it.
 
+    One that trains a policy, with a section that is a `ReinforcementSettings`, is measured and
+    drawn as the others are.
+
     Raises:
       ValueError: it is none.
     """
     if not isinstance(spec, StageSpec):
         raise ValueError(f"stage is {spec!r}, allowed is a StageSpec")
     STAGES[spec.name] = spec
+    if issubclass(spec.section, ReinforcementSettings) and spec.name not in POLICY_STAGES:
+        POLICY_STAGES.append(spec.name)
+
+
+def code_stages() -> tuple[str, ...]:
+    """Names of the stages that make models with codes."""
+    return tuple(name for name, spec in STAGES.items() if issubclass(spec.section, _FindsCodes))
 
 
 def section_types() -> dict[str, type[Section]]:

@@ -8,6 +8,7 @@ import ast
 import importlib.util
 import pathlib
 import re
+import sys
 import traceback
 
 from ml_collections import ConfigDict
@@ -51,6 +52,8 @@ def find_config(specification: str) -> str:
 def load_config(specification: str) -> ConfigDict:
     """Builds the config that `--config=<specification>` stands for.
 
+    The file may import modules that lie beside it.
+
     Args:
       specification: path of a config file, see `find_config`, and, behind a colon, its preset.
 
@@ -62,6 +65,10 @@ def load_config(specification: str) -> ConfigDict:
         raise ConfigError(f"config: '{path}' is not there, {_ALLOWED}")
     if not _defines_get_config(path):
         raise ConfigError(f"config: '{path}' defines no get_config, {_ALLOWED}")
+    folder = str(pathlib.Path(path).resolve().parent)
+    if folder not in sys.path:
+        # What lies beside the file is found, as of a script; last, so that it hides nothing.
+        sys.path.append(folder)
     module_spec = importlib.util.spec_from_file_location("config_file", path)
     module = importlib.util.module_from_spec(module_spec)
     try:

@@ -12,7 +12,12 @@ from ml_collections import ConfigDict
 
 from internal_rl import hosts
 from internal_rl.arguments import entries_of
-from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
+from internal_rl.errors import (
+    ConfigError,
+    StageConflictError,
+    StageMissingError,
+    SubgoalsMissingError,
+)
 from internal_rl.files import storage_faults
 from internal_rl.paths import as_path
 from internal_rl.stages.catalogue import (
@@ -137,6 +142,8 @@ def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> N
     """Runs every stage in order, variants and baselines included, and writes the report.
 
     A stage that is finished in one of `places.upstream` with the same settings is not run again.
+    One that needs subgoals which the world or the trajectories do not tell is left out, as the
+    log says.
 
     Args:
       settings: of the run.
@@ -156,7 +163,11 @@ def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> N
             logging.info("stage %s: finished in another work directory", folder)
             continue
         logging.info("stage %s", folder)
-        run(chosen, stage, places)
+        try:
+            run(chosen, stage, places)
+        except SubgoalsMissingError as error:
+            logging.warning("stage %s: left out, %s", folder, error)
+            continue
         made = True
     if not made and not any(as_path(places.workdir).glob("*/seed_*")):
         where = f", they are finished in {', '.join(places.upstream)}" if places.upstream else ""

@@ -1,7 +1,6 @@
 """What the runs of a study are made from: settings, places and commands, and how far they are."""
 
 import dataclasses
-import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 from internal_rl.analysis.results import base_name
@@ -10,7 +9,7 @@ from internal_rl.analysis.sweeps.sweep import Run, Sweep, sweep_named
 from internal_rl.errors import ConfigError, StageConflictError
 from internal_rl.paths import as_path
 from internal_rl.stages import running
-from internal_rl.stages.catalogue import section_types
+from internal_rl.stages.catalogue import section_types, stage_spec
 from internal_rl.stages.origin import BEGUN, FINISHED, OTHERWISE
 from internal_rl.stages.places import Places, config_arguments, stage_command
 from internal_rl.stages.settings import Settings
@@ -190,15 +189,13 @@ def bases_of(item: PlannedRun, planned: Sequence[PlannedRun]) -> tuple[str, ...]
       item: the run.
       planned: all runs of the study.
     """
-    settings, stages = item.settings, list(item.run.seeds)
-    seeds = settings.seeds_of(stages[-1])
-    maker = stages[0]
-    for stage, reader in reversed(list(itertools.pairwise(stages))):
-        if stage == "pretrain" and not getattr(settings.sections[reader], "reads_base", True):
-            # Every seed has drawn its own.
-            maker = reader
+    settings, maker = item.settings, item.run.stages[-1]
+    seeds = settings.seeds_of(maker)
+    # Up to the stage that trained the base model, or drew one of its own.
+    while (spec := stage_spec(settings, maker)).reads_input(settings):
+        if not (read := spec.input_of(settings)):
             break
-        seeds = settings.seeds_read(stage, seeds)
+        seeds, maker = settings.seeds_read(read, seeds), read
     made_by = _made_by(item, maker, {other.run.name: other for other in planned})
     names = (base_name(settings.folder_of(maker), seed) for seed in seeds)
     return tuple(f"{made_by}/{name}" if made_by else name for name in names)

@@ -1,7 +1,7 @@
 """The stages that the training loop runs: a method each, with what it reads (method §3 to §6)."""
 
 from internal_rl.envs.world import switch_tolerance
-from internal_rl.errors import ConfigError
+from internal_rl.errors import SubgoalsMissingError
 from internal_rl.methods.code_finding import CodeFinder
 from internal_rl.methods.compile import SegmentDiscovery
 from internal_rl.methods.discovery import CodeDiscovery
@@ -24,12 +24,13 @@ from internal_rl.stages.build import (
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, checked
 from internal_rl.training.stage import Stage
+from internal_rl.types import DataSource
 
 
 def make_pretrain(settings: Settings, places: Places) -> Stage:
     """The base model learns to predict experts."""
     source = make_source(settings, places, "pretraining")
-    curriculum = make_curriculum(settings, places)
+    curriculum = make_curriculum(settings, places, source)
     base = make_base(settings)
     method = checked(Pretraining, "pretrain", settings.pretrain, base, source, curriculum)
     return stage_of(
@@ -49,7 +50,7 @@ def make_probe(settings: Settings, places: Places) -> Stage:
     step = settings.probe.base_step or None
     model, axes = load_base(settings, places, settings.seeds_of("probe"), step)
     world = settings.world
-    num_subgoals = _num_subgoals(settings, "probe")
+    num_subgoals = _num_subgoals(settings, "probe", source)
     method = checked(
         Probing, "probe", settings.probe, model, source, num_subgoals, world.time_limit
     )
@@ -61,28 +62,35 @@ def make_steer(settings: Settings, places: Places) -> Stage:
     source = make_source(settings, places, "clean")
     step = settings.steer.base_step or None
     model, axes = load_base(settings, places, settings.seeds_of("steer"), step)
-    num_subgoals = _num_subgoals(settings, "steer")
+    num_subgoals = _num_subgoals(settings, "steer", source)
     method = checked(Steering, "steer", settings.steer, model, source, num_subgoals)
     return stage_of("steer", settings, method, model_of=_frozen_model, source=source, axes=axes)
 
 
 def make_metacontroller(settings: Settings, places: Places) -> Stage:
     """The metacontroller learns abstract actions without labels."""
-    return _finds_codes("metacontroller", CodeDiscovery, settings, places)
+    return make_code_finder("metacontroller", CodeDiscovery, settings, places)
 
 
 def make_compile(settings: Settings, places: Places) -> Stage:
     """The baseline CompILE cuts trajectories into segments with one code each."""
-    return _finds_codes("compile", SegmentDiscovery, settings, places)
+    return make_code_finder("compile", SegmentDiscovery, settings, places)
 
 
-def _finds_codes(
+def make_code_finder(
     name: str,
     method_class: type[CodeFinder],
     settings: Settings,
     places: Places,
 ) -> Stage:
-    """A stage whose method finds codes in clean trajectories."""
+    """A stage whose method finds codes in clean trajectories.
+
+    Args:
+      name: of the stage.
+      method_class: the method.
+      settings: of the run.
+      places: where stages are found.
+    """
     source = make_source(settings, places, "clean", include_terminal=True)
     model, axes = load_start(settings, places, name)
     section, tolerance = settings.sections[name], switch_tolerance(settings.world)
@@ -118,16 +126,21 @@ def _frozen_model(state, frozen: dict) -> SteeredModel:
     return frozen["model"]
 
 
-def _num_subgoals(settings: Settings, stage: str) -> int:
+def _num_subgoals(settings: Settings, stage: str, source: DataSource) -> int:
     """Subgoals of the world.
 
     Raises:
-      ConfigError: it tells none, which the stage needs.
+      SubgoalsMissingError: it tells none, or the trajectories do not, which the stage needs.
     """
     name = settings.environment["name"]
     if not hasattr(settings.world, "num_subgoals"):
-        raise ConfigError(
+        raise SubgoalsMissingError(
             f"config.environment.name: '{name}' tells no subgoals, allowed for the stage {stage}"
             " are worlds with num_subgoals"
+        )
+    if not source.labelled:
+        raise SubgoalsMissingError(
+            f"config.data: the trajectories of '{name}' tell no subgoals, allowed for the stage"
+            f" {stage} are those that do"
         )
     return settings.world.num_subgoals

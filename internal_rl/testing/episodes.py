@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from internal_rl.testing.trees import as_numpy, equal_leaves, first_line, named_leaves
 from internal_rl.types import ActionSpec, Timestep, World
@@ -22,7 +23,8 @@ def random_actions(spec: ActionSpec, key: chex.PRNGKey, shape: tuple[int, ...]) 
     """Actions `(*shape,)` or `(*shape, d_a)`."""
     if spec.discrete:
         return jax.random.randint(key, shape, 0, spec.size, spec.dtype)
-    low, high = BEYOND * spec.low, BEYOND * spec.high
+    middle, half = (spec.high + spec.low) / 2, (spec.high - spec.low) / 2
+    low, high = middle - BEYOND * half, middle + BEYOND * half
     return jax.random.uniform(key, (*shape, spec.size), spec.dtype, low, high)
 
 
@@ -33,6 +35,7 @@ def episode_faults(world: World, key: chex.PRNGKey) -> list[str]:
         start, play = as_numpy(jax.jit(lambda key: _play(world, key, num_steps))(key))
     except Exception as error:
         return [f"episodes cannot be played: {first_line(error)}"]
+    _tell_rewards(play)
     return [
         *_number_faults(world, start, play),
         *_time_limit_faults(world, play),
@@ -85,6 +88,23 @@ def _number_faults(world: World, start, play) -> Iterator[str]:
             yield (
                 f"{name}: observation holds numbers from {numbers['lowest'].min()} to"
                 f" {numbers['highest'].max()}, allowed are 0 and 1 with the head bernoulli"
+            )
+
+
+def _tell_rewards(play) -> None:
+    """Warns of rewards that do not say whether the task was done."""
+    running = ~play["ended"]
+    rewards, goes_on = play["after"].reward, running & ~play["after"].done
+    for what, odd in (
+        ("less than 0", rewards[running & (rewards < 0)]),
+        ("before the episode ends", rewards[goes_on & (rewards != 0)]),
+    ):
+        if odd.size:
+            logging.warning(
+                "step: pays %g, %s; an episode counts as a success where its rewards sum to more"
+                " than 0, best is 1 for the step that completes the task and 0 otherwise",
+                odd[0],
+                what,
             )
 
 

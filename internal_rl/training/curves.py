@@ -1,16 +1,36 @@
 """Curves of a run as one table."""
 
+import contextlib
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from internal_rl.errors import StageMissingError
+from internal_rl.errors import StageMissingError, StorageError
 from internal_rl.extras import needs_extra
-from internal_rl.paths import as_path
+from internal_rl.paths import AnyPath, as_path
 from internal_rl.training.metrics import METRICS_FILE, read_metrics
-from internal_rl.training.stage_directory import seed_of
+from internal_rl.training.stage_directory import StageDirectory, seed_of
 
 if TYPE_CHECKING:
     import pandas
+
+
+def with_episodes(
+    metrics: Sequence[Mapping], stage: str, config: Mapping
+) -> Sequence[Mapping[str, Any]]:
+    """Lines of metrics with the `episodes` played so far; those of other stages as they are.
+
+    Args:
+      metrics: lines of `metrics.jsonl`.
+      stage: folder, of a stage or of a variant of it.
+      config: sections by name; that of the stage tells how many episodes an update has.
+    """
+    sections = [name for name in config if f"{stage}_".startswith(f"{name}_")]
+    section = config.get(max(sections, key=len, default=""), {})
+    episodes = section.get("episodes_per_update") if isinstance(section, Mapping) else None
+    if episodes is None:
+        return metrics
+    return [{**line, "episodes": line["step"] * episodes} for line in metrics]
 
 
 def curves(workdir: str | os.PathLike, stage: str = "") -> "pandas.DataFrame":
@@ -23,7 +43,8 @@ def curves(workdir: str | os.PathLike, stage: str = "") -> "pandas.DataFrame":
 
     Returns:
       One row for each line, with the columns `stage`, `seed`, `step` and the metrics of all stages;
-      what a stage does not measure, or not at that step, is NaN.
+      what a stage does not measure, or not at that step, is NaN. Stages of reinforcement learning
+      have `episodes`, those played so far.
 
     Raises:
       StageMissingError: there are no curves.
@@ -38,7 +59,8 @@ def curves(workdir: str | os.PathLike, stage: str = "") -> "pandas.DataFrame":
         if seed is None:
             continue
         where = {"stage": file.parent.parent.name, "seed": seed}
-        rows += [where | line for line in read_metrics(file.parent)]
+        lines = with_episodes(read_metrics(file.parent), where["stage"], _config(file.parent))
+        rows += [where | line for line in lines]
     if not rows:
         known = sorted({path.parents[1].name for path in folder.glob("*/seed_*/*")})
         raise StageMissingError(
@@ -46,3 +68,12 @@ def curves(workdir: str | os.PathLike, stage: str = "") -> "pandas.DataFrame":
             f" {', '.join(known) or 'none'}"
         )
     return pandas.DataFrame(rows).sort_values(["stage", "seed", "step"], ignore_index=True)
+
+
+def _config(folder: AnyPath) -> Mapping:
+    """Sections of a stage that has begun; none where `config.json` is missing or damaged."""
+    with contextlib.suppress(StorageError, OSError):
+        return StageDirectory(folder.parents[1], folder.parent.name, seed_of(folder)).read_config()[
+            "config"
+        ]
+    return {}

@@ -5,7 +5,9 @@ reuses the memory of the state; the seeds of a stage are one vmapped program, or
 seeds as memory takes. The state holds all that an update reads and changes (parameters, optimiser,
 keys, counters of the data), so that a run which goes on from a checkpoint repeats, bit for bit,
 what an undisturbed run would have done: the same number of devices provided, as sums over more of
-them round differently.
+them round differently. That holds on CPUs and TPUs; GPUs choose among kernels by timing them, and
+add what is scattered in any order, unless `XLA_FLAGS=--xla_gpu_deterministic_ops=true` forbids it,
+which takes longer.
 
 Checkpoints are saved every so many updates, every so many minutes, and when the process is told to
 stop (`internal_rl.interruption`). One between two lines of metrics holds the sums of the line.
@@ -72,7 +74,12 @@ def run_stage(
         )
     directories = {
         seed: StageDirectory(
-            workdir, stage.name, seed, stage.reads.get(seed), stage.parameters_read.get(seed)
+            workdir,
+            stage.name,
+            seed,
+            stage.reads.get(seed),
+            stage.parameters_read.get(seed),
+            stage.data_read,
         )
         for seed in stage.seeds
     }
@@ -311,7 +318,7 @@ class _Run:
                 self._check(program.finite(state), "parameters", step)
             if step in stage.snapshot_steps:
                 for index, directory in enumerate(self._directories):
-                    params = stage.params(program.of_seed(state, index)[0])
+                    params = stage.params(program.state_of_seed(state, index))
                     if hosts.is_first():
                         directory.save_snapshot(step, params)
             if self._is_due(step, stage.checkpoint_every):

@@ -56,7 +56,8 @@ class TrainingSettings(Section):
       b1: decay of AdamW's first moment; Muon's own momentum is 0.95.
       b2: decay of the second moment.
       max_gradient_norm: gradients are scaled down to this global norm; 0 for no clipping.
-      steps: updates of the whole stage. May be raised later to train a finished stage further.
+      steps: updates of the whole stage. May be raised later to train a finished stage further;
+        where its rate has fallen to `final_learning_rate`, with the `decay_steps` that it had.
       log_every: updates averaged into one line of metrics.
       evaluate_every: updates between evaluations, a multiple of `log_every`; 0 for the end only.
       checkpoint_every: updates between checkpoints, a multiple of `log_every`.

@@ -40,6 +40,8 @@ class Stage:
       reads: of each seed, on which seeds of earlier stages it stands, by stage.
       parameters_read: of each seed, the SHA-256 of the parameters that it stands on, by stage, as
         far as they are known.
+      data_read: SHA-256 of the arrays that it trains on, which have to be the same when it goes on;
+        empty where there are none.
       params: `state -> params`, what later stages read.
       frozen: constants of `init` and `update` such as the parameters of a frozen model, passed as
         arguments rather than compiled in, and never saved.
@@ -70,6 +72,7 @@ class Stage:
     seeds_together: int = 10
     reads: Mapping[int, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     parameters_read: Mapping[int, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    data_read: str = ""
     params: Callable[[State], chex.ArrayTree] = lambda state: state.params
     frozen: Frozen = None
     frozen_axes: Any = None

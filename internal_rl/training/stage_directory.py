@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import chex
 import numpy as np
@@ -73,6 +74,7 @@ class StageDirectory:
       seed: k.
       reads: on which seeds of earlier stages it stands, by stage; None where that is not asked.
       parameters_read: SHA-256 of their final parameters, by stage; None where that is not asked.
+      data_read: SHA-256 of the arrays that it trains on; empty where that is not asked.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class StageDirectory:
         seed: int,
         reads: Mapping[str, int] | None = None,
         parameters_read: Mapping[str, str] | None = None,
+        data_read: str = "",
     ):
         folder = as_path(workdir)
         folder = folder if is_remote(folder) else folder.absolute()
@@ -89,6 +92,7 @@ class StageDirectory:
         self.seed = seed
         self.reads = reads
         self.parameters_read = parameters_read
+        self.data_read = data_read
         self._lock = None
 
     @property
@@ -145,7 +149,7 @@ class StageDirectory:
     def read_config(self) -> dict:
         """`config.json`: `seeds` trained together and their `config`; perhaps what it stands on.
 
-        That is `reads` and `parameters_read`, as the attributes.
+        That is `reads`, `parameters_read` and `data_read`, as the attributes.
 
         Raises:
           StorageError: the file is missing or damaged.
@@ -164,6 +168,8 @@ class StageDirectory:
         sums = stored.get("parameters_read", {})
         if not isinstance(sums, dict) or not all(isinstance(told, str) for told in sums.values()):
             raise StorageError(f"{file}: damaged, 'parameters_read' is of another kind; {PUT_BACK}")
+        if not isinstance(stored.get("data_read", ""), str):
+            raise StorageError(f"{file}: damaged, 'data_read' is of another kind; {PUT_BACK}")
         return stored
 
     def check(self, config: StageConfig) -> Begun | None:
@@ -176,7 +182,7 @@ class StageDirectory:
 
         Raises:
           StageConflictError: the configurations differ in more than the length of the training, or
-            it stands on another seed or on other parameters of an earlier stage.
+            it stands on another seed or on other parameters of an earlier stage, or on other data.
           StorageError: its `config.json` is missing or damaged.
         """
         if not self.holds_work:
@@ -193,6 +199,12 @@ class StageDirectory:
                     " another --workdir"
                 )
         self._compare_parameters(stored, self.parameters_read or {})
+        data = stored.get("data_read", "")
+        if self.data_read and data and self.data_read != data:
+            raise StageConflictError(
+                f"{self.path}: was made with other data than are found here; allowed are those, or"
+                " another --workdir, for a run on these"
+            )
         return Begun(stored["seeds"], steps_raised)
 
     def check_parameters_read(self, found: Mapping[str, str]) -> None:
@@ -251,7 +263,7 @@ class StageDirectory:
             return
         self._clear()
         write_checked_json(self.path / "versions.json", package_versions() | dict(computed or {}))
-        content = self._content(config, seeds, self.reads, self.parameters_read)
+        content = self._content(config, seeds, self._stands_on)
         write_checked_json(self.path / _CONFIG, content)
 
     def _begun_with(self, config: StageConfig, seeds: Sequence[int]) -> bool:
@@ -260,7 +272,7 @@ class StageDirectory:
             stored = self.read_config()
         except StorageError:
             return False
-        content = self._content(config, seeds, self.reads, self.parameters_read)
+        content = self._content(config, seeds, self._stands_on)
         return stored == json.loads(json.dumps(content))
 
     def _clear(self) -> None:
@@ -333,19 +345,22 @@ class StageDirectory:
     def _rewrite(self, config: StageConfig, seeds: Sequence[int]) -> None:
         """Another configuration of the same stage; what it stands on stays as it is told."""
         stored = self.read_config()
-        stands_on = (stored.get(name) for name in ("reads", "parameters_read"))
-        write_checked_json(self.path / _CONFIG, self._content(config, seeds, *stands_on))
+        stands_on = {name: stored.get(name) for name in self._stands_on}
+        write_checked_json(self.path / _CONFIG, self._content(config, seeds, stands_on))
+
+    @property
+    def _stands_on(self) -> dict[str, Any]:
+        """What is told beside its settings, as far as it is known."""
+        return {
+            "reads": self.reads,
+            "parameters_read": self.parameters_read,
+            "data_read": self.data_read,
+        }
 
     @staticmethod
-    def _content(
-        config: StageConfig,
-        seeds: Sequence[int],
-        reads: Mapping[str, int] | None,
-        parameters_read: Mapping[str, str] | None,
-    ) -> dict:
+    def _content(config: StageConfig, seeds: Sequence[int], stands_on: Mapping[str, Any]) -> dict:
         """What `config.json` holds."""
-        stands_on = {"reads": reads, "parameters_read": parameters_read}
-        told = {name: dict(values) for name, values in stands_on.items() if values}
+        told = {name: value for name, value in stands_on.items() if value}
         return {"seeds": list(seeds), **told, "config": config.values}
 
     def release(self) -> None:

@@ -14,6 +14,7 @@ from internal_rl.section import SettingError
 
 # Their results lie in memory whole; others may be made on the way into what reads them.
 _KEPT = ("dot_general", "conv_general_dilated")
+_PARTS = " (on accelerators a tenth of it for each seed of a program)"
 
 
 def check_size(name: str, jaxpr: core.ClosedJaxpr, held: chex.ArrayTree) -> None:
@@ -36,7 +37,7 @@ def check_size(name: str, jaxpr: core.ClosedJaxpr, held: chex.ArrayTree) -> None
         raise ConfigError(
             f"{name}: an update needs {shown(needed)} at least ({shown(held_bytes)} of parameters"
             f" and data{array}), allowed is what fits into the {shown(there)} of memory here: make"
-            " batches or models smaller, or num_parts larger"
+            f" batches or models smaller, num_parts larger{_PARTS}, or seeds_together smaller"
         )
 
 
@@ -73,6 +74,6 @@ def size_faults(name: str) -> Iterator[None]:
             raise
         raise ConfigError(
             f"config.{name}: memory is not enough ({text[:200] or 'of the host'}); allowed are"
-            " smaller batches (batch_size, episodes_per_update), smaller models, or more num_parts;"
-            " what was saved stays"
+            " smaller batches (batch_size, episodes_per_update), smaller models, more num_parts"
+            f"{_PARTS}, or fewer seeds_together; what was saved stays"
         ) from error

@@ -46,6 +46,13 @@ def test_a_block_of_ones_own_trains_steps_and_steers(tmp_path):
         assert artifacts["success"].shape == (3,)
 
 
+def test_an_environment_of_gymnax_becomes_a_world(tmp_path):
+    pytest.importorskip("gymnax")
+    process = run([EXAMPLES / "gymnax_world.py"], tmp_path)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert process.stdout == "a world that stages and methods can act in\n"
+
+
 @pytest.mark.parametrize("name", ["own_world.py", "own_block.py"])
 def test_examples_stay_short(name):
     allowed = {"own_world.py": 150, "own_block.py": 60}[name]

@@ -81,3 +81,15 @@ def test_one_wrong_step_anywhere_in_a_dataset_is_found(part, field, value, messa
     source.arrays[part] = rows.replace(mask=np.zeros_like(rows.mask), **{field: values})
     if field != "observation":
         check_source(source, world(num_subgoals=3))
+
+
+@pytest.mark.parametrize(
+    ("factor", "told"), [(50.0, True), (1e-4, True), (1.0, False), (0.0, False)]
+)
+def test_real_numbers_of_an_odd_scale_are_told(caplog, factor, told):
+    rng = np.random.default_rng(0)
+    actions = rng.normal(size=(20, 5, 2)) * [1.0, factor]
+    source = Dataset.from_arrays(rng.normal(size=(20, 5, 3)), actions, np.full(20, 5))
+    check_source(source, world(REAL, TORQUES))
+    assert ("actions: number 1 of each (and 0 more) has a standard dev" in caplog.text) is told
+    assert "observations:" not in caplog.text

@@ -103,3 +103,16 @@ def test_a_missing_extra_is_one_line_that_names_the_command(tmp_path):
 def test_a_module_of_the_package_that_is_missing_is_no_missing_extra():
     with pytest.raises(ModuleNotFoundError), needs_extra("ant", "a test"):
         import internal_rl.not_there  # noqa: F401
+
+
+def test_a_config_file_imports_what_lies_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "my_toy_values.py").write_text("PRESET = 'small'\n")
+    (tmp_path / "mine.py").write_text(
+        "from configs.gridworld import get_config as grid\n"
+        "from my_toy_values import PRESET\n"
+        "def get_config(preset=PRESET):\n    return grid(preset)\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert config_file.load_config(str(tmp_path / "mine.py")).preset == "small"
+    # Nothing that was found before is hidden.
+    assert sys.path[-1] == str(tmp_path)

@@ -41,7 +41,7 @@ def test_all_studies_of_the_method_are_made_that_a_world_allows(grid, legs):
 def test_studies_are_made_that_are_asked_for(grid, legs):
     assert names(reproducing.chosen_sweeps(grid, ["selection", "gates"])) == {"selection"}
     assert not reproducing.chosen_sweeps(grid, ["gates"])
-    with pytest.raises(ConfigError, match="--only=ablation_noise: .*collect"):
+    with pytest.raises(ConfigError, match="--only=ablation_noise: .*gridworld-pinpad"):
         reproducing.chosen_sweeps(legs, ["ablation_noise"])
 
 

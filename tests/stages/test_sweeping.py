@@ -376,3 +376,18 @@ def test_a_study_of_the_grid_world_runs_from_its_base_model_to_its_figure(study,
     assert all(math.isfinite(value) for value in values)
     listed = json.loads((report.folder_of(tmp_path, study) / report.LIST).read_text())
     assert [run["name"] for run in listed["runs"]] == [run.name for run in results.runs]
+
+
+@pytest.mark.parametrize("seeds", [{}, {"late": 2}, {"early": 2}, {"early": 2, "late": 3}])
+def test_base_models_are_told_whatever_seeds_a_run_names(tmp_path, settings, seeds):
+    runs = [Run("one", ("early", "late"), {"late.target": 3.0}, seeds, {"target": 3.0})]
+    study = dataclasses.replace(SWEEP, runs=lambda settings: runs)
+    (item,) = sweep_plan.plan(study, settings, Places(tmp_path))
+    late, early = (item.settings.seeds_of(stage) for stage in ("late", "early"))
+    assert len(early) == seeds.get("early", settings.num_seeds("early"))
+    expected = tuple(f"one/{early[seed % len(early)]}" for seed in late)
+    assert sweep_plan.bases_of(item, [item]) == expected
+    # A run of the last stage alone stands on what the work directory has.
+    runs[0] = dataclasses.replace(runs[0], stages=("late",))
+    (item,) = sweep_plan.plan(study, settings, Places(tmp_path))
+    assert sweep_plan.bases_of(item, [item]) == tuple(str(early[k % len(early)]) for k in late)

@@ -419,3 +419,22 @@ def test_worlds_of_this_package_have_no_fault(name):
 @pytest.mark.parametrize("name", ["gridworld-pinpad", "ant-pinpad"])
 def test_larger_presets_have_no_fault(name, preset):
     testing.check_world(envs.make(name, preset))
+
+
+@pytest.mark.parametrize(
+    ("paid", "told"),
+    [
+        (-0.5, {"pays -0.5, less than 0", "pays -0.5, before"}),
+        (0.5, {"pays 0.5, before the"}),
+        (0, set()),
+    ],
+)
+def test_rewards_that_do_not_say_whether_the_task_was_done_are_told(caplog, paid, told):
+    def more(before, state, timestep):
+        reward = timestep.reward + jnp.where(before.done, 0.0, paid).astype(jnp.float32)
+        return state, timestep.replace(reward=reward)
+
+    assert testing.world_faults(step_gives(more)) == []
+    lines = [record.getMessage() for record in caplog.records if "pays" in record.getMessage()]
+    assert len(lines) == len(told)
+    assert all(any(part in line for line in lines) for part in told)

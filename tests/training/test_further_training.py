@@ -201,3 +201,59 @@ def test_a_seed_beside_others_is_made_with_their_settings(tmp_path):
     # A damaged one is no reason to refuse others.
     (tmp_path / "toy/seed_0/config.json").write_text("{")
     run_stage(make_stage(8, seeds=(2,)), tmp_path)
+
+
+def falling(steps, decay_steps=0, final=0.0):
+    fields = {"decay_steps": decay_steps, "final_learning_rate": final, "steps": steps}
+    return StageConfig({"toy": fields}, length="toy.steps")
+
+
+def test_a_rate_that_has_fallen_is_not_raised_again():
+    stored = falling(6).values
+    message = "toy.decay_steps: x was made .* falls over 6 updates; .*--config.toy.decay_steps=6,"
+    with pytest.raises(StageConflictError, match=message):
+        falling(12).check(stored, "x")
+    assert falling(12, decay_steps=6).check(stored, "x") is True
+    assert falling(6, decay_steps=6).check(stored, "x") is False
+    with pytest.raises(StageConflictError, match="falls over 6 updates"):
+        falling(12, decay_steps=7).check(stored, "x")
+    # What stays constant may go on as it is.
+    assert falling(12, final=-1.0).check(falling(6, final=-1.0).values, "x") is True
+    with pytest.raises(StageConflictError, match="toy.decay_steps: 5 asked for, but x .* with 0"):
+        falling(6, decay_steps=5, final=-1.0).check(falling(6, final=-1.0).values, "x")
+
+
+def test_a_stage_that_ends_early_tells_over_how_many_updates_its_rate_was_to_fall():
+    asked = falling(6)
+    short = asked.with_length(4)
+    assert short.values["toy"] == {"decay_steps": 6, "final_learning_rate": 0.0, "steps": 4}
+    assert asked.check(short.values, "x") is True
+    assert falling(4, decay_steps=6).check(short.values, "x") is False
+    with pytest.raises(StageConflictError, match="falls over 6 updates"):
+        falling(4).check(short.values, "x")
+    assert asked.with_length(6).values == asked.values
+    assert falling(6, final=-1.0).with_length(4).values["toy"]["decay_steps"] == 0
+
+
+@pytest.mark.parametrize("field", ["checkpoint_minutes", "checkpoint_every"])
+def test_how_often_something_is_saved_may_change(field):
+    config = StageConfig({"toy": {field: 2, "steps": 6}}, length="toy.steps")
+    assert config.check({"toy": {field: 8, "steps": 6}}, "x") is False
+
+
+def test_a_stage_does_not_go_on_with_other_data(tmp_path):
+    def directory(data):
+        return StageDirectory(tmp_path, "toy", 0, data_read=data)
+
+    run_stage(make_stage(8, data_read="one"), tmp_path)
+    run_stage(make_stage(12, data_read="one"), tmp_path)
+    assert directory("one").read_config()["data_read"] == "one"
+    before = (folder(tmp_path) / "config.json").read_bytes()
+    for steps in (12, 16):
+        with pytest.raises(StageConflictError, match="seed_0: was made with other data than are"):
+            run_stage(make_stage(steps, data_read="another"), tmp_path)
+    assert (folder(tmp_path) / "config.json").read_bytes() == before
+    # Where one of the two is not known, nothing is compared.
+    assert directory("").check(make_stage(12).config) is not None
+    run_stage(make_stage(8), tmp_path / "older")
+    run_stage(make_stage(12, data_read="one"), tmp_path / "older")

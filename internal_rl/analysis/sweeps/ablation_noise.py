@@ -4,17 +4,19 @@ from typing import Any
 
 from internal_rl.analysis.sweeps.controllers import Values, ablation
 
+WORLD = "gridworld-pinpad"
+"""The world whose data are made with `data.epsilon`; those of others have the noise they have."""
+
 
 def check(settings: Any) -> None:
-    """Refuses configs whose trajectories are collected beforehand: their noise is what it is.
+    """Refuses worlds whose data do not read the noise: all runs would be the same one.
 
     Raises:
-      ValueError: it is such a config.
+      ValueError: it is such a world.
     """
-    if settings.collect is not None:
+    if (name := settings.environment["name"]) != WORLD:
         raise ValueError(
-            "data.epsilon: not read where trajectories are collected beforehand; allowed is a"
-            " config without `collect`"
+            f"data.epsilon: not read by the data of '{name}', allowed is the world '{WORLD}'"
         )
 
 

@@ -24,7 +24,7 @@ from internal_rl.analysis.sweeps.sweep import (
     values_of,
 )
 from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
-from internal_rl.methods.internal_rl import CODE_STAGES
+from internal_rl.methods.code_finding import CodeFindingSettings
 
 CAPTION = (
     "Success of supervised controllers at the best layer of each base model, a line for each depth."
@@ -34,10 +34,19 @@ CAPTION = (
 def depth_fields(settings: Any, depth: int) -> dict[str, int]:
     """Fields for a depth of the base model; layers of other stages are kept inside of it."""
     fields = {"base.depth": depth}
-    for stage in CODE_STAGES:
-        if stage in settings.sections and settings.sections[stage].layer > depth:
+    for stage, section in settings.sections.items():
+        if isinstance(section, CodeFindingSettings) and section.layer > depth:
             fields[f"{stage}.layer"] = max(depth // 2, 1)
     return fields
+
+
+def require_subgoals(settings: Any) -> None:
+    """Raises ValueError for worlds that supervised controllers cannot be made for."""
+    if not hasattr(settings.world, "num_subgoals"):
+        raise ValueError(
+            f"environment.name: '{settings.environment['name']}' tells no subgoals, allowed are"
+            " worlds with num_subgoals"
+        )
 
 
 def depths_of(depths: Sequence[int], settings: Any) -> tuple[int, ...]:
@@ -83,6 +92,7 @@ def ablation(
     """
 
     def runs(settings):
+        require_subgoals(settings)
         check(settings)
         chosen = values_of(by_preset, settings)
         return [

@@ -42,6 +42,9 @@ from internal_rl.training.randomness import named_key
 from internal_rl.training.settings import TrainingSettings
 from internal_rl.types import World
 
+POLICY_STAGES = ["internal_rl", "raw_rl"]
+"""Stages that train a policy; those of users join them, see `stages.catalogue.register_stage`."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReinforcementSettings(TrainingSettings):

@@ -125,7 +125,7 @@ def test_ages_are_the_snapshots_and_the_end():
 
 
 def test_the_noise_of_datasets_that_are_collected_cannot_be_changed(tmp_path):
-    with pytest.raises(ConfigError, match="--study=ablation_noise: data.epsilon: .* `collect`"):
+    with pytest.raises(ConfigError, match="--study=ablation_noise: data.epsilon: .*'gridworld-pin"):
         sweep_plan.plan(
             sweep_named("ablation_noise"), settings_of("ant", "smoke"), Places(tmp_path)
         )
