@@ -20,7 +20,13 @@ from internal_rl.analysis.drawing import (
     panels,
     tell,
 )
-from internal_rl.analysis.results import RunResults, SeedResults, stacked_curves, standing
+from internal_rl.analysis.results import (
+    RunResults,
+    SeedResults,
+    stacked_curves,
+    standing,
+    with_curve,
+)
 from internal_rl.analysis.study import Study, StudyContext, as_arrays, choose_slots
 from internal_rl.analysis.table import Row, make_row
 from internal_rl.colours import OKABE_ITO
@@ -104,7 +110,7 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
         make_row("pretrain_cross_entropy", label, seeds, lambda s: s.last(cross_entropy)),
         make_row(
             "pretrain_excess",
-            "the same above the Bayes reference (nats)",
+            "base model, cross-entropy above the Bayes reference (nats)",
             seeds,
             lambda s: s.last(cross_entropy) - s.last(bayes),
         ),
@@ -150,7 +156,8 @@ def figures(run: RunResults) -> dict[str, Figure | None]:
         known_references(seeds[0]),
         (held_steps * batch_size, held_out) if len(held_steps) else None,
     )
-    tell(figure, f"Median and quartiles over {standing(seeds)}; references of the first seed")
+    drawn = standing(with_curve(seeds, "action_nll"))
+    tell(figure, f"Median and quartiles over {drawn}; references of the first seed")
     return {"pretraining": figure}
 
 

@@ -9,6 +9,7 @@ The encoder has seen where the trajectory of a code went, which makes this easie
 test (`analysis.injection`). Their figures say different things and are not to be compared.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import chex
@@ -23,6 +24,7 @@ from internal_rl.acting.episodes import NOWHERE, Episodes, act, start_worlds
 from internal_rl.analysis.code_bank import CodeBank, bank_of, choose_codes
 from internal_rl.analysis.drawing import legend, palette, panels, tell
 from internal_rl.analysis.results import RunResults, SeedResults, standing, with_artifact
+from internal_rl.analysis.statistics import quartiles
 from internal_rl.analysis.study import LABELS, Study, StudyContext, as_arrays, choose_slots
 from internal_rl.analysis.table import Row, variant_rows
 from internal_rl.analysis.transitions import visited_places
@@ -41,12 +43,15 @@ _ENABLED = (True, True, False)
 
 ROW_LABELS = {
     "injection_0_reach_injected": "encoder's code injected at the start, reaches its colour",
-    "injection_0_reach_uncontrolled": "the same without a code",
-    "injection_0_reach_prior": "the same with a random code",
+    "injection_0_reach_uncontrolled": "colour of the encoder's code reached without a code, at the"
+    " start",
+    "injection_0_reach_prior": "colour of the encoder's code reached with a random code, at the"
+    " start",
     "injection_0_reach_gain": "encoder's code over none, at the start",
     "injection_1_reach_gain": "encoder's code over none, after one visit",
     "injection_1_reach_unseen_injected": "encoder's code injected, unseen transition taken",
-    "injection_1_reach_unseen_uncontrolled": "the same without a code",
+    "injection_1_reach_unseen_uncontrolled": "unseen transition of the encoder's code taken without"
+    " a code",
 }
 
 
@@ -63,6 +68,13 @@ class Reach:
         unseen transition; NaN if none did, None where the world tells no unseen transitions.
       reach_unseen_prior: likewise.
       reach_unseen_uncontrolled: likewise.
+      reach_injected_episodes: of how many episodes `reach_injected` is the share.
+      reach_prior_episodes: likewise.
+      reach_uncontrolled_episodes: likewise.
+      reach_unseen_injected_episodes: of how many episodes `reach_unseen_injected` is the share;
+        None where the world tells no unseen transitions.
+      reach_unseen_prior_episodes: likewise.
+      reach_unseen_uncontrolled_episodes: likewise.
     """
 
     reach_injected: float
@@ -72,6 +84,12 @@ class Reach:
     reach_unseen_injected: float | None = None
     reach_unseen_prior: float | None = None
     reach_unseen_uncontrolled: float | None = None
+    reach_injected_episodes: int = 0
+    reach_prior_episodes: int = 0
+    reach_uncontrolled_episodes: int = 0
+    reach_unseen_injected_episodes: int | None = None
+    reach_unseen_prior_episodes: int | None = None
+    reach_unseen_uncontrolled_episodes: int | None = None
 
 
 def nth_visit(visit: chex.Array, n: chex.Array) -> chex.Array:
@@ -191,6 +209,7 @@ def injection_metrics(
             total = table.sum()
             hits = table[:, subgoals, first_place].sum()
             found[f"{name}_{arm}"] = float(hits / total) if total else float("nan")
+            found[f"{name}_{arm}_episodes"] = int(total)
         return found
 
     metrics = rates("reach", np.ones((num_places + 1, len(subgoals)), bool))
@@ -245,8 +264,15 @@ def measure(context: StudyContext) -> dict[str, chex.Array]:
 
 
 def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
-    """How often codes lead where they should."""
-    return variant_rows(stage, seeds, "codes", ROW_LABELS)
+    """How often codes lead where they should, and of how many episodes that is the share.
+
+    Runs of a time before their number was kept have none.
+    """
+    found = []
+    for name, row in zip(ROW_LABELS, variant_rows(stage, seeds, "codes", ROW_LABELS), strict=True):
+        episodes = tuple(int(s.artifacts.get(f"{name}_episodes", 0)) for s in seeds)
+        found.append(dataclasses.replace(row, episodes=episodes if any(episodes) else ()))
+    return found
 
 
 def figures(run: RunResults) -> dict[str, Figure | None]:
@@ -256,7 +282,10 @@ def figures(run: RunResults) -> dict[str, Figure | None]:
         names = [f"injection_{visits}_reach_{arm}" for arm in ARMS]
         seeds = with_artifact(run, "metacontroller", names[0])
         if seeds:
-            values = [np.median([results.scalar(name) for results in seeds]) for name in names]
+            values = [
+                float(quartiles(np.array([results.scalar(name) for results in seeds]))[1])
+                for name in names
+            ]
             reach[_moment(visits)] = dict(zip(ARMS, values, strict=True))
             counted = seeds
     if not reach:

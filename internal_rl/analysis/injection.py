@@ -24,11 +24,11 @@ _TITLES = {"step": "at a step", "unseen": "unseen transition"}
 _LABELS = {
     "step": {
         "with": "sampled code injected at a step, reaches its colour (paper, ant: 0.36)",
-        "without": "the same without it (paper, ant: 0.23)",
+        "without": "colour of the sampled code reached without it, at a step (paper, ant: 0.23)",
     },
     "unseen": {
         "with": "sampled code injected, takes an unseen transition (paper, ant: 0.24)",
-        "without": "the same without it (paper, ant: 0.10)",
+        "without": "unseen transition of the sampled code taken without it (paper, ant: 0.10)",
     },
 }
 """Labels by test and arm, beside the paper's figures (appendix B.3.2)."""
@@ -91,7 +91,12 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     name = f"{key}codes_{PREFIX}"
     table = [
         make_row(f"{name}found", f"{label}sampled codes that were kept", seeds, found(np.sum)),
-        make_row(f"{name}fewest", f"{label}fewest of a colour", seeds, found(np.min)),
+        make_row(
+            f"{name}fewest",
+            f"{label}sampled codes that were kept, fewest of a colour",
+            seeds,
+            found(np.min),
+        ),
     ]
     for test in _pooled(seeds):
         table += [

@@ -80,7 +80,8 @@ def ideal_solutions(bayes: float, goal_given: float) -> tuple[Solution, ...]:
 def compare_losses(solutions: Sequence[Solution], alpha: float) -> list[dict[str, float | str]]:
     """Losses of all solutions at one alpha, cheapest first.
 
-    Several seeds of one name and alpha are summarised by the one with the median loss. Solutions
+    Several seeds of one name and alpha are summarised by the one with the median loss, of an even
+    number by the cheaper one of the two in the middle. Solutions
     trained with another alpha are compared too: any of them could be used at this price.
 
     Returns:
@@ -185,6 +186,10 @@ def _references(run: RunResults) -> dict[str, float]:
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
+def _discovered(solutions: Sequence[Solution]) -> list[Solution]:
+    return [solution for solution in solutions if solution.name == "discovered"]
+
+
 def loss_accounting(run: RunResults) -> list[dict[str, float | str]]:
     """Losses of all trained and ideal solutions at the alpha of the discovered one.
 
@@ -192,7 +197,7 @@ def loss_accounting(run: RunResults) -> list[dict[str, float | str]]:
       Rows of `compare_losses`; none without a discovered solution.
     """
     solutions = solutions_of(run)
-    discovered = [solution for solution in solutions if solution.name == "discovered"]
+    discovered = _discovered(solutions)
     if not discovered:
         return []
     references = _references(run)
@@ -206,10 +211,16 @@ def text(run: RunResults) -> str:
     accounting = loss_accounting(run)
     if not accounting:
         return ""
-    lines = ["Loss accounting, cheapest first (nats per step):", ""]
-    lines += ["| solution | NLL | KL | loss | F1 |", "|---|---:|---:|---:|---:|"]
+    alpha = _discovered(solutions_of(run))[0].alpha
+    lines = [
+        f"Loss accounting at alpha {alpha:g}, cheapest first (nats per step); of several runs the"
+        " one of median loss, of an even number the cheaper one of the two in the middle:",
+        "",
+    ]
+    lines += ["| solution | trained at alpha | NLL | KL | loss | F1 |", f"|---|{'---:|' * 5}"]
     for entry in accounting:
-        values = " | ".join(format_number(entry[name]) for name in ("nll", "kl", "loss", "f1"))
+        names = ("trained_alpha", "nll", "kl", "loss", "f1")
+        values = " | ".join(format_number(entry[name]) for name in names)
         lines.append(f"| {entry['name']} | {values} |")
     return "\n".join(lines) + "\n"
 

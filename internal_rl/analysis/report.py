@@ -21,7 +21,12 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from internal_rl.analysis.drawing import Picture, as_png, told
-from internal_rl.analysis.results import RunResults, read_run, sorted_by_stage
+from internal_rl.analysis.results import (
+    RunResults,
+    read_run,
+    seconds_of_programs,
+    sorted_by_stage,
+)
 from internal_rl.analysis.study import SKIPPED, Study, all_studies
 from internal_rl.analysis.sweeps.report import ShownSweep, show_sweep, studies_in
 from internal_rl.analysis.sweeps.sweep import all_sweeps
@@ -220,7 +225,8 @@ def write_report(
 
     Args:
       workdir: work directory of the run.
-      wall_seconds: duration of the whole run; if unknown, the sum over its stages.
+      wall_seconds: duration of the whole run; if unknown, the sum over its stages, seeds that one
+        program has trained together counted once.
       upstream: other work directories in which its base models and its expert may lie.
       only: names of studies; empty for all.
       page: makes the content of `index.html`; None writes none.
@@ -245,8 +251,8 @@ def write_report(
     summary = {} if only else dict.fromkeys(EXPECTED)
     summary |= {row.key: row.median if math.isfinite(row.median) else None for row in report.rows}
     if math.isnan(wall_seconds):
-        seconds = [seeds[0].last("seconds") for seeds in report.run.values()]
-        wall_seconds = float(np.nansum(seconds))
+        seconds = (x for seeds in report.run.values() for x in seconds_of_programs(seeds))
+        wall_seconds = float(np.nansum(list(seconds)))
     summary["wall_seconds"] = wall_seconds
     contents = {"table.md": report_text(report), "table.csv": format_csv(report.rows)}
     for chapter in report.chapters:

@@ -1,10 +1,10 @@
 """Statistics over runs: medians and quartiles as in the paper, and how sure such figures are.
 
 The paper shows median and quartiles over runs (method §6). Beside them stand the interquartile mean
-with an interval from bootstrapping over runs, which uses few runs better than a median does
-(Agarwal et al. 2021), and Wilson intervals of success rates, which tell how much of a single run's
-rate is the luck of its episodes. The first interval speaks of other runs, the second one of other
-episodes of the same run.
+with an interval from bootstrapping, which uses few runs better than a median does (Agarwal et al.
+2021), and Wilson intervals of success rates, which tell how much of a single run's rate is the luck
+of its episodes. The first interval speaks of other base models with runs on them, as runs that
+stand on one are not independent, the second one of other episodes of the same run.
 
 A value that is NaN is no value and is left out. A value that is infinite stands for something that
 never happened, such as the episodes until a success that was not reached; it counts, so that a
@@ -40,8 +40,8 @@ class Summary:
       upper: third quartile.
       mean: interquartile mean; of fewer than four runs the mean of them all.
       interval: lower and upper end of the interval of the interquartile mean; NaN for fewer than
-        two runs, which say nothing about others, and where a value is infinite. Equal values give
-        an interval without width.
+        two base models (two runs, where these are not known), which say nothing about others, and
+        where a value is infinite. Equal values give an interval without width.
     """
 
     count: int
@@ -54,6 +54,9 @@ class Summary:
 
 def quartiles(values: np.ndarray) -> np.ndarray:
     """Quartiles over the first axis, by linear interpolation as in NumPy.
+
+    Between a number and an infinite value there is nothing to interpolate: it is the smallest value
+    that as large a share of the runs does not exceed.
 
     Args:
       values: `(runs, ...)`; NaN is left out, infinite values are allowed.
@@ -70,36 +73,69 @@ def quartiles(values: np.ndarray) -> np.ndarray:
         low, high = (np.take_along_axis(ordered, index, axis=0) for index in (below, above))
         with np.errstate(invalid="ignore"):
             between = low + (place - below) * (high - low)
-        found.append(np.where((below == above) | (low == high), low, between)[0])
+        # The smallest value that as large a share of the runs does not exceed.
+        reached = np.maximum(np.ceil(share * count).astype(int) - 1, 0)
+        step = np.take_along_axis(ordered, reached, axis=0)
+        between = np.where(np.isinf(high), step, between)
+        found.append(np.where(below == above, low, between)[0])
     return np.stack(found)
 
 
 def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Mean over an axis without a quarter of the values at either end, see `TRIMMED`."""
-    return stats.trim_mean(values, TRIMMED, axis=axis)
+    """Mean over an axis without a quarter of the values at either end, see `TRIMMED`.
+
+    NaN is left out; NaN where there is no value.
+    """
+    ordered = np.sort(np.moveaxis(np.asarray(values, float), axis, -1), axis=-1)
+    count = np.sum(~np.isnan(ordered), axis=-1, keepdims=True)
+    cut = (TRIMMED * count).astype(int)
+    place = np.arange(ordered.shape[-1])
+    kept = (place >= cut) & (place < count - cut)
+    with np.errstate(invalid="ignore"):
+        return np.sum(np.where(kept, ordered, 0.0), axis=-1) / np.sum(kept, axis=-1)
 
 
-def summarise(values: Sequence[float], seed: int = 0) -> Summary:
+def summarise(values: Sequence[float], seed: int = 0, bases: Sequence[str | None] = ()) -> Summary:
     """Summary over runs.
 
     Args:
       values: one per run.
       seed: of the resampling; the same values and seed give the same interval.
+      bases: on which base model each run stands, None where that is not known; empty where nothing
+        of the kind is.
     """
     values = np.asarray(values, float)
-    values = values[~np.isnan(values)]
+    known = ~np.isnan(values)
+    if len(bases) == len(values):
+        bases = [base for base, there in zip(bases, known, strict=True) if there]
+    else:
+        bases = [None] * np.count_nonzero(known)
+    values = values[known]
     if not len(values):
         return Summary(0, math.nan, math.nan, math.nan, math.nan, NOTHING)
     lower, median, upper = (float(value) for value in quartiles(values))
     mean = float(interquartile_mean(values))
-    return Summary(len(values), median, lower, upper, mean, _interval(values, seed))
+    return Summary(len(values), median, lower, upper, mean, _interval(values, bases, seed))
 
 
-def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """Bootstrap of the interquartile mean over runs."""
-    if len(values) < 2 or not np.all(np.isfinite(values)):
+def _interval(values: np.ndarray, bases: Sequence[str | None], seed: int) -> tuple[float, float]:
+    """Bootstrap of the interquartile mean over base models, each with all of its runs.
+
+    Runs on one base model are not independent. Where that of any run is not known, over runs.
+    """
+    names = list(range(len(values))) if None in bases else bases
+    groups = [values[[name == one for name in names]] for one in dict.fromkeys(names)]
+    if len(groups) < 2 or not np.all(np.isfinite(values)):
         return NOTHING
-    return bootstrap_interval((values,), interquartile_mean, seed, vectorized=True)
+    together = np.full((len(groups), max(map(len, groups))), math.nan)
+    for row, group in zip(together, groups, strict=True):
+        row[: len(group)] = group
+
+    def of_drawn(chosen, axis):
+        drawn = together[np.moveaxis(chosen, axis, -1)]
+        return interquartile_mean(drawn.reshape(*drawn.shape[:-2], -1))
+
+    return bootstrap_interval((np.arange(len(groups)),), of_drawn, seed, vectorized=True)
 
 
 def bootstrap_interval(

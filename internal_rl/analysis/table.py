@@ -42,7 +42,7 @@ class Row:
     @functools.cached_property
     def summary(self) -> Summary:
         """Statistics over the seeds that have a value."""
-        return summarise(self.values)
+        return summarise(self.values, bases=self.bases)
 
     @property
     def median(self) -> float:

@@ -9,7 +9,13 @@ import shlex
 import types
 from collections.abc import Iterator, Mapping, Sequence
 
-from internal_rl.analysis.results import RunResults, SeedResults, stage_of, standing
+from internal_rl.analysis.results import (
+    RunResults,
+    SeedResults,
+    seconds_of_programs,
+    stage_of,
+    standing,
+)
 from internal_rl.analysis.sweeps.report import folder_of
 from internal_rl.analysis.sweeps.sweep import FinishedRun
 from internal_rl.errors import StageConflictError, StorageError
@@ -98,19 +104,10 @@ def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origi
         unit=unit,
         commits=_commits(versions),
         software=_software(versions[0]),
-        seconds=_seconds(seeds, folders),
+        seconds=sum(seconds_of_programs(seeds)),
         standing=standing(seeds),
         notes=(*notes, *_resumed(seeds, versions)),
     )
-
-
-def _seconds(seeds: Sequence[SeedResults], folders: Sequence[AnyPath]) -> float:
-    """How long it took: seeds that one program has trained together took it once."""
-    found = {}
-    for results, folder in zip(seeds, folders, strict=True):
-        together = _read(folder / "config.json", {"seeds": list}).get("seeds", [results.seed])
-        found.setdefault(tuple(map(str, together)), results.last("seconds"))
-    return sum(found.values())
 
 
 def _resumed(seeds: Sequence[SeedResults], versions: Sequence[Mapping]) -> tuple[str, ...]:

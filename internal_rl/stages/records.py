@@ -6,10 +6,12 @@ records is read like a work directory by everything that shows results; nothing 
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from absl import logging
 
+from internal_rl.analysis.results import stage_of
 from internal_rl.analysis.sweeps.report import LIST
 from internal_rl.checksums import read_checked, write_checked
 from internal_rl.errors import ConfigError, StageConflictError, StorageError
@@ -38,7 +40,7 @@ def keep_records(workdir: str | os.PathLike, folder: str | os.PathLike) -> str:
     Raises:
       ConfigError: the folder is the work directory.
       StageConflictError: a stage has been run in the folder, or records would stand on other
-        parameters of the same base model than others.
+        parameters of the same base model than others, or of another stage than lie beside them.
       StorageError: nothing is finished, or files are damaged, cannot be read or written.
     """
     source, target = as_path(workdir), as_path(folder, "--records")
@@ -52,6 +54,7 @@ def keep_records(workdir: str | os.PathLike, folder: str | os.PathLike) -> str:
             raise StorageError(f"{workdir}: holds no finished stage, nothing to record")
         there = {seed.relative_to(target): seed for seed in _finished_seeds(target)}
         _check_base_models((there | seeds).values())
+        _check_neighbours(there | seeds)
     with storage_faults(folder, "--records must be a writable folder with free space"):
         kept = [copy_record(seed, target / place) for place, seed in seeds.items()]
         for listed in sorted(source.glob(f"sweep/*/{LIST}")):
@@ -106,3 +109,46 @@ def _check_base_models(seeds: Iterable[AnyPath]) -> None:
                 f"{path}: stands on other parameters of pretrain, seed {seed}, than {other};"
                 " allowed is a folder of records for each"
             )
+
+
+def _check_neighbours(seeds: Mapping[AnyPath, AnyPath]) -> None:
+    """Compares the parameters that stages were made with and those recorded in the same folder.
+
+    A policy would else be shown beside a metacontroller that it never stood on, as one of another
+    machine, or one that has been trained further or with other settings since. Base models are
+    compared by their settings, see `_check_base_models`: they may be read at an age, or lie
+    elsewhere.
+
+    Args:
+      seeds: where each seed of a stage lies, by its place within the folder of records.
+
+    Raises:
+      StageConflictError: a stage was made with others.
+      StorageError: files are damaged.
+    """
+    recorded: dict[tuple, dict[str, AnyPath]] = {}
+    told = []
+    for place, path in seeds.items():
+        directory = StageDirectory(path.parents[1], path.parent.name, seed_of(path))
+        stored, folder = directory.read_config(), place.parents[1]
+        stage, reads = stage_of(path.parent.name, STAGES), stored.get("reads", {})
+        which = (folder, stage, directory.seed, _variant_of(stored, stage))
+        recorded.setdefault(which, {})[directory.parameters_checksum] = path
+        for earlier, checksum in stored.get("parameters_read", {}).items():
+            if earlier != "pretrain":
+                which = (folder, earlier, reads.get(earlier), _variant_of(stored, earlier))
+                told.append((path, which, checksum))
+    for path, which, checksum in told:
+        known = recorded.get(which, {})
+        # A stage that does not tell its parameters may be the one that was read.
+        if known and not {checksum, ""} & known.keys():
+            _, stage, seed, _ = which
+            raise StageConflictError(
+                f"{path}: stands on other parameters of {stage}, seed {seed}, than"
+                f" {next(iter(known.values()))}; allowed is a folder of records for each"
+            )
+
+
+def _variant_of(stored: Mapping[str, Any], stage: str) -> str:
+    """Which variant of a stage a configuration holds; empty for stages without variants."""
+    return stored["config"].get(stage, {}).get("variant", "")

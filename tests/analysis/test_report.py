@@ -13,12 +13,19 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from internal_rl import studies
-from internal_rl.analysis import drawing, report, study
+from internal_rl.analysis import drawing, encoder_injection, report, study
 from internal_rl.analysis.learning import episodes_to
 from internal_rl.analysis.rate_distortion import loss_accounting
-from internal_rl.analysis.results import read_run, stacked_curves, standing, success_of_expert
+from internal_rl.analysis.results import (
+    SeedResults,
+    read_run,
+    stacked_curves,
+    standing,
+    success_of_expert,
+)
 from internal_rl.analysis.study import Animation, Study, register_study
 from internal_rl.analysis.table import Row, Table, format_markdown
+from internal_rl.checksums import write_checked_json
 from internal_rl.errors import ConfigError, StorageError
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.stage_results import load_artifacts
@@ -71,7 +78,10 @@ def test_full_report_holds_all_figures_and_both_tables(workdir):
     assert float(rows["switching_f1"]["lowest"]) == 0.5
     assert rows["switching_f1"]["runs"] == "3" and rows["switching_f1"]["base models"] == "1"
     text = (folder / "table.md").read_text()
-    assert "Loss accounting" in text
+    assert "Loss accounting at alpha 0.3, cheapest first (nats per step); of several runs" in text
+    assert "| solution | trained at alpha | NLL | KL | loss | F1 |\n|---|---:|---:|" in text
+    assert "| discovered | 0.3 | 0.06 | 0.2 | 0.12 | 0.9" in text
+    assert "| no code | – | 0.2 | 0 | 0.2 | – |" in text
     assert "| raw actions, episodes to success 0.3 | never | never to never | never | – | 1" in text
     assert "Highest success at first: none, all medians over runs are 0 (internal RL 0" in text
 
@@ -88,10 +98,8 @@ def test_success_rates_have_an_interval_over_their_episodes(workdir):
     rate, episodes, (low, high) = row.rates[0]
     assert (rate, episodes) == (0.7, 500) and low < 0.7 < high
     markdown = format_markdown([row])
-    assert (
-        "| internal RL, success on the task | 0.8 | 0.75 to 0.85 | 0.8 | 0.7 to 0.9 | 3 | 1 |"
-        in (markdown)
-    )
+    # All three stand on one base model, which says nothing about others.
+    assert "| internal RL, success on the task | 0.8 | 0.75 to 0.85 | 0.8 | – | 3 | 1 |" in markdown
     assert f"0.7 ({low:.4g} to {high:.4g}), " in markdown and "| 500 |" in markdown
 
 
@@ -162,12 +170,125 @@ def test_the_ant_is_measured_against_its_expert(tmp_path):
     assert row.values == (0.8,) and row.episodes == (1000,)
 
 
+def write_policies(workdir, tasks):
+    """A policy of internal RL and one of raw actions, each on its task, with an expert."""
+    write_expert(workdir, 0.8)
+    for stage, task in zip(("internal_rl", "raw_rl"), tasks, strict=True):
+        config = rl_config(stage)
+        config[stage]["task"] = task
+        write_stage(workdir, stage, 0, config, rl_lines([0.0, 0.4]))
+    return report.report_figures(read_run(workdir))["reinforcement_learning"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "of", "legend"),
+    [
+        (("", ""), "success over that of the expert", ("internal RL", "raw actions")),
+        (("0-1", "0-1"), "success on task 0-1", ("internal RL", "raw actions")),
+        (
+            ("", "0-1"),
+            "success, each on its task",
+            ("internal RL on the post-training task", "raw actions on task 0-1"),
+        ),
+    ],
+)
+def test_success_on_another_task_is_not_divided_and_the_task_is_told(tmp_path, tasks, of, legend):
+    figure = write_policies(tmp_path, tasks)
+    panel = figure.axes[0]
+    assert panel.get_ylabel() == of and figure.axes[1].get_ylabel() == f"{of} (log)"
+    divided = not any(tasks)
+    assert panel.get_lines()[0].get_ydata()[-1] == pytest.approx(0.5 if divided else 0.4)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [f"{name}, 1 run (seed 0): not evaluated" for name in legend]
+    assert ("Divided by the expert's success" in drawing.told(figure)) == divided
+    assert ("Not divided by the expert's success" in drawing.told(figure)) != divided
+
+
+def test_a_task_is_told_where_there_is_no_expert(tmp_path):
+    config = {"raw_rl": rl_config("raw_rl")["raw_rl"] | {"task": "0-1"}}
+    write_stage(tmp_path, "raw_rl", 0, config, rl_lines([0.0, 0.4]))
+    figure = studies.learning(tmp_path)
+    assert figure.axes[0].get_ylabel() == "success on task 0-1"
+    assert "divided" not in drawing.told(figure)
+
+
+def test_runs_that_are_not_drawn_are_not_counted_and_curves_that_are_cut_say_so(tmp_path):
+    write_stage(tmp_path, "internal_rl", 0, rl_config("internal_rl"), rl_lines([0.1, 0.2, 0.3]))
+    write_stage(tmp_path, "internal_rl", 1, rl_config("internal_rl"), rl_lines([0.4, 0.5]))
+    write_stage(tmp_path, "internal_rl", 2, rl_config("internal_rl"), [(1, {"seconds": 1.0})])
+    write_stage(tmp_path, "raw_rl", 0, rl_config("raw_rl"), rl_lines([0.1, 0.2, 0.3]))
+    figure = studies.learning(tmp_path)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0].startswith("internal RL, 2 runs:")
+    assert "internal RL: drawn to the shortest run, 200 episodes." in drawing.told(figure)
+    assert "raw actions: drawn" not in drawing.told(figure)
+
+
+def test_the_curve_of_pretraining_counts_the_runs_that_have_one(tmp_path):
+    config = {"pretrain": {"batch_size": 32}}
+    for seed, name in enumerate(("action_nll", "action_nll", "seconds")):
+        write_stage(tmp_path, "pretrain", seed, config, [(1, {name: 0.5}), (2, {name: 0.4})])
+    figure = report.report_figures(read_run(tmp_path))["pretraining"]
+    assert "over 2 runs, 2 base models" in drawing.told(figure)
+
+
+def test_labels_of_the_table_stand_by_themselves():
+    """Tables are sorted, by a click on a head: no row may need the one above it."""
+    arrays = dict.fromkeys(encoder_injection.ROW_LABELS, np.array(0.5))
+    arrays["sampled_code_found"] = np.array([3, 4])
+    for test in ("step", "unseen"):
+        for name in ("tried", "with_code", "without_code"):
+            arrays[f"sampled_code_{test}_{name}"] = np.array([2])
+    lines = [{"step": 1, "evaluation/action_nll": 0.5, "reference/bayes": 0.2}]
+    rows = report.table_rows(
+        {
+            "pretrain": [SeedResults("pretrain", 0, {}, lines, {})],
+            "metacontroller": [SeedResults("metacontroller", 0, {}, (), arrays)],
+        }
+    )
+    labels = [row.label for row in rows]
+    assert len(labels) >= 3 + 7 + 6 and len(set(labels)) == len(labels)
+    assert not [label for label in labels if re.search(r"\bthe same\b|^fewest", label)]
+
+
+def test_seconds_are_those_of_all_programs(tmp_path):
+    """Two seeds of one program, one of another, and a stage with a program of its own."""
+    for seed, (seconds, group) in enumerate([(60.0, [0, 1]), (60.0, [0, 1]), (120.0, [2])]):
+        config = rl_config("internal_rl")
+        write_stage(tmp_path, "internal_rl", seed, config, [(1, {"seconds": seconds})])
+        file = tmp_path / f"internal_rl/seed_{seed}/config.json"
+        write_checked_json(file, json.loads(file.read_text()) | {"seeds": group})
+    write_stage(tmp_path, "raw_rl", 0, rl_config("raw_rl"), [(1, {"seconds": 5.0})])
+    write_stage(tmp_path, "probe", 0, {}, [(1, {"loss": 5.0})])
+    assert report.write_report(tmp_path)["wall_seconds"] == 60.0 + 120.0 + 5.0
+
+
+def test_base_models_are_drawn_for_the_intervals_of_the_table(tmp_path):
+    """Runs that stand on one base model and are alike say little about other base models."""
+    for seed in range(2):
+        write_stage(tmp_path, "pretrain", seed, {}, [(1, {"loss": 0.5})])
+    for seed, f1 in enumerate((0.2, 0.8, 0.2, 0.8, 0.2, 0.8)):
+        write_stage(tmp_path, "metacontroller", seed, {}, [(1, {"evaluation/f1": f1})])
+    rows = {row.key: row for row in report.table_rows(read_run(tmp_path))}
+    assert rows["switching_f1"].base_models == 2
+    assert rows["switching_f1"].summary.interval == pytest.approx((0.2, 0.8))
+    assert "| 0.2 to 0.8 | 6 | 2 |" in format_markdown([rows["switching_f1"]])
+    alone = dataclasses.replace(rows["switching_f1"], bases=("0",) * 6)
+    assert "| – | 6 | 1 |" in format_markdown([alone])
+
+
 def test_the_expert_may_lie_upstream_and_counts_as_it_was_judged_last(tmp_path):
     own, near, far = (tmp_path / name for name in ("own", "near", "far"))
     write_stage(own, "internal_rl", 0, rl_config("internal_rl"), rl_lines([0.0, 0.4]))
     write_expert(near, 0.2, 0.5)
     write_expert(far, 0.8)
-    for upstream, expert in (([], math.nan), ([far], 0.8), ([near, far], 0.5)):
+    # What it was judged in the end was no number: whatever was before does not count.
+    write_expert(tmp_path / "odd", 0.5, math.nan)
+    nothing = [tmp_path / "odd"]
+    for upstream, expert in (
+        *(([], math.nan), (nothing, math.nan)),
+        *(([far], 0.8), ([near, far], 0.5)),
+    ):
         run = read_run(own, upstream)
         assert success_of_expert(run) == pytest.approx(expert, nan_ok=True)
         figure = studies.learning(own, upstream)

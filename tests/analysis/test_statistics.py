@@ -1,5 +1,6 @@
 """Statistics over runs against closed forms, plain sorting, and cases with a known answer."""
 
+import itertools
 import math
 import statistics as plain
 
@@ -84,9 +85,10 @@ def test_runs_without_a_value_do_not_count():
     ("values", "expected"),
     [
         ([100.0, 200.0, INF], (150.0, 200.0, INF)),
-        ([100.0, INF, INF], (INF, INF, INF)),
+        ([100.0, 200.0, 300.0, INF], (175.0, 250.0, 300.0)),
+        ([100.0, INF, INF], (100.0, INF, INF)),
         ([100.0, 200.0, 300.0, 400.0, INF], (200.0, 300.0, 400.0)),
-        ([100.0, INF], (INF, INF, INF)),
+        ([100.0, INF], (100.0, 100.0, INF)),
         ([INF], (INF, INF, INF)),
     ],
 )
@@ -94,6 +96,52 @@ def test_what_never_happened_counts_as_later_than_all_else(values, expected):
     found = summarise(values)
     assert (found.lower, found.median, found.upper) == expected
     assert np.isnan(found.interval).all()
+
+
+def cluster_interval(groups):
+    """Every resample of a few groups, each with its probability, and their interquartile means."""
+    means = []
+    for chosen in itertools.product(groups, repeat=len(groups)):
+        ordered = sorted(sum(chosen, []))
+        left_out = len(ordered) // 4
+        means.append(plain.fmean(ordered[left_out : len(ordered) - left_out]))
+    return np.percentile(means, [2.5, 97.5], method="inverted_cdf")
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [[0.1, 0.2, 0.15], [0.8, 0.9, 0.85], [0.5, 0.45, 0.6]],
+        [[0.1], [0.8, 0.9, 0.85, 0.7, 0.95]],
+        [[1.0, 2.0], [3.0], [5.0, 6.0, 7.0], [9.0]],
+    ],
+)
+def test_base_models_are_drawn_with_all_of_their_runs(groups):
+    """Against all resamples that there are of so few base models."""
+    values = [value for group in groups for value in group]
+    bases = [f"{i}" for i, group in enumerate(groups) for _ in group]
+    found = summarise(values, bases=bases)
+    np.testing.assert_allclose(found.interval, cluster_interval(groups), rtol=1e-9)
+    order = np.random.default_rng(0).permutation(len(values))
+    shuffled = summarise([values[i] for i in order], bases=[bases[i] for i in order])
+    np.testing.assert_allclose(shuffled.interval, found.interval, rtol=0.03)
+    without = summarise([NAN, *values], bases=["of its own", *bases])
+    assert without.interval == found.interval and without.mean == found.mean
+    low, high = summarise(values).interval
+    assert found.interval[1] - found.interval[0] > high - low
+
+
+def test_runs_on_one_base_model_say_nothing_about_others():
+    assert np.isnan(summarise([0.1, 0.2, 0.3], bases=["0"] * 3).interval).all()
+    assert np.isnan(summarise([0.1, 0.2, NAN], bases=["0", "0", "1"]).interval).all()
+
+
+def test_where_base_models_are_not_known_runs_are_drawn():
+    values = [0.1, 0.5, 0.2, 0.9]
+    alone = summarise(values)
+    assert alone.interval[0] < alone.interval[1]
+    for bases in (["0", "0", None, "1"], [None] * 4, ["0", "1", "2", "3"]):
+        assert summarise(values, bases=bases) == alone
 
 
 def test_resamples_without_a_value_are_left_out_unless_they_are_many():

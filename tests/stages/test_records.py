@@ -112,6 +112,49 @@ def test_records_on_different_base_models_are_not_gathered(tmp_path):
     assert contents(tmp_path / "records") == before
 
 
+def write_reader(workdir, stage, config, read, seed=0):
+    """A made-up stage that was made with parameters of an earlier one, seed 0 of each."""
+    reads = dict.fromkeys(read, 0)
+    write_stage(workdir, stage, seed, config, [(1, {"loss": 1.0})], reads=reads)
+    directory = StageDirectory(workdir, stage, seed)
+    file = directory.path / "config.json"
+    stored = json.loads(file.read_text())
+    write_checked_json(file, stored | {"parameters_read": read})
+
+
+def write_codes(workdir, stage, config, parameters, seed=0):
+    """A made-up metacontroller; the checksum of its parameters."""
+    write_stage(workdir, stage, seed, config, [(1, {"loss": 1.0})], reads={"pretrain": 0})
+    directory = StageDirectory(workdir, stage, seed)
+    directory.save_params({"x": np.float32(parameters)})
+    return directory.parameters_checksum
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_policies_are_not_gathered_beside_another_metacontroller(tmp_path, steps):
+    """With the same settings or since trained further: what tells is the parameters."""
+    config = {"metacontroller": {"alpha": 0.1, "steps": 1, "variant": "discovered"}}
+    forced = {"metacontroller": config["metacontroller"] | {"variant": "forced"}}
+    first, other, records = (tmp_path / name for name in ("first", "other", "records"))
+    told = write_codes(first, "metacontroller", config, 1.0)
+    write_reader(first, "internal_rl", config, {"metacontroller": told, "pretrain": "of a base"})
+    of_forced = write_codes(first, "metacontroller_forced", forced, 3.0)
+    write_reader(first, "internal_rl_forced", forced, {"metacontroller": of_forced})
+    assert keep_records(first, records).startswith("4 records")
+    # Those of other seeds, of other folders and those that nothing is beside are not compared.
+    write_codes(tmp_path / "more", "metacontroller", config, 9.0, seed=1)
+    write_codes(tmp_path / "more/sweep/s/run", "metacontroller", config, 9.0)
+    write_reader(tmp_path / "more/sweep/s/far", "internal_rl", config, {"metacontroller": told})
+    assert keep_records(tmp_path / "more", records).startswith("3 records")
+    config["metacontroller"]["steps"] = steps
+    write_codes(other, "metacontroller", config, 2.0)
+    before = contents(records)
+    message = "internal_rl/seed_0: stands on other parameters of metacontroller, seed 0, than .*met"
+    with pytest.raises(StageConflictError, match=message):
+        keep_records(other, records)
+    assert contents(records) == before
+
+
 def test_a_record_that_was_altered_is_found(trained, tmp_path):
     keep_records(trained, tmp_path)
     file = tmp_path / "toy/seed_0/metrics.jsonl"

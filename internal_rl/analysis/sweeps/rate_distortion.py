@@ -3,7 +3,7 @@
 A point is one metacontroller: its action NLL against the KL of its codes, in nats per step, on
 held-out rows. The gap of the curve is measured, not looked for, in two ways: as the difference of
 NLL between neighbouring values of α on the frozen curve, and as that between both curves where
-their KL is the same, with an interval from bootstrapping over seeds.
+their KL is the same, with an interval from bootstrapping over seeds, which the values of α share.
 
 NLL and KL are those of the loss, with the noise of a Gumbel-sigmoid gate; switches and F1 are those
 of the gate without noise, which acts.
@@ -24,7 +24,7 @@ from scipy.interpolate import PchipInterpolator
 from internal_rl.analysis.drawing import draw_references, legend, panels, tell
 from internal_rl.analysis.results import SeedResults, standing
 from internal_rl.analysis.statistics import NOTHING, bootstrap_interval
-from internal_rl.analysis.sweeps.sweep import Run, Sweep, SweepResults, tag, values_of
+from internal_rl.analysis.sweeps.sweep import FinishedRun, Run, Sweep, SweepResults, tag, values_of
 from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
 from internal_rl.analysis.table import format_number, format_span
 
@@ -169,22 +169,43 @@ def mean_distance(frozen: Sequence[Point], other: Sequence[Point]) -> float:
 
 
 def distance_interval(results: SweepResults) -> tuple[float, float]:
-    """Interval of `mean_distance`, the seeds of every run drawn again; NaN with single seeds."""
+    """Interval of `mean_distance`, the seeds of every arm drawn again.
+
+    A seed has the same initialisation and the same data at every α, so that the runs of an arm
+    share what a seed brings along: those drawn stand for all of its values of α. Each arm draws its
+    own.
+
+    Returns:
+      Lower and upper end, nats per step; NaN where an arm has fewer than two seeds with a value at
+      all of its values of α. Others are left out.
+    """
     if math.isnan(mean_distance(*(curve_of(results, arm) for arm in ARMS))):
         return NOTHING
-    runs = [run for arm in ARMS for run in results.groups("arm").get(arm, ())]
-    if min((len(run.seeds) for run in runs), default=0) < 2:
+    ends = {arm: _ends_by_seed(results.groups("arm")[arm]) for arm in ARMS}
+    if min(values.shape[-1] for _, values in ends.values()) < 2:
         return NOTHING
-    ends = [np.array([run.values(nll), run.values(kl)]) for run in runs]
 
     def again(*chosen):
-        curves = {arm: [] for arm in ARMS}
-        for run, values, indices in zip(runs, ends, chosen, strict=True):
-            point = Point(float(run.labels["alpha"]), *np.median(values[:, indices], axis=1))
-            curves[run.labels["arm"]].append(point)
-        return mean_distance(*curves.values())
+        curves = []
+        for (alphas, values), indices in zip(ends.values(), chosen, strict=True):
+            medians = np.median(values[..., indices], axis=-1)
+            points = zip(alphas, medians.tolist(), strict=True)
+            curves.append([Point(alpha, *both) for alpha, both in points])
+        return mean_distance(*curves)
 
-    return bootstrap_interval([np.arange(len(run.seeds)) for run in runs], again)
+    return bootstrap_interval([np.arange(values.shape[-1]) for _, values in ends.values()], again)
+
+
+def _ends_by_seed(runs: Sequence[FinishedRun]) -> tuple[list[float], np.ndarray]:
+    """The values of α of an arm, `A`, and of its seeds `(A, 2, seeds)` NLL and KL.
+
+    The seeds are those that have both at every α, in the same order everywhere.
+    """
+    found = [{seed.seed: (nll(seed), kl(seed)) for seed in run.seeds} for run in runs]
+    known = [{seed for seed, ends in of.items() if np.isfinite(ends).all()} for of in found]
+    shared = sorted(set.intersection(*known))
+    values = np.array([[of[seed] for seed in shared] for of in found]).reshape(len(runs), -1, 2)
+    return [float(run.labels["alpha"]) for run in runs], np.moveaxis(values, 1, 2)
 
 
 def table(results: SweepResults) -> SweepTable:
@@ -193,8 +214,8 @@ def table(results: SweepResults) -> SweepTable:
     columns = (
         *("arm", "α"),
         *(heading for name in ("NLL", "KL") for heading in quartile_columns(name)),
-        *("switches per trajectory", "F1", "NLL of the co-trained arm at this KL, less NLL"),
-        "seeds",
+        *("switches per trajectory, the first step included", "F1"),
+        *("NLL of the co-trained arm at this KL, less NLL", "seeds"),
     )
     apart = distances(curves.get("frozen", ()), curves.get("co-trained", ()))
     rows = []

@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +12,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from internal_rl.analysis.drawing import draw_band, palette, panels, tell
-from internal_rl.analysis.learning import DIVIDED, label_of
+from internal_rl.analysis.learning import (
+    curve_of,
+    divisor,
+    label_of,
+    tasks_of,
+    told_cut,
+    told_division,
+    told_tasks,
+)
 from internal_rl.analysis.results import SeedResults, stacked_curves, standing
 from internal_rl.analysis.sweeps.sweep import FinishedRun, SweepResults, tag
 from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
@@ -117,24 +125,31 @@ def figures(results: SweepResults) -> dict[str, Figure]:
     figure, axes = panels(1, 2, (11.0, 4.2))
     colours = dict(zip(groups, palette(len(groups)), strict=True))
     seeds = [seed for run in results.runs for seed in run.seeds]
-    expert = seeds[0].expert
-    scale = expert if expert > 0 else 1.0
+    tasks, expert = tasks_of(seeds), seeds[0].expert
+    divided = divisor(tasks, expert) > 0
+    scale = expert if divided else 1.0
     _draw_trials(axes[0, 0], groups, best, scale)
     _draw_curves(axes[0, 1], best, colours, scale)
     top = max(1.0, 1.0 / scale)
-    over = " over that of the expert" if expert > 0 else ""
+    behind = f" {told_tasks(tasks)}" if any(tasks) and len(tasks) == 1 else ""
+    if divided:
+        behind = " over that of the expert"
     for panel in axes[0]:
-        panel.set(ylim=(-0.03 * top, 1.03 * top), ylabel=f"{panel.get_ylabel()}{over}")
+        panel.set(ylim=(-0.03 * top, 1.03 * top), ylabel=f"{panel.get_ylabel()}{behind}")
     handles = [
-        Line2D([], [], color=colours[way], label=f"{label(run)}: {_told(run)}")
+        Line2D([], [], color=colours[way], label=f"{_named(run, tasks)}: {_told(run)}")
         for way, run in best.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
-    notes = [f"Trials: {standing(seeds)}"]
-    if expert > 0:
-        notes.append(f"{DIVIDED.format(format_number(expert))}; the legend's is not divided.")
-    tell(figure, "\n".join(notes))
+    notes = [f"Trials: {standing(seeds)}", told_division(tasks, expert)]
+    notes += [told_cut(label(run), curve_of(run.seeds)) for run in best.values()]
+    tell(figure, "\n".join(filter(None, notes)))
     return {"selection": figure}
+
+
+def _named(run: FinishedRun, tasks: Collection[str]) -> str:
+    """Its method, and where there are several tasks on which one."""
+    return f"{label(run)} {told_tasks(tasks_of(run.seeds))}" if len(tasks) > 1 else label(run)
 
 
 def _told(run: FinishedRun) -> str:

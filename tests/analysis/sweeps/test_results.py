@@ -60,24 +60,28 @@ def test_a_convex_curve_is_not_overestimated_between_its_points():
     assert abs(error.mean()) < 0.3 * straight.mean()
 
 
+def results_with_common_effects(spread, seeds=range(3)):
+    """Two arms over three values of alpha, on all of which a seed moves the NLL by the same."""
+    runs = []
+    for arm, shift in (("frozen", 0.0), ("co-trained", 0.05)):
+        for alpha, kl in ((0.1, 2.0), (0.3, 1.0), (1.0, 0.5)):
+            found = [
+                made_up.seed_results(
+                    seed,
+                    artifacts={
+                        "action_nll": 0.1 / kl + shift + spread * (seed - 1),
+                        "kl": kl + 0.1 * (arm == "frozen") * (kl < 2.0),
+                    },
+                )
+                for seed in seeds
+            ]
+            labels = {"arm": arm, "alpha": alpha}
+            runs.append(FinishedRun(f"{arm}{alpha}", labels, {}, found))
+    return SweepResults(runs)
+
+
 def test_the_interval_of_the_distance_holds_it_and_widens_with_the_spread_of_seeds():
-    def results(spread):
-        runs = []
-        for arm, shift in (("frozen", 0.0), ("co-trained", 0.05)):
-            for alpha, kl in ((0.1, 2.0), (0.3, 1.0), (1.0, 0.5)):
-                found = [
-                    made_up.seed_results(
-                        seed,
-                        artifacts={
-                            "action_nll": 0.1 / kl + shift + spread * (seed - 1),
-                            "kl": kl + 0.1 * (arm == "frozen") * (kl < 2.0),
-                        },
-                    )
-                    for seed in range(3)
-                ]
-                labels = {"arm": arm, "alpha": alpha}
-                runs.append(FinishedRun(f"{arm}{alpha}", labels, {}, found))
-        return SweepResults(runs)
+    results = results_with_common_effects
 
     def interval(spread):
         return rate_distortion.distance_interval(results(spread))
@@ -98,12 +102,41 @@ def test_the_interval_of_the_distance_holds_it_and_widens_with_the_spread_of_see
     assert "95 %" not in rate_distortion.table(single).notes[1]
 
 
+def test_seeds_are_drawn_once_for_all_values_of_alpha():
+    """What a seed has in common does not average out over alpha.
+
+    Of three values the median of a resample is the smallest with probability 7 / 27; that of one
+    arm is then so and the largest of the other one in 6.7 % of all cases, which is more than the
+    2.5 % that an interval leaves out at an end.
+    """
+    results = results_with_common_effects(0.01)
+    curves = (rate_distortion.curve_of(results, arm) for arm in rate_distortion.ARMS)
+    mean = rate_distortion.mean_distance(*curves)
+    # By their numbers, in whatever order they come; what is not there everywhere is left out.
+    shuffled = [
+        dataclasses.replace(run, seeds=[run.seeds[(i + at) % 3] for i in range(3)])
+        for at, run in enumerate(results.runs)
+    ]
+    lost = {"action_nll": math.nan, "kl": 1.0}
+    more = [
+        dataclasses.replace(run, seeds=[*run.seeds, made_up.seed_results(8 + at, artifacts=ends)])
+        for at, (run, ends) in enumerate(
+            zip(shuffled, [lost, *({"action_nll": 9.0, "kl": 1.0},) * 5], strict=True)
+        )
+    ]
+    interval = rate_distortion.distance_interval(SweepResults(more))
+    assert interval == pytest.approx((mean - 0.02, mean + 0.02))
+    one = [dataclasses.replace(run, seeds=run.seeds[: 1 + bool(at)]) for at, run in enumerate(more)]
+    assert np.isnan(rate_distortion.distance_interval(SweepResults(one))).all()
+
+
 def test_the_table_of_rate_and_distortion_tells_both_gaps():
     table = rate_distortion.table(made_up.rate_distortion_results())
     assert cells(table, "arm") == ["frozen"] * 5 + ["co-trained"] * 5
     assert cells(table, "seeds") == [3] * 10
     # The first step is counted.
-    assert cells(table, "switches per trajectory")[:3] == [21.0, 9.0, pytest.approx(3.1)]
+    counted = cells(table, "switches per trajectory, the first step included")
+    assert counted[:3] == [21.0, 9.0, pytest.approx(3.1)]
     distance = cells(table, "NLL of the co-trained arm at this KL, less NLL")
     assert distance[2] == pytest.approx(0.1, abs=0.03)
     assert all(math.isnan(value) for value in distance[5:])
@@ -231,6 +264,40 @@ def test_trials_are_divided_by_the_success_of_the_expert():
         for line, same in zip(panel.get_lines(), other.get_lines(), strict=True):
             np.testing.assert_allclose(line.get_ydata(), np.asarray(same.get_ydata()) / 0.5)
     assert "Divided by the expert's success on the post-training task, 0.5" in told(figure)
+
+
+@pytest.mark.parametrize("task", ["", "0-1"])
+def test_trials_on_another_task_are_not_divided_and_tell_it(task):
+    """Raw actions stay on the post-training task."""
+
+    def on_task(run):
+        config = {"raw_rl": {"task": ""}, "internal_rl": {"task": task}}
+        lines = [seed.metrics for seed in run.seeds]
+        lines[0] = lines[0][:-2] if run.seeds[0].stage == "internal_rl" else lines[0]
+        return dataclasses.replace(
+            run,
+            seeds=[
+                dataclasses.replace(seed, expert=0.5, config=config, metrics=metrics)
+                for seed, metrics in zip(run.seeds, lines, strict=True)
+            ],
+        )
+
+    runs = [on_task(run) for run in made_up.selection_results().runs]
+    figure = selection_results.figures(SweepResults(runs))["selection"]
+    labels = [text.get_text().partition(":")[0] for text in figure.legends[-1].get_texts()]
+    told_label = figure.axes[0].get_ylabel()
+    if task:
+        assert labels[0] == "internal RL on task 0-1"
+        assert labels[1] == "raw actions on the post-training task"
+        assert "expert" not in told_label
+        assert "Not divided by the expert's success" in told(figure)
+        coded = [run for run in runs if run.seeds[0].stage != "raw_rl"]
+        alone = selection_results.figures(SweepResults(coded))["selection"]
+        assert alone.axes[0].get_ylabel().endswith(" on task 0-1")
+    else:
+        assert labels[:2] == ["internal RL", "raw actions"]
+        assert told_label.endswith(" over that of the expert")
+    assert "internal RL: drawn to the shortest run, 600 episodes." in told(figure)
 
 
 @pytest.mark.parametrize("study", sorted(all_sweeps()))
