@@ -75,12 +75,13 @@ class ObedientModel:
     The residual stream is the observation, a constant one, and a score per colour. While a score is
     above one half the model takes the expert's action towards that colour; otherwise it picks any
     action. A code of its metacontroller is a score per colour; its gate opens on every coloured
-    cell.
+    cell. It may obey at one layer alone, and not hear what is written anywhere else.
     """
 
     policies: chex.Array
     world: Any = struct.field(pytree_node=False)
     layer: int = struct.field(pytree_node=False, default=0)
+    obeys_at: int | None = struct.field(pytree_node=False, default=None)
 
     @property
     def width(self):
@@ -124,7 +125,8 @@ class ObedientModel:
         same = jnp.all(objects[:, None] == self.world.layouts.objects, axis=2)
         scores = residual[:, -colours:]
         expert = self.policies[jnp.argmax(same, axis=1), jnp.argmax(scores, axis=1), cell]
-        told = jnp.max(scores, axis=1, keepdims=True) > 0.5
+        hears = self.obeys_at in (None, self.layer)
+        told = hears & (jnp.max(scores, axis=1, keepdims=True) > 0.5)
         return BaseOutput(jnp.where(told, 100.0 * expert, 0.0), jnp.zeros_like(residual)), state
 
     def initial_history(self, batch_size):

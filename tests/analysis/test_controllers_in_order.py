@@ -1,4 +1,4 @@
-"""Supervised controllers: switched in order they solve a new task."""
+"""Supervised controllers: switched in order they solve a new task, at the layer they are of."""
 
 import numpy as np
 
@@ -20,3 +20,11 @@ def test_switching_controllers_in_order_solves_the_post_training_task(
     assert result.success[wrong] == 0.0
     assert result.colours_visited[wrong] == 0.0
     np.testing.assert_array_equal(result.reached[wrong], 0.0)
+
+
+def test_controllers_of_a_layer_act_at_that_layer(world, obedient, goal_writers):
+    layers, listens = [Controllers(*goal_writers)] * 3, 1
+    result = steering.examine_controllers(world, obedient.replace(obeys_at=listens), layers, 48)
+    # The time limit stops some; a random walk hardly ever finds the colours in their order.
+    expected = np.where(np.arange(3) == listens, 1.0, 0.0)
+    np.testing.assert_allclose(result.success, expected, atol=0.2)

@@ -91,6 +91,7 @@ def test_accuracy_tables_equal_a_loop_over_tokens():
     counts = probing.count_correct(weights, residuals, batch, MAX_TIME)
     by_time = np.zeros((2, MAX_TIME))
     by_age = np.zeros((2, MAX_TIME))
+    tokens_by_time, tokens_by_age = np.zeros(MAX_TIME), np.zeros(MAX_TIME)
     log_prob = np.zeros(2)
     for layer, row in np.ndindex(2, 2):
         for t in np.flatnonzero(mask[row]):
@@ -104,11 +105,40 @@ def test_accuracy_tables_equal_a_loop_over_tokens():
             right = logits.argmax() == subgoal[row, t]
             by_time[layer, t - start] += right
             by_age[layer, age] += right
+            # The same tokens at both layers.
+            tokens_by_time[t - start] += 0.5
+            tokens_by_age[age] += 0.5
             log_prob[layer] += logits[subgoal[row, t]] - np.log(np.exp(logits).sum())
     np.testing.assert_array_equal(counts.correct_by_time, by_time)
     np.testing.assert_array_equal(counts.correct_by_age, by_age)
+    np.testing.assert_array_equal(counts.tokens_by_time, tokens_by_time)
+    np.testing.assert_array_equal(counts.tokens_by_age, tokens_by_age)
+    assert (tokens_by_time != tokens_by_age).any()
     np.testing.assert_allclose(counts.log_prob, log_prob, rtol=1e-4)
     assert counts.tokens == mask.sum() == counts.tokens_by_time.sum() == counts.tokens_by_age.sum()
+
+
+def test_shares_are_told_of_moments_with_twenty_tokens_or_more():
+    counts = probing.ProbeCounts(
+        correct=jnp.array([15.0, 45.0]),
+        log_prob=jnp.array([-90.0, -30.0]),
+        tokens=jnp.float32(60.0),
+        correct_by_time=jnp.array([[1.0, 4.0, 10.0, 0.0], [19.0, 10.0, 16.0, 0.0]]),
+        tokens_by_time=jnp.array([19.0, 20.0, 21.0, 0.0]),
+        correct_by_age=jnp.array([[12.0, 3.0, 0.0, 0.0], [33.0, 11.0, 1.0, 0.0]]),
+        tokens_by_age=jnp.array([40.0, 19.0, 1.0, 0.0]),
+    )
+    found = probing.probe_metrics(counts)
+    none, few = np.nan, [np.nan, np.nan, np.nan]
+    expected = {
+        "accuracy": [0.25, 0.75],
+        "cross_entropy": [1.5, 0.5],
+        "accuracy_by_time": [[none, 4 / 20, 10 / 21, none], [none, 10 / 20, 16 / 21, none]],
+        "accuracy_by_age": [[12 / 40, *few], [33 / 40, *few]],
+    }
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6, err_msg=name)
 
 
 def test_probes_of_a_base_model_are_trained_and_evaluated(model):

@@ -77,13 +77,44 @@ def test_schedule_warms_up_then_decays_or_stays():
     np.testing.assert_allclose([constant(0), constant(100)], 1.0)
 
 
-def test_weight_decay_is_decoupled_and_gradients_are_clipped():
+def test_weight_decay_is_decoupled():
     params = {"w": jnp.full(3, 2.0)}
     optimiser = make_optimiser(0.1, weight_decay=0.5, max_gradient_norm=1.0)
     gradients = {"w": jnp.zeros(3)}
     new, _, metrics = apply_gradients(optimiser, gradients, optimiser.init(params), params)
     np.testing.assert_allclose(new["w"], 2.0 - 0.1 * 0.5 * 2.0, rtol=1e-6)
     assert metrics["gradient_norm"] == 0.0
+
+
+def adam_steps(gradients, rate):
+    """Where Adam (Kingma & Ba 2015) comes to from 0 under some gradients, one after the other."""
+    place = first = second = 0.0
+    for number, gradient in enumerate(gradients, 1):
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        mean, square = first / (1 - 0.9**number), second / (1 - 0.999**number)
+        place = place - rate * mean / (np.sqrt(square) + 1e-8)
+    return place
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_gradients_are_clipped_to_their_global_norm_and_told_as_they_were(limit):
+    """Adam does not ask how large a gradient is, but how large it is beside the one before."""
+    direction = np.array([0.6, -0.48, 0.64])
+    gradients = [100.0 * direction, 1.0 * direction[[1, 2, 0]]]
+    optimiser = make_optimiser(0.1, max_gradient_norm=limit)
+    params = {"w": jnp.zeros(2), "b": jnp.zeros(1)}
+    state, norms = optimiser.init(params), []
+    for x in gradients:
+        given = {"w": jnp.float32(x[:2]), "b": jnp.float32(x[2:])}
+        params, state, metrics = apply_gradients(optimiser, given, state, params)
+        norms.append(metrics["gradient_norm"])
+    # The norm is that of all parameters together, before it is clipped.
+    np.testing.assert_allclose(norms, [100.0, 1.0], rtol=1e-5)
+    found = np.concatenate([params["w"], params["b"]])
+    clipped, whole = adam_steps([direction, gradients[1]], 0.1), adam_steps(gradients, 0.1)
+    assert np.abs(clipped - whole).min() > 0.01
+    np.testing.assert_allclose(found, clipped if limit else whole, rtol=1e-4)
 
 
 def test_muon_takes_orthogonal_steps_on_matrices_as_large_as_those_of_adamw():

@@ -66,6 +66,24 @@ def test_surrogate_and_its_gradient_agree_with_loops_and_finite_differences(obje
             np.testing.assert_allclose(gradient[place], (slow[0] - slow[1]) / 2e-6, atol=1e-4)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_ratios_outside_the_region_are_counted_and_the_divergence_is_measured(objective):
+    """Counted on both sides, whatever the advantage; the estimate is never negative."""
+    ratio = np.array([[0.3, 0.69, 0.71, 0.9, 1.0], [1.29, 1.31, 1.33, 2.0, 9.0]])
+    advantage = np.array([[-1.0, 1.0, -1.0, 1.0, -1.0], [1.0, -1.0, 1.0, -1.0, 1.0]])
+    old = np.linspace(-3.0, 1.0, 10).reshape(2, 5)
+    mask = np.ones((2, 5), bool)
+    # One that would have been counted, too.
+    mask[1, 4] = False
+    given = (jnp.float32(x) for x in (old + np.log(ratio), old, advantage))
+    found = clipped_surrogate(*given, jnp.asarray(mask), 0.3, objective=objective)
+    # Two below the region of 0.7 to 1.3, three above it.
+    assert found.clipped == 5 and found.decisions == 9
+    divergence = (ratio - 1 - np.log(ratio))[mask]
+    assert (divergence >= 0).all()
+    np.testing.assert_allclose(found.divergence, divergence.sum(), rtol=1e-5)
+
+
 def test_entries_outside_the_mask_have_no_influence():
     mask = jnp.array([[True, False]])
     values = [
