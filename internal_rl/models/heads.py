@@ -71,15 +71,6 @@ def mode_action(spec: ActionSpec, parameters: chex.Array) -> chex.Array:
     return split_gaussian(parameters)[0]
 
 
-def action_entropy(spec: ActionSpec, parameters: chex.Array) -> chex.Array:
-    """Entropy of the action distribution in nats, `(...)`."""
-    if spec.discrete:
-        log_probs = jax.nn.log_softmax(parameters)
-        return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
-    _, log_std = split_gaussian(parameters)
-    return jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e), axis=-1)
-
-
 def observation_log_prob(
     spec: ObservationSpec, parameters: chex.Array, next_observation: chex.Array
 ) -> chex.Array:

@@ -93,6 +93,13 @@ def test_a_code_from_a_step_on_needs_no_visits():
     assert held_through(control, steps)[0] == [False, False, True, True, False, False]
 
 
+def test_a_gate_at_the_threshold_lets_go_of_the_code():
+    below = float(np.nextafter(np.float32(0.5), np.float32(0)))
+    control = InjectedCode.of_code(np.ones(2, np.float32))
+    steps = [(gate, context(time)) for time, gate in enumerate([0.0, below, 0.5])]
+    assert held_through(control, steps)[0] == [True, True, False]
+
+
 def test_a_new_episode_in_the_same_slot_forgets_the_last_one():
     control = InjectedCode.of_code(np.ones(2, np.float32))
     steps = [(0.0, context(0)), (1.0, context(1)), (0.0, context(0)), (0.0, context(1))]
@@ -187,6 +194,29 @@ def test_an_injected_code_controls_while_it_is_held_and_never_else(at_step):
         return jnp.where(held[..., None], model.control(residual, codes), residual)
 
     check_actions(model, episodes, where_held)
+
+
+def test_the_gate_reads_its_history_and_the_code_that_is_held():
+    model, code = make_model(), np.array([1.0, -2.0, 0.5], np.float32)
+    episodes = run(model, InjectedCode.of_code(code, 3))
+    active, record = episodes.active, episodes.record
+
+    @jax.jit
+    def step(residual, history, code):
+        beta = model.switch(residual, history, code)
+        return beta, model.history_step(residual, history)
+
+    residual = np.asarray(
+        jax.jit(model.lower)(episodes.observation, np.where(active, 0, -1).astype(np.int32))
+    )
+    history, held = np.zeros_like(model.initial_history(EPISODES)), np.zeros((EPISODES, CODE_SIZE))
+    for t in range(active.shape[1]):
+        beta, history = step(residual[:, t], history, held.astype(np.float32))
+        now = active[:, t]
+        np.testing.assert_allclose(record["beta"][now, t], beta[now], atol=1e-5)
+        held = np.where(record["held"][:, t, None], code, 0.0)
+    # Some codes are held on after a step.
+    assert (record["held"][:, 1:] & record["held"][:, :-1]).sum() > EPISODES // 4
 
 
 def test_before_the_injection_episodes_are_those_of_the_base_model():

@@ -18,10 +18,11 @@ from internal_rl.methods.compile_losses import (
     compile_losses,
 )
 from internal_rl.methods.evaluation import held_out
-from internal_rl.models.compile import Segments
+from internal_rl.models.compile import CompileConfig, Segments, make_compile
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.section import SettingError
 from tests.methods.toy import MASK, RISING_SHARES, RISING_STEPS, SEGMENT, ToySource, make_base
+from tests.models import numpy_compile, numpy_metacontroller
 from tests.parameters import drawn
 
 SHORT = {
@@ -44,6 +45,7 @@ TERMS = {"action_nll", "code_kl", "boundary_kl", "gate_nll"}
 SWITCHING = {"precision", "recall", "f1", "switches_per_trajectory", "soft_gate_share"}
 ROWS = np.array([[0] * 6 + [1] * 1 + [2] * 3 + [-1] * 2])
 TRAJECTORIES = [(0, 6), (6, 7), (7, 10)]
+ROWS_OF_TOY = ToySource().held_out(jax.random.key(5), 2, ToySource().arrays)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +135,14 @@ def test_codes_of_segments_make_the_experts_actions_likely(trained):
 
 
 @pytest.fixture(scope="module")
-def evaluation(trained):
+def evaluate(trained):
+    return jax.jit(trained[0].evaluate)
+
+
+@pytest.fixture(scope="module")
+def evaluation(trained, evaluate):
     method, _, state, _ = trained
-    return jax.device_get(jax.jit(method.evaluate)(state, method.frozen))
+    return jax.device_get(evaluate(state, method.frozen))
 
 
 def test_evaluation_judges_boundaries_and_gate_as_the_metacontrollers_switches(trained, evaluation):
@@ -167,6 +174,118 @@ def test_with_whole_boundaries_the_likelihood_is_that_of_acting(trained, evaluat
     np.testing.assert_allclose(evaluation["action_nll"], -chosen[:, MASK].mean(), rtol=1e-5)
 
 
+def noise_of(key, config, shape):
+    """Noise of rows `(B, S)`: of boundaries `(M, B, S)`, and of codes `(M, B, S, n_z)`."""
+    keys = [jax.random.split(key) for key in jax.random.split(key, config.num_segments)]
+    gumbel = [jax.random.gumbel(key, shape, jnp.float32) for key, _ in keys]
+    normal = [jax.random.normal(key, (*shape, config.code_size), jnp.float32) for _, key in keys]
+    return np.array(gumbel), np.array(normal)
+
+
+def slow_segments(params, config, batch, key, relaxed):
+    """Segments of every trajectory of toy rows by itself, with their place `(row, low, high)`."""
+    gumbel, normal = noise_of(key, config, batch.segment.shape)
+    weights = jax.tree.map(np.float64, params["params"])
+    for row, observation in enumerate(np.asarray(batch.observation)):
+        for low, high in ((0, 10), (10, 20)):
+            noise = gumbel[:, row, low:high] if relaxed else None
+            inputs = observation[low:high], config, noise, normal[:, row, low]
+            yield (row, low, high), numpy_compile.segments(weights, *inputs)
+
+
+def slow_gate(params, config, batch, residual, key):
+    """`(B, S)` logits of the causal gate, and whether a segment begins, at all but first steps."""
+    weights = jax.tree.map(np.float64, params["params"])
+    logit, begins = np.full(batch.segment.shape, np.nan), np.zeros(batch.segment.shape, bool)
+    for (row, low, high), found in slow_segments(params, config, batch, key, False):
+        own = np.argmax([one["weight"] for one in found], axis=0)
+        history = numpy_metacontroller.histories(weights, residual[row, low:high])
+        for t in range(low + 1, high):
+            code = found[own[t - 1 - low]]["code"]
+            inputs = residual[row, t], history[t - low], code
+            logit[row, t] = numpy_metacontroller.gate_logit(weights, *inputs)
+            begins[row, t] = own[t - low] != own[t - 1 - low]
+    return logit, begins
+
+
+def test_losses_of_actions_and_gate_are_those_of_loops():
+    base = make_base(block="hawk", depth=2)
+    config = CompileConfig(code_size=3, num_segments=3, rank=2, history_size=6, temperature=2.0)
+    module = make_compile(base, 1, config)
+    params = drawn(module.initial_params, noise=0.5)
+    model = SteeredModel(base, 1, jax.device_put(drawn(base.initial_params)), module, params)
+    batch, key = ROWS_OF_TOY, jax.random.key(3)
+
+    @jax.jit
+    def everything(model, code):
+        losses, _ = compile_losses(model, batch, key, jnp.float32(1.0), LossSettings())
+        residual = model.lower(batch.observation, batch.segment)
+
+        def under(code):
+            return model.upper(model.control(residual, code), batch.segment).action
+
+        return losses, residual, jax.lax.map(under, code)
+
+    # What each segment is reconstructed under: codes of earlier ones as far as these reach.
+    code = np.zeros((3, *batch.segment.shape, 3), np.float32)
+    weight = np.zeros(code.shape[:-1])
+    for (row, low, high), found in slow_segments(params, config, batch, key, True):
+        for k, one in enumerate(found):
+            for t in range(high - low):
+                earlier = [other["weight"][t] * other["code"] for other in found[:k]]
+                code[k, row, low + t] = one["left"][t] * one["code"] + sum(earlier)
+                weight[k, row, low + t] = one["weight"][t]
+    losses, residual, parameters = jax.device_get(everything(model, code))
+    action, nll = np.asarray(batch.action), 0.0
+    for k, row, t in np.argwhere(weight > 0):
+        logits = parameters[k, row, t].astype(float)
+        log_prob = logits[action[row, t]] - np.log(np.exp(logits).sum())
+        nll -= MASK[t] * weight[k, row, t] * log_prob
+    np.testing.assert_allclose(losses.action_nll, nll, rtol=1e-5)
+    # Many steps belong to more than one segment.
+    assert ((weight > 0.05).sum(axis=0)[:, MASK] > 1).mean() > 0.3
+
+    logit, begins = slow_gate(params, config, batch, residual, key)
+    nll = 0.0
+    for row, t in np.argwhere(np.isfinite(logit) & MASK):
+        probability = 1 / (1 + np.exp(-logit[row, t]))
+        nll -= np.log(probability if begins[row, t] else 1 - probability)
+    np.testing.assert_allclose(losses.gate_nll, nll, rtol=1e-5)
+    assert begins[:, MASK].any() and np.ptp(logit[np.isfinite(logit)]) > 0.5
+
+
+def test_the_gate_is_judged_by_where_it_opens(trained, evaluate):
+    method, _, state, _ = trained
+    rows = SHORT["evaluation_rows"]
+    batch = held_out(method.source, rows, method.source.arrays)
+    model = method.steered(state.params, method.frozen)
+    residual = np.asarray(jax.jit(model.lower)(batch.observation, batch.segment))
+    params = state.params["compile"]["params"]
+    key = jax.random.key(0)
+    logit, _ = slow_gate({"params": params}, method.config, batch, residual, key)
+    counted = np.isfinite(logit) & MASK
+    # A bias with which about half of the gates open, by a margin.
+    values = np.sort(logit[counted])
+    low = len(values) // 2 + np.argmax(np.diff(values[len(values) // 2 :][:9]))
+    middle = (values[low] + values[low + 1]) / 2
+    output = params["switch_output"]
+    output = output | {"bias": output["bias"] - np.float32(middle)}
+    moved = state.params | {"compile": {"params": params | {"switch_output": output}}}
+    found = evaluate(state.replace(params=moved), method.frozen)
+    switch = counted & (logit > middle)
+    change = counted & (np.diff(np.asarray(batch.subgoal), axis=1, prepend=-1) != 0)
+    switches, changes, matched = switch.sum(), change.sum(), (switch & change).sum()
+    assert 0 < matched < changes
+    expected = {
+        "precision": matched / switches,
+        "recall": matched / changes,
+        "f1": 2 * matched / (switches + changes),
+        "switches_per_trajectory": switches / (2 * rows),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found["gate_" + name], value, rtol=1e-5, err_msg=name)
+
+
 @pytest.fixture(scope="module")
 def gradients(trained):
     """Losses of rows, and gradients of the gate's loss and of all others."""
@@ -187,7 +306,6 @@ def gradients(trained):
     return lambda batch: compute(state.params, batch)
 
 
-ROWS_OF_TOY = ToySource().held_out(jax.random.key(5), 2, ToySource().arrays)
 GATE = {"input_norm", "history_cell", "switch_context", "switch_code", "switch_output"}
 
 

@@ -98,6 +98,46 @@ def test_the_gate_that_follows_the_subgoal_scores_one():
     assert metrics["soft_gate_share"] == 0.0
 
 
+def test_ratios_are_those_of_sums_over_rows_and_trajectories():
+    """Three switches and two changes in four trajectories, of which one pair matches exactly."""
+    trajectories = [[({0, 4, 6}, {5}), ({0, 9}, {9})], [({0}, set()), (set(), set())]]
+    rows = [
+        np.concatenate(parts, axis=1)
+        for row in trajectories
+        for parts in zip(*(one_row(*events) for events in row), strict=True)
+    ]
+    beta, subgoal, segment, mask = (np.concatenate(rows[i::4]) for i in range(4))
+    segment[:, 12:] = 1
+    mask[:, 11::12] = False
+    # Six undecided steps, and two more that do not count: a first step and one without an action.
+    beta[[0, 0, 1, 1, 1, 1], [2, 13, 3, 4, 15, 16]] = 0.3
+    beta[1, [12, 23]] = 0.3
+    found = switching.switching_metrics(switching.count_switches(beta, subgoal, segment, mask))
+    expected = {
+        "precision": 1 / 3,
+        "recall": 1 / 2,
+        "f1": 2 / 5,
+        "precision_close": 2 / 3,
+        "recall_close": 1.0,
+        "f1_close": 4 / 5,
+        "switches_per_trajectory": 3 / 4,
+        "changes_per_trajectory": 2 / 4,
+        "soft_gate_share": 6 / 40,
+    }
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_a_gate_at_the_threshold_switches_and_one_at_the_edge_is_decided():
+    beta, *labels = one_row({0}, set())
+    beta[0, 2:6] = 0.5, np.nextafter(np.float32(0.5), np.float32(0)), 0.1, 0.9
+    counts = switching.count_switches(beta, *labels)
+    # The switches are those of 0.5 and 0.9.
+    assert (counts.switches, counts.soft) == (2.0, 2.0)
+    assert switching.count_switches(beta, *labels, threshold=0.9).switches == 1.0
+
+
 def test_two_switches_around_one_change_match_it_once():
     counts = switching.count_switches(*one_row({4, 6}, {5}))
     assert (counts.matched, counts.matched_closely) == (0.0, 1.0)

@@ -278,5 +278,32 @@ def test_models_are_pickled_and_are_static_arguments(block):
 
 def test_relative_position_buckets_are_exact_then_logarithmic():
     bucket = relative_position_bucket(np.arange(300))
-    np.testing.assert_array_equal(bucket[:16], np.arange(16))
-    assert (np.diff(bucket) >= 0).all() and bucket[127] == bucket[128] == bucket[299] == 31
+    # First distances of the other 16 buckets of T5: 16 * 8^(i / 16), rounded up.
+    firsts = [16, 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113]
+    expected = [
+        d if d < 16 else 15 + sum(first <= d for first in firsts) for d in range(len(bucket))
+    ]
+    np.testing.assert_array_equal(bucket, expected)
+
+
+@pytest.mark.parametrize("block", ["transformer", "hawk"])
+def test_initial_kernels_have_the_scale_of_the_config_over_what_they_read(block):
+    scale = 0.4  # the default of no module
+    sizes = {"width": 256, "depth": 1, "num_heads": 4, "head_size": 32, "mlp_size": 384}
+    specs = ObservationSpec("gaussian", 48), ActionSpec("categorical", 32)
+    model = BaseModel(*specs, BaseConfig(block=block, init_scale=scale, **sizes), 12)
+    params = jax.device_get(jax.jit(model.initial_params)(jax.random.key(0)))
+    others = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = "/".join(key.key for key in path[1:])
+        if path[-1].key == "kernel":
+            # Of block-diagonal kernels the first axis counts the blocks.
+            fan_in = leaf.shape[-2]
+            np.testing.assert_allclose(leaf.std(), (scale / fan_in) ** 0.5, rtol=0.1, err_msg=name)
+            assert np.abs(leaf.mean()) < 0.1 * leaf.std(), name
+        else:
+            others[path[-1].key] = np.unique(leaf)
+    decay = others.pop("decay", None)
+    assert (decay is None) == (block == "transformer")
+    constants = {"scale": 1.0, "bias": 0.0} | ({"position_bias": 0.0} if decay is None else {})
+    assert others == constants

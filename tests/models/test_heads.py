@@ -80,3 +80,26 @@ def test_actions_have_the_shape_and_type_of_their_spec(spec):
         heads.mode_action(spec, parameters),
     ):
         assert action.shape == (5, *spec.shape) and action.dtype == spec.dtype
+
+
+def test_gaussian_actions_are_drawn_with_their_mean_and_deviation():
+    mean, log_std = [2.0, -1.0, 0.5], [-2.0, 0.0, 1.0]
+    parameters = jnp.tile(jnp.array(mean + log_std), (10_000, 1))
+    action = np.asarray(heads.sample_action(GAUSSIAN, parameters, jax.random.key(2)))
+    std = np.exp(log_std)
+    np.testing.assert_allclose((action.mean(axis=0) - mean) / std, 0.0, atol=0.05)
+    np.testing.assert_allclose(action.std(axis=0), std, rtol=0.05)
+    np.testing.assert_allclose(np.corrcoef(action.T), np.eye(3), atol=0.05)
+
+
+def test_deviations_that_are_drawn_are_bounded_as_in_the_density():
+    parameters = jnp.tile(jnp.array([0.0, 0.0, 0.0, -9.0, 0.0, 7.0]), (10_000, 1))
+    action = np.asarray(heads.sample_action(GAUSSIAN, parameters, jax.random.key(3)))
+    np.testing.assert_allclose(action.std(axis=0), np.exp([-5.0, 0.0, 2.0]), rtol=0.05)
+
+
+def test_categorical_actions_are_drawn_as_often_as_they_are_probable():
+    probability = np.array([0.1, 0.2, 0.7])
+    logits = jnp.tile(jnp.log(probability) + 3.0, (10_000, 1))
+    action = heads.sample_action(ActionSpec("categorical", 3), logits, jax.random.key(4))
+    np.testing.assert_allclose(np.bincount(action) / 10_000, probability, atol=0.02)

@@ -16,9 +16,11 @@ from internal_rl.models.metacontroller import (
 )
 from internal_rl.models.sequence_embedding import SequenceEmbedding
 from internal_rl.section import SettingError
+from tests.models import numpy_metacontroller
 from tests.parameters import drawn
 
 SEGMENT = np.array([[0] * 6 + [1] * 4 + [-1] * 2, [0] * 12])
+TRAJECTORIES = [(0, 0, 6), (0, 6, 10), (1, 0, 12)]
 
 
 def make(residual_size=10, **overrides):
@@ -64,9 +66,12 @@ def discover(model, params, residual, segment=SEGMENT):
     return call(model, "discover", params, residual, segment, jax.random.key(5))
 
 
-@pytest.mark.parametrize(("gate", "floor"), [("sigmoid", 0.0), ("sigmoid", 0.4), ("one", 0.4)])
-def test_step_functions_reproduce_the_discovered_gates_and_codes(gate, floor):
-    model = make(gate=gate)
+@pytest.mark.parametrize(
+    ("gate", "temperature", "floor"),
+    [("sigmoid", 1.0, 0.0), ("sigmoid", 1.0, 0.4), ("sigmoid", 0.5, 0.4), ("one", 1.0, 0.4)],
+)
+def test_step_functions_reproduce_the_discovered_gates_and_codes(gate, temperature, floor):
+    model = make(gate=gate, temperature=temperature)
     residual = normal(2, 12, 10)
     params = params_of(model, residual)
     found = call(
@@ -88,17 +93,73 @@ def test_step_functions_reproduce_the_discovered_gates_and_codes(gate, floor):
         previous = SEGMENT[:, t]
 
 
+def loop_weights(params):
+    """As the loops in NumPy take them."""
+    return jax.tree.map(np.float64, params["params"])
+
+
+@pytest.mark.parametrize("bounds", [{}, {"min_log_std": -3.5, "max_log_std": -0.5}])
+def test_proposals_are_drawn_from_what_a_loop_encodes(bounds):
+    model = make(**bounds)
+    residual = normal(2, 12, 10)
+    params = params_of(model, residual)
+    found, weights = discover(model, params, residual), loop_weights(params)
+    key, _ = jax.random.split(jax.random.key(5))
+    noise = np.asarray(jax.random.normal(key, (2, 12, 3), jnp.float32))
+    for row, low, high in TRAJECTORIES:
+        steps = row, slice(low, high)
+        mean, log_std = numpy_metacontroller.posterior(weights, residual[steps], model.config)
+        np.testing.assert_allclose(found.mean[steps], mean, atol=1e-5)
+        np.testing.assert_allclose(found.log_std[steps], log_std, atol=1e-5)
+        proposal = mean + np.exp(log_std) * noise[steps]
+        np.testing.assert_allclose(found.proposal[steps], proposal, atol=1e-5)
+        kl = np.sum((mean**2 + np.exp(log_std) ** 2 - 1) / 2 - log_std, axis=-1)
+        np.testing.assert_allclose(found.kl[steps], kl, rtol=1e-4)
+    # Deviations differ, and of those that are bounded some reach each bound and some do not.
+    assert len(np.unique(found.log_std)) > 10
+    assert all((found.log_std == np.float32(bound)).any() for bound in bounds.values())
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "gumbel"])
+def test_gates_are_those_of_a_loop_with_their_noise_and_temperature(gate):
+    model = make(gate=gate, temperature=0.5)
+    residual = normal(2, 12, 10)
+    params = params_of(model, residual)
+    weights = loop_weights(params)
+    _, key = jax.random.split(jax.random.key(5))
+    logistic = np.asarray(jax.random.logistic(key, (2, 12), jnp.float32))
+    for share in (0.5, 1.0):
+        helped = GateTraining(noise=share)
+        found = call(model, "discover", params, residual, SEGMENT, jax.random.key(5), helped)
+        noise = share * logistic if gate == "gumbel" else 0 * logistic
+        for row, low, high in TRAJECTORIES:
+            history = numpy_metacontroller.histories(weights, residual[row, low:high])
+            code = np.zeros(3)
+            for t in range(low, high):
+                inputs = residual[row, t], history[t - low], code
+                logit = numpy_metacontroller.gate_logit(weights, *inputs) + noise[row, t]
+                beta = 1 / (1 + np.exp(-logit / 0.5)) if t > low else 1.0
+                code = beta * found.proposal[row, t] + (1 - beta) * code
+                np.testing.assert_allclose(found.beta[row, t], beta, atol=1e-5)
+                np.testing.assert_allclose(found.code[row, t], code, atol=1e-5)
+
+
 def test_gate_is_causal_and_encoder_is_not(setting):
     model, params, residual = setting
     changed = residual.copy()
     changed[1, 8:] *= -1
     before, after = discover(model, params, residual), discover(model, params, changed)
     assert np.abs(before.mean[1, :8] - after.mean[1, :8]).max() > 1e-4
-    # With the same codes the gate before the change must not move: feed both through `switch`.
-    history = np.zeros((12, 6), np.float32)
-    gate = call(model, "switch", params, residual[1], history, before.code[1])
-    same = call(model, "switch", params, changed[1], history, before.code[1])
-    np.testing.assert_allclose(gate[:8], same[:8], atol=1e-6)
+    # With proposals that depend on nothing the gate before the change must not move.
+    encoder = params["params"]["encoder"]
+    blind = encoder | {"output": encoder["output"] | {"kernel": np.zeros((64, 6), np.float32)}}
+    params = {"params": params["params"] | {"encoder": blind}}
+    before, after = discover(model, params, residual), discover(model, params, changed)
+    np.testing.assert_array_equal(before.proposal, after.proposal)
+    np.testing.assert_allclose(before.beta[1, :8], after.beta[1, :8], atol=1e-6)
+    np.testing.assert_allclose(before.code[1, :8], after.code[1, :8], atol=1e-6)
+    if model.config.gate != "one":
+        assert np.abs(before.beta[1, 8:] - after.beta[1, 8:]).min() > 1e-4
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -108,8 +169,8 @@ def test_trajectory_embedding_is_the_final_state_of_slow_loops(depth):
     params = drawn(model.init, x, SEGMENT, noise=0.3)
     found = np.asarray(jax.jit(model.apply)(params, x, SEGMENT))
     weights = params["params"]
-    for row, (low, high) in [(0, (0, 6)), (0, (6, 10)), (1, (0, 12))]:
-        expected = loop_embedding(weights, x[row, low:high], depth)
+    for row, low, high in TRAJECTORIES:
+        expected = numpy_metacontroller.embedding(weights, x[row, low:high], depth)
         np.testing.assert_allclose(
             found[row, low:high], np.tile(expected, (high - low, 1)), atol=1e-5
         )
@@ -146,38 +207,6 @@ def test_gap_hides_the_steps_that_come_next():
     assert seen_from(0, 1) == {0, 1, 4, 5}
     assert seen_from(0, 4) == {0, 1, 2, 3, 4, 5}
     assert seen_from(0, 7) == {6, 7, 9}
-
-
-def loop_embedding(weights, residual, depth):
-    def dense(w, x):
-        return x @ w["kernel"] + w["bias"]
-
-    def sigmoid(x):
-        return 1 / (1 + np.exp(-x))
-
-    def gelu(x):
-        return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-
-    def recurrence(w, x):
-        states, h = [], 0.0
-        for x_t in x:
-            log_a = -8 * sigmoid(dense(w["recurrence_gate"], x_t))
-            log_a = log_a * np.log1p(np.exp(-w["slowness"]))
-            a = np.exp(log_a)
-            u = sigmoid(dense(w["input_gate"], x_t)) * dense(w["input"], x_t)
-            h = a * h * bool(states) + np.sqrt(1 - a**2 + 1e-6) * u
-            states.append(h)
-        return np.stack(states)
-
-    x = residual
-    for i in range(1, depth + 1):
-        forward = recurrence(weights[f"forward_{i}"], x)
-        backward = recurrence(weights[f"backward_{i}"], x[::-1])[::-1]
-        if i < depth:
-            joined = np.concatenate([x, forward, backward], axis=-1)
-            mixed = dense(weights[f"mix_{i}"], gelu(joined))
-            x = np.concatenate([residual, mixed], axis=-1)
-    return dense(weights["summary"], np.concatenate([forward[-1], backward[0]]))
 
 
 def test_packed_trajectories_do_not_see_each_other(setting):
