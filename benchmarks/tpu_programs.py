@@ -33,6 +33,7 @@ from benchmarks.tpu import CHIPS, MARK
 from benchmarks.training import segment_lengths
 from internal_rl.backend import traced_for
 from internal_rl.stages.settings import Settings
+from internal_rl.training.mesh import side_by_side
 from internal_rl.training.program import Program
 
 # Loops that end when data say so. Floods and relaxations go around the walls of a 13x13 grid.
@@ -66,15 +67,16 @@ def trip_counts(
     if name not in ("internal_rl", "raw_rl"):
         return trips
     section = settings.sections[name]
-    decisions = episode_steps if name == "raw_rl" else episode_steps / STEPS_PER_DECISION
-    tokens = section.update_settings().tokens
+    decisions = episode_steps if name == "raw_rl" else -(-episode_steps // STEPS_PER_DECISION)
     episodes = -(-section.episodes_per_update // shares)
+    rows, length = section.update_settings().part_shape(episodes, settings.world.time_limit)
     return trips | {
         # All episodes run side by side and end together.
         "episode_steps": episode_steps,
         "last_episode_steps": 0,
         "policy_calls": -(-episodes // STEPS_PER_DECISION // 64),
-        "packed_parts": -(-episodes * decisions // tokens),
+        # As many whole episodes stand in a row as fit.
+        "packed_parts": -(-episodes // (length // decisions) // rows),
     }
 
 
@@ -141,7 +143,8 @@ def measure(world: str, name: str, request: dict, devices: list[jax.Device]) -> 
         seconds = time.monotonic() - started
     held = dataset_bytes(settings) if name in memory.READS_DATASET else 0
     shares = len(devices) // math.gcd(len(devices), len(stage.seeds))
-    trips = trip_counts(name, settings, episode_steps, shares)
+    with traced_for("tpu"), side_by_side(len(stage.seeds) * shares // len(devices)):
+        trips = trip_counts(name, settings, episode_steps, shares)
     # The loop over updates inside of a call runs once.
     kernels = hlo_cost.kernel_cycles(pathlib.Path(request["dump"]))
     text, bytes_per_cycle = program.compiled.as_text(), chip.bandwidth / chip.clock

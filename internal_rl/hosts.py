@@ -4,7 +4,9 @@ Every process runs the same code on its own devices; collectives inside of the c
 bring them together. Files, logs and figures are left to the first process.
 """
 
+import collections
 import os
+import re
 
 import jax
 import numpy as np
@@ -46,12 +48,23 @@ def connect(coordinator: str = "", num_processes: int = 0, process_id: int = -1)
     else:
         return
     try:
-        jax.distributed.initialize(*arguments)
+        jax.distributed.initialize(*arguments, local_device_ids=_local_device_ids())
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"--coordinator: the processes do not find each other: {reason}"
         ) from None
+
+
+def _local_device_ids() -> list[int] | None:
+    """Devices of this process as `jax.distributed.initialize` takes them: none named means all.
+
+    Under SLURM jax takes one device for each process, which where there is one process on a node
+    leaves all others idle. None leaves it to jax, or to its own `JAX_LOCAL_DEVICE_IDS`.
+    """
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    alone = re.fullmatch(r"1(\(x\d+\))?", tasks)
+    return [] if alone and not os.environ.get("JAX_LOCAL_DEVICE_IDS") else None
 
 
 def _several_in_environment() -> bool:
@@ -64,6 +77,12 @@ def _several_in_environment() -> bool:
 def several() -> bool:
     """Whether there is more than one process."""
     return jax.process_count() > 1
+
+
+def devices_of_each() -> list[int]:
+    """How many devices every process has."""
+    found = collections.Counter(device.process_index for device in jax.devices())
+    return [found[number] for number in range(jax.process_count())]
 
 
 def is_first() -> bool:

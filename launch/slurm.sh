@@ -9,7 +9,7 @@
 #
 # Settings:
 #   --workdir=DIR         folder that all nodes share, or gs://BUCKET/FOLDER
-#   --nodes=N             how many; 1 where not given. One process runs on each
+#   --nodes=N             how many; 1 where not given. One process runs on each, with all of its GPUs
 #   --gpus_per_node=N     1 where not given; 0 for CPUs
 #   --cpus_per_task=N     8 where not given
 #   --time=TIME           of one job; 12:00:00 where not given

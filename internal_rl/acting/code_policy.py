@@ -5,8 +5,6 @@ residual `e_{t,l}` and picks a code. Between two decisions the base model acts u
 that the last code decodes to.
 """
 
-import math
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -120,8 +118,13 @@ class CodePolicyControl:
         Few episodes ask at any one step, so the policy runs on these alone, `policy_rows` at a
         time.
         """
-        rows = math.gcd(self.policy_rows, ask.shape[0])
+        num_slots = ask.shape[0]
+        rows = min(self.policy_rows, num_slots)
+        # Those that ask come first. Parts are whole: behind the last slot stands one that is not
+        # there, from which nothing is kept; a shorter last part would take slots a second time.
         order = jnp.argsort(~ask, stable=True)
+        if num_slots % rows:
+            order = jnp.pad(order, (0, -num_slots % rows), constant_values=num_slots)
         count = largest(jnp.sum(ask))
 
         def ask_some(loop):
@@ -146,8 +149,11 @@ class CodePolicyControl:
                 log_prob=jnp.where(asked, log_prob, before.log_prob),
                 policy=state,
             )
-            held = jax.tree.map(lambda x, new: x.at[chosen].set(new.astype(x.dtype)), held, after)
-            return index + 1, held
+
+            def put(x, new):
+                return x.at[chosen].set(new.astype(x.dtype), mode="drop")
+
+            return index + 1, jax.tree.map(put, held, after)
 
         loop = (jnp.int32(0), held)
         with jax.named_scope("policy_calls"):

@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 from flax import struct
 
-from internal_rl.backend import on_cpu
+from internal_rl.backend import exact_products, on_cpu
 from internal_rl.errors import ConfigError
 from internal_rl.host_threads import available_cores, warn_of_host_threads
 
@@ -74,8 +74,13 @@ def quiet_import() -> contextlib.redirect_stdout:
     return contextlib.redirect_stdout(io.StringIO())
 
 
+def _own_device() -> jax.Device:
+    """Where MJX may put things: its own choice, the first device of all, may be another host's."""
+    return jax.local_devices()[0]
+
+
 def mjx_physics(frame_skip: int) -> Physics:
-    """Physics by MJX, compiled into the program that calls it.
+    """Physics by MJX, compiled into the program that calls it, with exact products everywhere.
 
     Raises:
       ConfigError: if MJX is not installed.
@@ -97,13 +102,17 @@ def mjx_physics(frame_skip: int) -> Physics:
         # Arrays of NumPy: those of jax would belong to the trace in which they happen to be made
         # first, or to a device, and programs for another one could not hold them.
         with jax.ensure_compile_time_eval():
-            return jax.tree.map(np.asarray, mjx.put_model(model))
+            return jax.tree.map(np.asarray, mjx.put_model(model, device=_own_device()))
 
     def physics(model: mujoco.MjModel, state: PhysicsState, control: chex.Array) -> PhysicsState:
         device_model = jax.tree.map(jnp.asarray, on_host(model))
-        data = mjx.make_data(device_model)
+        data = mjx.make_data(device_model, device=_own_device())
         data = data.replace(qpos=state.qpos, qvel=state.qvel, ctrl=control)
-        data = jax.lax.fori_loop(0, frame_skip, lambda _, data: mjx.step(device_model, data), data)
+        # Rounded factors would make the solver of contacts another one on every accelerator.
+        with exact_products():
+            data = jax.lax.fori_loop(
+                0, frame_skip, lambda _, data: mjx.step(device_model, data), data
+            )
         return PhysicsState(data.qpos, data.qvel)
 
     return physics

@@ -5,6 +5,7 @@ One policy serves all tasks.
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable
 
 import chex
@@ -97,6 +98,10 @@ def train_round(
         num_timesteps=config.steps_per_round,
         episode_length=world.time_limit,
         num_envs=config.num_worlds,
+        # Worlds and batches have to be shared out evenly.
+        max_devices_per_host=math.gcd(
+            config.num_worlds, config.batch_size, jax.local_device_count()
+        ),
         learning_rate=config.learning_rate_of(index),
         entropy_cost=config.entropy_cost,
         discounting=config.discounting,

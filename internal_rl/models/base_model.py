@@ -6,6 +6,8 @@ the model does so between the two.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import chex
 import flax.linen as nn
@@ -15,6 +17,7 @@ from flax import struct
 from jax.typing import DTypeLike
 
 from internal_rl.arguments import checked_integer
+from internal_rl.backend import exact_products
 from internal_rl.models import hawk, transformer  # noqa: F401 (registers the blocks of this package)
 from internal_rl.models.blocks import (
     BlockEntry,
@@ -86,6 +89,17 @@ class BaseOutput:
     observation: chex.Array
 
 
+def _in_its_precision(method: Callable) -> Callable:
+    """A method of the model, whose float32 products are exact unless it has a type of products."""
+
+    @functools.wraps(method)
+    def run(self, *arguments, **keywords):
+        with exact_products(self.dtype is None):
+            return method(self, *arguments, **keywords)
+
+    return run
+
+
 class BaseModel(nn.Module):
     """Sequence model of `depth` blocks between an input embedding and two heads.
 
@@ -96,8 +110,8 @@ class BaseModel(nn.Module):
       max_length: longest episode the one-step form can run.
       reach: how many steps back attention of the parallel form looks at most; None for
         `max_length`.
-      dtype: of products, `jnp.bfloat16` or None for that of the inputs. Parameters, residual
-        stream and the action head keep float32.
+      dtype: of products, `jnp.bfloat16` or None for that of the inputs, float32 in full. With
+        bfloat16 parameters, residual stream and the action head keep float32.
     """
 
     observation_spec: ObservationSpec
@@ -182,12 +196,17 @@ class BaseModel(nn.Module):
 
     def _heads(self, residual: chex.Array) -> BaseOutput:
         x = self.output_norm(residual)
-        return BaseOutput(self.action_output(x), self.observation_output(x))
+        # What acts and what learns have to find the same probabilities.
+        with exact_products():
+            action = self.action_output(x)
+        return BaseOutput(action, self.observation_output(x))
 
+    @_in_its_precision
     def __call__(self, observation: chex.Array, segment: chex.Array) -> BaseOutput:
         """Predictions for packed rows: `(B, S, d)` observations, `(B, S)` segments."""
         return self.upper(self.lower(observation, segment, self.depth), segment, self.depth)
 
+    @_in_its_precision
     def lower(self, observation: chex.Array, segment: chex.Array, layer: int) -> chex.Array:
         """Residual stream `e_{t,l}` after block `layer`, `(B, S, n_e)`; 0 is the embedding."""
         self.check_layer(layer)
@@ -196,6 +215,7 @@ class BaseModel(nn.Module):
             x = block(x, segment)
         return x
 
+    @_in_its_precision
     def upper(self, residual: chex.Array, segment: chex.Array, layer: int) -> BaseOutput:
         """Runs blocks `layer + 1 .. L` and the heads on `(B, S, n_e)` residuals."""
         self.check_layer(layer)
@@ -203,6 +223,7 @@ class BaseModel(nn.Module):
             residual = block(residual, segment)
         return self._heads(residual)
 
+    @_in_its_precision
     def upper_of_each(self, residuals: chex.Array, segment: chex.Array) -> BaseOutput:
         """What `upper` predicts from every layer's residual stream, with each block called once.
 
@@ -221,6 +242,7 @@ class BaseModel(nn.Module):
         output = self._heads(below)
         return jax.tree.map(lambda leaf: leaf.reshape(layers, rows, *leaf.shape[1:]), output)
 
+    @_in_its_precision
     def residuals(self, observation: chex.Array, segment: chex.Array) -> chex.Array:
         """All residual streams, `(L + 1, B, S, n_e)`; index 0 is the embedding."""
         x = self._embed(observation)
@@ -242,6 +264,7 @@ class BaseModel(nn.Module):
         block = self._make_detached_block()
         return tuple(block.restart(block_state, rows) for block_state in state)
 
+    @_in_its_precision
     def lower_step(
         self, observation: chex.Array, state: tuple, layer: int
     ) -> tuple[chex.Array, tuple]:
@@ -259,6 +282,7 @@ class BaseModel(nn.Module):
         x = self._embed(observation)
         return self._step_blocks(x, state, range(layer))
 
+    @_in_its_precision
     def upper_step(
         self, residual: chex.Array, state: tuple, layer: int
     ) -> tuple[BaseOutput, tuple]:

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn.initializers import normal, zeros
 
+from internal_rl.backend import with_exact_products
 from internal_rl.models.history import histories, input_products
 from internal_rl.section import SCALE, SIZE, Section, SettingError, at_least, setting, within
 
@@ -112,6 +113,7 @@ class CodeController(nn.Module):
         """`h_0 = 0`, `(B, history_size)`."""
         return jnp.zeros((batch_size, self.config.history_size), jnp.float32)
 
+    @with_exact_products
     def history_step(self, residual: chex.Array, history: chex.Array) -> chex.Array:
         """`h_t = GRU(e_t, h_{t-1})` for `(B, n_e)` residuals."""
         return self.history_cell(history, self.input_norm(residual))[0]
@@ -128,6 +130,7 @@ class CodeController(nn.Module):
         params = self.history_cell.variables["params"]
         return histories(params, input_products(params, normed), start)
 
+    @with_exact_products
     def switch(self, residual: chex.Array, history: chex.Array, code: chex.Array) -> chex.Array:
         """Gate `beta_t = f_switch(e_t, h_{t-1}, z_{t-1})` without noise, in [0, 1].
 

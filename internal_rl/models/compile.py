@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from internal_rl.backend import with_exact_products
 from internal_rl.models import hawk
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.blocks import BlockShape, scaled_initializer
@@ -261,6 +262,7 @@ class Compile(CodeController):
         """
         return as_discovery(self.segments(observation, segment, key, relaxed=False), segment)
 
+    @with_exact_products
     def gate_logits(
         self, residual: chex.Array, segment: chex.Array, code: chex.Array
     ) -> chex.Array:

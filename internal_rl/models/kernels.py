@@ -18,11 +18,6 @@ def suits_kernels(x: chex.Array) -> bool:
     return kernels_for_tpu() and filled and x.dtype == jnp.float32
 
 
-def channels_of(width: int) -> int:
-    """How many channels of a row one run of a kernel takes."""
-    return next(count for count in (2 * LANES, LANES) if width % count == 0)
-
-
 def with_transpose(apply: Callable, transpose: Callable, x: chex.ArrayTree) -> chex.ArrayTree:
     """`apply(x)`, a linear map of `x` whose transpose is known.
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from internal_rl.backend import with_exact_products
 from internal_rl.models.blocks import MLP
 from internal_rl.models.code_controller import CodeController, CodeControllerConfig
 from internal_rl.models.integration import Gate, codes_before, mixed
@@ -151,6 +152,7 @@ class Metacontroller(CodeController):
         """The `"random"` gate is a probability."""
         return self.config.gate == "random"
 
+    @with_exact_products
     def switch(self, residual: chex.Array, history: chex.Array, code: chex.Array) -> chex.Array:
         """See `CodeController.switch`."""
         if self.config.gate in ("one", "random"):
@@ -159,6 +161,7 @@ class Metacontroller(CodeController):
         logit = self._gate_logit(self.input_norm(residual), history, code)
         return nn.sigmoid(logit / self.config.temperature)
 
+    @with_exact_products
     def discover(
         self,
         residual: chex.Array,

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from internal_rl.backend import with_exact_products
 from internal_rl.models.blocks import scaled_initializer
 from internal_rl.models.hawk import HawkBlock, HawkState
 from internal_rl.section import SettingError
@@ -20,7 +21,8 @@ class CodePolicy(nn.Module):
     One element of its input sequence is one decision: the residual `e_{t,l}` at a raw step at which
     the switch asked for a new code. The output layer starts near zero, so that the untrained policy
     is close to a Gaussian around zero whatever it reads: with an `initial_std` of 1 to the prior
-    `N(0, I)` of the codes.
+    `N(0, I)` of the codes. Its products are float32 in full on all devices: a code has to have the
+    same probability when it is drawn and when it is learnt from.
 
     Attributes:
       code_size: size `n_z` of a code.
@@ -88,6 +90,7 @@ class CodePolicy(nn.Module):
         centre, reach = self._log_std_bounds()
         return mean, centre + reach * jnp.tanh((log_std - centre) / reach)
 
+    @with_exact_products
     def __call__(self, residual: chex.Array, segment: chex.Array) -> tuple[chex.Array, chex.Array]:
         """Parallel form over whole sequences of decisions.
 
@@ -123,6 +126,7 @@ class CodePolicy(nn.Module):
         """A block outside the module tree, for functions of its state that need no parameters."""
         return HawkBlock(self.width, self.num_heads, self.mlp_size, parent=None)
 
+    @with_exact_products
     def step(
         self, residual: chex.Array, state: HawkState, active: chex.Array
     ) -> tuple[chex.Array, chex.Array, HawkState]:

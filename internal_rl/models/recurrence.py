@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from internal_rl.backend import on_cpu
 from internal_rl.models import loop_kernel, recurrence_kernel
-from internal_rl.models.kernels import suits_kernels, with_transpose
+from internal_rl.models.kernels import with_transpose
 
 
 def steps_at_once() -> int:
@@ -121,7 +121,7 @@ def _earlier(x: chex.Array, reverse: bool) -> chex.Array:
 
 def _solve(decay: chex.Array, inputs: chex.Array, reverse: bool, late: bool = False) -> chex.Array:
     """The recurrence, on a TPU by its kernel; see `recurrence_kernel.solve`."""
-    if suits_kernels(decay):
+    if recurrence_kernel.suits(decay):
         return recurrence_kernel.solve(decay, inputs, reverse=reverse, late=late)
     if late:
         decay = _earlier(decay, reverse)

@@ -11,10 +11,27 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from internal_rl.models.kernels import STEPS, channels_of
+from internal_rl.backend import LANES
+from internal_rl.models.kernels import STEPS, suits_kernels
 
-# Rows that one run of the kernel takes: their chains hide each other's delay.
-_BLOCK_ROWS = 4
+# Rows and channels that one run of the kernel takes, the more the better: their chains hide each
+# other's delay.
+_BLOCKS = ((4, 2 * LANES), (2, 2 * LANES), (1, 2 * LANES), (4, LANES), (2, LANES), (1, LANES))
+# Bytes that these may take; a program of XLA leaves its kernels 16 MiB.
+_MEMORY = 12 * 2**20
+
+
+def suits(x: chex.Array) -> bool:
+    """Whether a program is traced for TPUs and the kernel takes rows `(B, S, n)`."""
+    return suits_kernels(x) and _block_of(*x.shape) is not None
+
+
+def _block_of(rows: int, length: int, width: int) -> tuple[int, int] | None:
+    """How many rows and channels one run of the kernel takes; None if whole rows are too long."""
+    # Decays, inputs and states in float32; the next ones arrive while these are worked on.
+    most = _MEMORY // (3 * 2 * 4 * length)
+    blocks = ((min(count, rows), channels) for count, channels in _BLOCKS if width % channels == 0)
+    return next((block for block in blocks if block[0] * block[1] <= most), None)
 
 
 def solve(
@@ -28,7 +45,7 @@ def solve(
     """Solves the recurrence along axis 1.
 
     Args:
-      decay: `(B, S, n)` float32.
+      decay: `(B, S, n)` float32, of a shape that `suits`.
       inputs: `(B, S, n)` float32.
       reverse: run from the last step to the first.
       late: decays belong to the way out of their step instead of the way into it:
@@ -39,14 +56,12 @@ def solve(
       `(B, S, n)`.
     """
     rows, length, width = decay.shape
-    channels = channels_of(width)
-    block = pl.BlockSpec(
-        (min(_BLOCK_ROWS, rows), length, channels), lambda row, channel: (row, 0, channel)
-    )
+    count, channels = _block_of(rows, length, width)
+    block = pl.BlockSpec((count, length, channels), lambda row, channel: (row, 0, channel))
     return pl.pallas_call(
         functools.partial(_kernel, reverse=reverse, late=late),
         out_shape=jax.ShapeDtypeStruct(inputs.shape, inputs.dtype),
-        grid=(pl.cdiv(rows, _BLOCK_ROWS), width // channels),
+        grid=(pl.cdiv(rows, count), width // channels),
         in_specs=[block, block],
         out_specs=block,
         interpret=interpret,

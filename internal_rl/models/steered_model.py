@@ -3,6 +3,7 @@
 import chex
 from flax import struct
 
+from internal_rl.backend import exact_products
 from internal_rl.models.base_model import BaseModel, BaseOutput
 from internal_rl.models.code_controller import CodeController
 from internal_rl.models.metacontroller import UNAIDED, Discovery, GateTraining
@@ -53,7 +54,9 @@ class SteeredModel:
 
     def _meta(self, method: str, *inputs):
         module = self._require_metacontroller()
-        return module.apply(self.metacontroller_params, *inputs, method=method)
+        # Control adds to the residual stream as a block does, and is as exact as one.
+        with exact_products(self.base.dtype is None):
+            return module.apply(self.metacontroller_params, *inputs, method=method)
 
     # Whole packed rows.
 

@@ -17,7 +17,9 @@ MASKED = -1e9
 def dot(left, right, left_axis, right_axis):
     """Product over one axis of each, summed in float32."""
     axes = (((left_axis,), (right_axis,)), ((), ()))
-    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
+    # Those of bfloat16 numbers are the same in any precision, and kernels have no other.
+    precision = jax.lax.Precision.DEFAULT if left.dtype == jnp.bfloat16 else None
+    return jax.lax.dot_general(left, right, axes, precision, jnp.float32)
 
 
 def _weights_of(query, key, bias, visible):

@@ -24,12 +24,20 @@ from internal_rl.models.tpu_rows import norm
 SLOTS = 16
 # Episodes in one run of the kernel, as many as the rows of a register of bfloat16.
 _EPISODES = 16
+# Bytes that their cache may take; a program of XLA leaves its kernels 16 MiB.
+_CACHE_MEMORY = 8 * 2**20
 
 
-def fits(width: int, mlp_size: int, num_heads: int, head_size: int) -> bool:
-    """Whether a block of these sizes fills the lanes of registers, and fits into a core."""
+def fits(max_length: int, width: int, mlp_size: int, num_heads: int, head_size: int) -> bool:
+    """Whether a block of these sizes fills the lanes of registers, and fits into a core.
+
+    So must the cache of episodes of up to `max_length` steps.
+    """
     sizes = (width, mlp_size, num_heads * head_size)
-    return all(size % LANES == 0 for size in sizes) and number_of_weights(*sizes) <= MAX_WEIGHTS
+    # Keys and values of two bytes; the next episodes arrive while these are worked on.
+    cache = 2 * 2 * 2 * _EPISODES * slots_of(max_length) * num_heads * head_size
+    whole = all(size % LANES == 0 for size in sizes)
+    return whole and number_of_weights(*sizes) <= MAX_WEIGHTS and cache <= _CACHE_MEMORY
 
 
 def slots_of(max_length: int) -> int:

@@ -290,13 +290,16 @@ class TransformerBlock(nn.Module):
         """`(H, S)` bias of keys that are 0, 1, ... steps behind the query."""
         bucket = relative_position_bucket(np.arange(length), self.num_buckets)
         chosen = jax.nn.one_hot(bucket, self.num_buckets, dtype=self.position_bias.dtype)
-        return jnp.einsum("kn,hn->hk", chosen, self.position_bias)
+        # Exact, as what the one-step form looks up.
+        exact = jax.lax.Precision.HIGHEST
+        return jnp.einsum("kn,hn->hk", chosen, self.position_bias, precision=exact)
 
     @nn.nowrap
     def initial_state(self, batch_size: int) -> KeyValueCache:
         """Empty cache for episodes of up to `max_length` steps."""
         sizes = (self.num_heads, self.head_size)
-        if self._wants_kernels() and tpu_step.fits(self.width, self.mlp_size, *sizes):
+        fits = tpu_step.fits(self.max_length, self.width, self.mlp_size, *sizes)
+        if self._wants_kernels() and fits:
             size = self.num_heads * self.head_size
             return empty_kernel_cache(batch_size, self.max_length, size, self.dtype)
         return empty_cache(batch_size, self.max_length, *sizes, self.dtype or jnp.float32)

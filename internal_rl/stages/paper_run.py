@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+import jax
 from absl import app, flags
 
 from internal_rl import pretrained
@@ -371,6 +372,8 @@ def _fail(error: Exception) -> None:
 
 def _main(rest: Sequence[str], overrides: tuple[str, ...]) -> None:
     values = flags.FLAGS
+    # An accelerator is for one process at a time, and belongs to those that are started here.
+    jax.config.update("jax_platforms", "cpu")
     try:
         if len(rest) > 1:
             raise ConfigError(f"{rest[1]}: unexpected argument, allowed are flags: see --help")

@@ -45,9 +45,11 @@ class Settings:
       preset: name of the preset.
       seed: first seed; a stage trains `seed`, `seed + 1`, ..., see `num_seeds`.
       precision: of the products in base models, one of `backend.PRECISIONS`. Parameters, residual
-        stream, softmax, recurrences, log-probabilities and losses, and what steers a base model,
-        are float32 always. How a result is computed, not what: a stage may go on in another
-        precision, and `versions.json` tells which it was.
+        stream, softmax, recurrences, log-probabilities and losses are float32 always. Accelerators
+        round the factors of float32 products: with `"float32"` none of them, else those of the
+        action head, of gates and of policies not, see `docs/decisions.md`. How a result is
+        computed, not what: a stage may go on in another precision, and `versions.json` tells which
+        it was.
       environment: `name` of the world and the fields of its config.
       world_config: the same as the config of the world.
       world: the world itself.

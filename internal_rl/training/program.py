@@ -7,9 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from internal_rl import hosts
-from internal_rl.backend import on_cpu
+from internal_rl.backend import exact_products, on_cpu
 from internal_rl.host_compiler import warn_of_host_compiler
 from internal_rl.training import mesh as mesh_lib
 from internal_rl.training.randomness import is_key, with_keys, without_keys
@@ -64,6 +65,9 @@ class Program:
         """
         if on_cpu():
             warn_of_host_compiler()
+        if hosts.several():
+            each = ", ".join(map(str, hosts.devices_of_each()))
+            logging.info("%s: devices of each process: %s", stage.name, each)
         self._stage = stage
         self.batched = len(stage.seeds) > 1
         self._mesh = mesh_lib.make_mesh(len(stage.seeds), devices)
@@ -103,8 +107,15 @@ class Program:
         return jax.jit(self._per_seed(function), out_shardings=sharding)
 
     def _call(self, compiled: Callable, *arguments) -> chex.ArrayTree:
-        with jax.set_mesh(self._mesh):
+        with self._traced():
             return compiled(*arguments)
+
+    @contextlib.contextmanager
+    def _traced(self) -> Iterator[None]:
+        """What every function is traced with: the mesh, and the precision of the stage."""
+        exact = self._stage.computed.get("precision") == "float32"
+        with jax.set_mesh(self._mesh), exact_products(exact):
+            yield
 
     def _sharding_of(self, has_seed_axis: bool) -> jax.sharding.NamedSharding:
         shard = mesh_lib.seed_sharding if has_seed_axis else mesh_lib.replicated
@@ -185,7 +196,7 @@ class Program:
         self.compile_update()
         self._trace_evaluation()
         if self._traced_evaluation is not None:
-            with jax.set_mesh(self._mesh):
+            with self._traced():
                 self._evaluated = self._traced_evaluation.lower().compile()
             self._traced_evaluation = None
 
@@ -199,15 +210,15 @@ class Program:
 
     @contextlib.contextmanager
     def _in_force(self) -> Iterator[None]:
-        """The mesh, and how many seeds a device trains side by side."""
+        """The same, and how many seeds a device trains side by side."""
         side_by_side = len(self._stage.seeds) // self._mesh.shape[mesh_lib.SEED]
-        with jax.set_mesh(self._mesh), mesh_lib.side_by_side(side_by_side):
+        with self._traced(), mesh_lib.side_by_side(side_by_side):
             yield
 
     def _trace_evaluation(self) -> None:
         if self._evaluate is None or self._evaluated or self._traced_evaluation:
             return
-        with jax.set_mesh(self._mesh):
+        with self._traced():
             state = _shapes(self.state_template(), self._sharding)
             self._traced_evaluation = self._evaluate.trace(state, self.frozen)
 
@@ -254,37 +265,40 @@ class Program:
         What is done with them outside of the mesh runs there alone: kernels cannot be divided among
         devices by a compiler.
         """
+
+        def take(axis, subtree):
+            return self._of_seed(axis, subtree, index)
+
+        return take(0, state), map_frozen(take, self._stage.frozen_axes, self.frozen)
+
+    def state_of_seed(self, state: State, index: int) -> State:
+        """The first part of `of_seed`, without the constants, which may be a whole dataset."""
+        return self._of_seed(0, state, index)
+
+    def _of_seed(self, axis: int | None, subtree: chex.ArrayTree, index: int) -> chex.ArrayTree:
+        """What is of one seed, or of all of them where `axis` is None, on one device."""
+        one_of_many = self.batched and axis is not None
         if hosts.several():
-            return self._of_seed_here(state, index)
+            return self._of_seed_here(subtree, index if one_of_many else None)
+        if one_of_many:
+            subtree = jax.tree.map(lambda leaf: leaf[index], subtree)
         device = self._mesh.devices.flat[0]
+        return subtree if self._mesh.size == 1 else jax.device_put(subtree, device)
 
-        def take(axis, subtree):
-            if axis is not None and self.batched:
-                subtree = jax.tree.map(lambda leaf: leaf[index], subtree)
-            return subtree if self._mesh.size == 1 else jax.device_put(subtree, device)
+    def _of_seed_here(self, subtree: chex.ArrayTree, index: int | None) -> chex.ArrayTree:
+        """The same on several hosts, on a device of this one; all of them have to ask.
 
-        return take(0, state), map_frozen(take, self._stage.frozen_axes, self.frozen)
+        What all seeds share lies on every device already, and is not copied.
+        """
+        if index is None:
+            return jax.tree.map(lambda leaf: leaf.addressable_data(0), subtree)
 
-    def _of_seed_here(self, state: State, index: int) -> tuple[State, Frozen]:
-        """State and constants of one seed, on the devices of this process alone."""
+        def bare(tree):
+            return jax.tree.map(lambda leaf: without_keys(leaf)[index], tree)
 
-        def take(axis, subtree):
-            one_of_many = self.batched and axis is not None
-
-            def bare(leaf):
-                data = without_keys(leaf)
-                return data[index] if one_of_many else data
-
-            whole = jax.jit(
-                lambda tree: jax.tree.map(bare, tree),
-                out_shardings=self.whole,
-            )
-            with jax.set_mesh(self._mesh):
-                here = jax.device_get(whole(subtree))
-
-            return jax.tree.map(with_keys, here, subtree)
-
-        return take(0, state), map_frozen(take, self._stage.frozen_axes, self.frozen)
+        with jax.set_mesh(self._mesh):
+            found = jax.jit(bare, out_shardings=self.whole)(subtree)
+        return jax.tree.map(lambda x, like: with_keys(x.addressable_data(0), like), found, subtree)
 
     def _to_host(self, metrics: Metrics) -> dict[str, np.ndarray]:
         return {name: np.atleast_1d(value) for name, value in jax.device_get(dict(metrics)).items()}

@@ -8,11 +8,13 @@ import mujoco
 import numpy as np
 import pytest
 
+from internal_rl.backend import traced_for
 from internal_rl.envs import physics as physics_module
 from internal_rl.envs.ant_body import STANDING_JOINTS, ant_model
 from internal_rl.envs.physics import PhysicsState, make_physics, native_physics
 from internal_rl.errors import ConfigError
 from internal_rl.host_threads import SAFE_NUM_THREADS
+from tests.products import HIGHEST, precisions_of
 
 FRAME_SKIP = 5
 
@@ -125,6 +127,26 @@ def test_auto_is_refused_where_no_physics_is_installed(monkeypatch):
     hide(monkeypatch, "rollout")
     with pytest.raises(ConfigError, match="pip install"):
         make_physics("auto", FRAME_SKIP)
+
+
+def test_mjx_keeps_to_the_devices_of_its_own_host(monkeypatch):
+    asked = []
+    with monkeypatch.context() as elsewhere:
+        # The first device of all may be one that this process cannot reach.
+        elsewhere.setattr(jax, "devices", lambda *kind: asked.append(kind) or [None])
+        physics = make_physics("mjx", 1)
+        jax.make_jaxpr(lambda control: physics(ant_model(), standing(0.55), control))(jnp.zeros(8))
+    assert not asked
+
+
+def test_products_of_mjx_are_exact_on_accelerators():
+    physics = make_physics("mjx", 1)
+
+    def step(control):
+        return physics(ant_model(), standing(0.55), control)
+
+    with traced_for("gpu"):
+        assert precisions_of(step, jnp.zeros(8)) == {HIGHEST}
 
 
 @pytest.mark.slow

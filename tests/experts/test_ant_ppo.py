@@ -53,6 +53,23 @@ def test_the_expert_learns_in_layouts_that_can_be_solved_whatever_the_world_draw
     assert 0.05 < 1 - solvable(state).mean() < 0.25
 
 
+@pytest.mark.parametrize(
+    ("devices", "worlds", "batch", "expected"),
+    [(1, 512, 256, 1), (8, 512, 256, 8), (3, 512, 256, 1), (6, 512, 256, 2), (8, 512, 4, 4)],
+)
+def test_as_many_devices_train_as_share_worlds_and_batches_evenly(
+    devices, worlds, batch, expected, monkeypatch
+):
+    world, given = AntWorld(AntWorldConfig(), drive), {}
+    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+    monkeypatch.setattr(
+        ant_ppo.brax_ppo, "train", lambda environment, **more: given.update(more) or (0, 0)
+    )
+    config = AntExpertConfig(num_worlds=worlds, batch_size=batch, num_minibatches=128)
+    ant_ppo.train_round(world, config, 0, 0, None)
+    assert given["max_devices_per_host"] == expected
+
+
 def test_way_leads_to_the_next_colour_without_wrong_ones():
     world, state, _ = world_at((-3.0, 1.0))
     for start in (1, 2, 4, 6, 8, 13, 14):

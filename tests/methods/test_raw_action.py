@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from internal_rl.acting.episodes import start_worlds
+from internal_rl.backend import traced_for
 from internal_rl.methods.raw_action import Config, RawActionRL
+from internal_rl.models.base_model import BaseConfig, BaseModel
+from internal_rl.models.steered_model import SteeredModel
 from internal_rl.training.randomness import named_key
 from tests.acting.steered import make_model, make_world
 from tests.methods import line
@@ -53,6 +56,24 @@ def test_a_metacontroller_plays_no_part():
         for method in (alone, beside)
     ]
     assert results[0] == results[1]
+
+
+def test_on_tpus_the_update_passes_through_the_kernels():
+    world = make_world()
+    base = BaseModel(
+        world.observation_spec,
+        world.action_spec,
+        BaseConfig(width=128, depth=1, num_heads=2, head_size=64, mlp_size=128),
+        world.time_limit,
+        dtype=jnp.bfloat16,
+    )
+    model = SteeredModel(base, 1, jax.eval_shape(base.initial_params, jax.random.key(0)))
+    method = RawActionRL(SETTINGS, world, model, task=jnp.array([0]))
+    with traced_for("tpu"):
+        state = jax.eval_shape(method.init, jax.random.key(0), model)
+        program = str(jax.make_jaxpr(lambda *inputs: method.update(*inputs))(state, model))
+    for kernel in ("block_step", "block_forward", "block_backward"):
+        assert f"name={kernel}" in program, kernel
 
 
 @pytest.mark.slow

@@ -83,6 +83,38 @@ def test_recurrence_equals_a_loop_and_the_derivatives_of_a_scan(anywhere, revers
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((155, 512, 256), (4, 256)),
+        ((155, 512, 384), (4, 128)),
+        ((3, 512, 256), (3, 256)),
+        ((155, 688, 256), (2, 256)),
+        ((155, 2048, 256), (1, 256)),
+        ((155, 4096, 256), (1, 128)),
+        ((155, 4104, 256), None),
+        ((155, 516, 256), None),
+        ((155, 512, 64), None),
+    ],
+)
+def test_rows_that_the_kernel_takes_fit_into_a_core(shape, expected):
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def solve():
+        return str(jax.make_jaxpr(lambda *inputs: linear_recurrence(*inputs))(x, x))
+
+    assert "pallas_call" not in solve()
+    with traced_for("tpu"):
+        program = solve()
+    if expected is None:
+        assert "pallas_call" not in program
+        return
+    rows, channels = expected
+    assert f"{{f32[{rows},{shape[1]},{channels}]}}" in program
+    # Three arrays of four bytes, each twice; the compiler allows 16 MiB.
+    assert 3 * 2 * 4 * rows * shape[1] * channels <= 12 * 2**20
+
+
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_kernel_solves_what_it_says(reverse, late):

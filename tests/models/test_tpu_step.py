@@ -134,3 +134,27 @@ def test_sizes_that_do_not_suit_take_the_other_cache(width, mlp_size, heads, dty
     block = TransformerBlock(width, heads, 64, mlp_size, dtype=dtype)
     with traced_for("tpu"):
         assert block.initial_state(2).for_kernel == expected
+
+
+@pytest.mark.parametrize(
+    ("max_length", "heads", "expected"),
+    [
+        (100, 4, True),
+        (256, 4, True),
+        (512, 2, True),
+        (100, 8, True),
+        (500, 4, False),
+        (500, 8, False),
+    ],
+)
+def test_a_cache_that_does_not_fit_into_a_core_is_the_other_one(
+    max_length, heads, expected, monkeypatch
+):
+    monkeypatch.setattr(tpu_step, "_EPISODES", 16)
+    block = TransformerBlock(256, heads, 64, 512, max_length=max_length, dtype=jnp.bfloat16)
+    with traced_for("tpu"):
+        state = jax.eval_shape(lambda: block.initial_state(16))
+    assert state.for_kernel == expected
+    # Of 16 episodes, the next ones beside them; the compiler allows 16 MiB with all the rest.
+    size = 2 * sum(array.size * array.dtype.itemsize for array in (*state.key, *state.value))
+    assert (size <= 8 * 2**20) == expected

@@ -148,6 +148,28 @@ def test_told_to_stop_it_stops_what_trains_and_packs_what_is_there(tmp_path):
     assert record["stages"]["pretrain"]["updates"] == 3
 
 
+def test_the_accelerator_is_left_to_the_stages(tmp_path):
+    code = "import os; print(os.environ['JAX_PLATFORMS'])"
+    script = (
+        "import jax\n"
+        "from internal_rl.stages import paper_run as lib\n"
+        f"lib._CHILD = {code!r}\n"
+        "lib._measure = lambda *_: {}\n"
+        "lib.launch_paper_run()\n"
+    )
+    # The world of the ant asks which backend there is; there is none of this kind.
+    command = [sys.executable, "-c", script, "--config=configs/ant.py:smoke", "--out=out"]
+    process = subprocess.run(
+        [*command, f"--workdir={tmp_path}/work", f"--out={tmp_path}/out", "--stages=pretrain"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cuda"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "\ncuda\n" in process.stderr
+
+
 def test_help_lists_the_flags():
     command = [sys.executable, "-m", "experiments.paper_run", "--help"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

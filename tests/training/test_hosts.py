@@ -1,5 +1,6 @@
 """Two processes with two devices each train what one process with four devices trains."""
 
+import contextlib
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from jax._src import distributed
 
 from internal_rl import hosts
 from internal_rl.errors import ConfigError
@@ -171,6 +173,51 @@ def test_the_environment_tells_of_several_processes(variables, expected, monkeyp
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert hosts._several_in_environment() is expected
+
+
+@pytest.mark.parametrize(
+    ("tasks", "local", "own", "visible"),
+    [
+        # One process on a node has all of its devices, others one each, as jax would have it.
+        ("1(x2)", "0", None, []),
+        ("1", "0", None, []),
+        ("8(x2)", "3", None, [3]),
+        ("1(x2),3", "2", None, [2]),
+        ("11(x2)", "10", None, [10]),
+        ("1(x2)", "0", "4,5", [4, 5]),
+    ],
+)
+@pytest.mark.parametrize("given", [(), ("node:1234", 2, 0)])
+def test_a_process_alone_on_a_node_of_slurm_has_all_devices(
+    tasks, local, own, visible, given, monkeypatch
+):
+    variables = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "node[1-2]",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": local,
+        "SLURM_STEP_TASKS_PER_NODE": tasks,
+    }
+    if own:
+        variables["JAX_LOCAL_DEVICE_IDS"] = own
+    monkeypatch.delenv("JAX_LOCAL_DEVICE_IDS", raising=False)
+    monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    said = []
+
+    def initialize(*arguments, local_device_ids=None):
+        # What jax makes of it, up to the point where processes look for each other.
+        monkeypatch.setattr(distributed.config, "update", lambda *words: said.append(words))
+        monkeypatch.setattr(distributed, "_jax", None)
+        with contextlib.suppress(AttributeError):
+            distributed.State().initialize(*arguments, local_device_ids=local_device_ids)
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    hosts.connect(*given)
+    chosen = {value for name, value in said if name == "jax_cuda_visible_devices"}
+    assert chosen == ({",".join(map(str, visible))} if visible else set())
 
 
 @pytest.mark.slow

@@ -10,10 +10,22 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from internal_rl.backend import LANES, backend, on_cpu
 from internal_rl.batching import largest
 from internal_rl.methods.reinforcement.objective import ObjectiveSums
 from internal_rl.methods.reinforcement.packing import sum_over_rows
-from internal_rl.training.mesh import num_shares, total
+from internal_rl.training.mesh import num_shares, seeds_side_by_side, total
+
+CPU_TOKENS = 1024
+"""Decisions per part on a CPU, padding included."""
+ACCELERATOR_TOKENS = 2**13
+"""The same on an accelerator, of all seeds that it trains side by side."""
+# What a batch may hold makes so many parts at least: episodes hold far fewer decisions as a rule,
+# and the last part is filled up with padding.
+_MIN_PARTS = 8
+# The longest rows of several episodes: attention costs more the longer they are.
+_LONGEST_ROW = 512
+_WELL_FILLED = 0.9
 
 _METRICS = ("loss", "clip_fraction", "divergence", "gradient_norm")
 
@@ -27,7 +39,7 @@ class UpdateSettings:
       num_epochs: passes over the batch.
       num_minibatches: gradient steps per pass; each uses another part of the episodes.
       tokens: decisions per part when a gradient is accumulated, padding included; no influence on
-        the result, bounds the memory.
+        the result, bounds the memory. None for what suits the backend.
 
     Raises:
       ValueError: a number is below 1.
@@ -36,12 +48,45 @@ class UpdateSettings:
     optimiser: optax.GradientTransformation
     num_epochs: int = 4
     num_minibatches: int = 1
-    tokens: int = 1024
+    tokens: int | None = None
 
     def __post_init__(self):
         for name in ("num_epochs", "num_minibatches", "tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} given, allowed is 1 or more")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: {value} given, allowed is 1 or more")
+
+    def part_shape(self, num_episodes: int, max_decisions: int) -> tuple[int, int]:
+        """Rows of a part, and decisions of a row.
+
+        Args:
+          num_episodes: of the batch.
+          max_decisions: that one of them may hold.
+        """
+        length = _row_length(max_decisions)
+        tokens = self.tokens
+        if tokens is None:
+            most = ACCELERATOR_TOKENS // seeds_side_by_side()
+            most = min(most, num_episodes * max_decisions // _MIN_PARTS)
+            tokens = CPU_TOKENS if on_cpu() else max(most, CPU_TOKENS)
+        return min(max(tokens // length, 1), num_episodes), length
+
+
+def _row_length(max_decisions: int) -> int:
+    """Decisions of a row: as few as hold any episode; on TPUs what suits the kernels.
+
+    These want multiples of 128: the first that episodes of full length fill well.
+    """
+    if backend() != "tpu":
+        return max_decisions
+    least = -(-max_decisions // LANES) * LANES
+    lengths = range(least, max(least, _LONGEST_ROW) + 1, LANES)
+
+    def filled(length):
+        return length // max_decisions * max_decisions / length
+
+    well = (length for length in lengths if filled(length) >= _WELL_FILLED)
+    return next(well, max(lengths, key=filled))
 
 
 @struct.dataclass
@@ -109,7 +154,7 @@ def update_policy(
     """
     advantage, num_decisions = lesson.advantage, lesson.num_decisions
     num_episodes = num_decisions.shape[0]
-    rows = min(max(settings.tokens // lesson.max_decisions, 1), num_episodes)
+    rows, row_length = settings.part_shape(num_episodes, lesson.max_decisions)
     if num_shares() == 1 and num_episodes % settings.num_minibatches:
         raise ValueError(
             f"num_minibatches: {settings.num_minibatches} given, allowed are divisors of the"
@@ -127,7 +172,7 @@ def update_policy(
 
             return jax.grad(loss, has_aux=True)(params)
 
-        own = sum_over_rows(gradient_of_part, lengths, lesson.max_decisions, rows)
+        own = sum_over_rows(gradient_of_part, lengths, row_length, rows)
         gradient, sums = total(own)
         gradient, sums = jax.tree.map(lambda x: x / sums.decisions, (gradient, sums))
         norm = optax.global_norm(gradient)

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from internal_rl.backend import traced_for, without_kernels
 from internal_rl.methods.reinforcement.objective import clipped_surrogate
 from internal_rl.methods.reinforcement.update import (
     Lesson,
@@ -16,6 +17,7 @@ from internal_rl.methods.reinforcement.update import (
 )
 from internal_rl.models.heads import gaussian_log_prob
 from internal_rl.models.policy import CodePolicy
+from internal_rl.training.mesh import side_by_side
 
 SEQUENCES, STEPS, CLIP = 13, 6, 0.2
 
@@ -67,11 +69,14 @@ def learnt(state):
     return state.params, state.optimiser_state
 
 
-@pytest.mark.parametrize("tokens", [1, 2 * STEPS, 1000])
-def test_the_gradient_over_packed_parts_is_that_of_the_whole_batch(batch, tokens):
+@pytest.mark.parametrize(
+    ("tokens", "platform"), [(1, "cpu"), (2 * STEPS, "cpu"), (1000, "cpu"), (None, "tpu")]
+)
+def test_the_gradient_over_packed_parts_is_that_of_the_whole_batch(batch, tokens, platform):
     sums, params, advantage, lengths = batch
     settings = UpdateSettings(optax.sgd(1.0), num_epochs=1, tokens=tokens)
-    after, metrics = run(sums, settings, params, advantage, lengths)
+    with traced_for(platform), without_kernels():
+        after, metrics = run(sums, settings, params, advantage, lengths)
 
     def loss(params):
         total = unpacked_sums(sums, params, advantage, lengths, jnp.ones(SEQUENCES, bool))
@@ -83,6 +88,32 @@ def test_the_gradient_over_packed_parts_is_that_of_the_whole_batch(batch, tokens
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     np.testing.assert_allclose(metrics["clip_fraction"], total.clipped / total.decisions, rtol=1e-5)
     assert total.decisions == lengths.sum() and 0 < metrics["clip_fraction"] < 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "seeds", "max_decisions", "expected"),
+    [
+        ("cpu", 1, 100, (10, 100)),
+        ("cpu", 10, 500, (2, 500)),
+        ("gpu", 1, 100, (81, 100)),
+        ("gpu", 4, 500, (4, 500)),
+        # Multiples of 128, which one episode of 100, or several, fill well.
+        ("tpu", 1, 100, (16, 512)),
+        ("tpu", 1, 50, (25, 256)),
+        ("tpu", 1, 500, (16, 512)),
+        ("tpu", 1, 600, (12, 640)),
+        ("tpu", 4, 100, (4, 512)),
+        ("tpu", 1000, 100, (2, 512)),
+    ],
+)
+def test_rows_and_parts_are_what_suits_the_backend(platform, seeds, max_decisions, expected):
+    settings = UpdateSettings(optax.sgd(1.0))
+    with traced_for(platform), side_by_side(seeds):
+        assert settings.part_shape(1024, max_decisions) == expected
+        # Of 128 episodes, an eighth of what they may hold at most.
+        rows, length = settings.part_shape(128, max_decisions)
+        assert rows * length <= max(1024, 16 * max_decisions) and length == expected[1]
+        assert settings.part_shape(1, max_decisions)[0] == 1
 
 
 def test_a_batch_that_teaches_nothing_changes_nothing_and_computes_nothing(batch):
