@@ -312,8 +312,9 @@ def _draw_curve(panel: Axes, curve: Sequence[Point]) -> None:
         panel.annotate(
             rf"$\alpha$={point.alpha:g}",
             (point.nll, point.kl),
-            # Above and below in turn: where codes are aligned, points lie side by side.
-            xytext=((6, 6), (2, -18))[index % 2],
+            # To either side of a falling curve in turn: where codes are aligned, points are close.
+            xytext=((6, 6), (-6, -13))[index % 2],
+            ha=("left", "right")[index % 2],
             textcoords="offset points",
             fontsize=7.5,
         )
