@@ -1,7 +1,6 @@
 """Types that cross the borders between folders."""
 
 import dataclasses
-import math
 from typing import Any, Protocol
 
 import chex
@@ -46,10 +45,12 @@ class ActionSpec:
     def __post_init__(self):
         _require_head("action head", self.head, ACTION_HEADS)
         _require_size("action size", self.size)
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+        bounds = (self.low, self.high)
+        single = all(np.ndim(bound) == 0 for bound in bounds)
+        if not single or not np.isfinite(bounds).all() or not self.low < self.high:
             raise ValueError(
                 f"action bounds low, high are {self.low}, {self.high}, allowed are finite numbers,"
-                " low below high"
+                " low below high, one of each for all dimensions"
             )
 
     @property

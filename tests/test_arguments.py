@@ -301,6 +301,7 @@ def test_codes_are_inferred_with_what_the_last_step_led_to_in_view(agent):
         (lambda: ActionSpec("gaussian", 2.0), "action size is 2.0, allowed is a whole number"),
         (lambda: ActionSpec("categorical", True), "action size is True, allowed is a whole"),
         (lambda: ActionSpec("gaussian", 2, -np.inf, np.inf), "low, high are -inf, inf, allowed"),
+        (lambda: ActionSpec("gaussian", 2, np.zeros(2), np.ones(2)), "one of each for all dimens"),
         (lambda: ActionSpec("gaussian", 2, 1.0, 1.0), "low, high are 1.0, 1.0, .* low below high"),
     ],
 )

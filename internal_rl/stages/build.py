@@ -265,7 +265,7 @@ def _checksum_of_data(frozen: Any) -> str:
             leaf = jax.random.key_data(leaf)
         array = np.ascontiguousarray(leaf)
         found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(array.data.cast("B") if array.size else b"")
+        found.update(array.reshape(-1).view(np.uint8))
     return found.hexdigest()
 
 

@@ -131,6 +131,7 @@ class StageSpec:
       unit: what its steps are.
       one_process: it cannot be spread over several processes, nor wait for one of them.
       optional: only configs that name the section have the stage.
+      needs_subgoals: only worlds that tell how many subgoals there are have the stage.
       folder: `folder(settings, name)`: name of its folder, another one for each variant.
       variants: settings of everything that a whole run makes of the stage.
       takes_part: `takes_part(settings)`: whether the stage belongs to one of these, where it shares
@@ -147,6 +148,7 @@ class StageSpec:
     unit: str = "updates"
     one_process: bool = False
     optional: bool = False
+    needs_subgoals: bool = False
     folder: Callable[["Settings", str], str] = lambda settings, name: name
     variants: Callable[["Settings"], list["Settings"]] = _only_one
     takes_part: Callable[["Settings"], bool] = _always
@@ -202,6 +204,7 @@ STAGES: dict[str, StageSpec] = {
             make=f"{_HERE}.trained:make_probe",
             depends_on=(*_BASE, "probe"),
             input="pretrain",
+            needs_subgoals=True,
             folder=_age_folder,
             variants=_probed_ages,
         ),
@@ -211,6 +214,7 @@ STAGES: dict[str, StageSpec] = {
             make=f"{_HERE}.trained:make_steer",
             depends_on=(*_BASE, "steer"),
             input="pretrain",
+            needs_subgoals=True,
             folder=_age_folder,
         ),
         StageSpec(

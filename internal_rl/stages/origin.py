@@ -307,7 +307,7 @@ def settings_of_run(run: RunResults) -> tuple[Settings, tuple[str, ...]] | None:
 
 
 def missing_stages(settings: Settings, places: Places, *, exactly: bool = False) -> list[Missing]:
-    """Stages of a whole run that are finished nowhere, in order.
+    """Stages of a whole run that are finished nowhere, in order; those that the world can have.
 
     Args:
       settings: of the run.
@@ -316,6 +316,8 @@ def missing_stages(settings: Settings, places: Places, *, exactly: bool = False)
     """
     found = []
     for stage, chosen in whole_run(settings):
+        if STAGES[stage].needs_subgoals and not hasattr(settings.world, "num_subgoals"):
+            continue
         config = chosen.stage_config(stage) if exactly else None
         folder = chosen.folder_of(stage)
         states = {}

@@ -41,9 +41,13 @@ def reproduce(
             " runs out; allowed is one of both"
         )
     sweeps = chosen_sweeps(settings, only) if with_sweeps else []
-    running.run_all(settings, places, only)
+    left_out = running.run_all(settings, places, only)
     failed = []
     for sweep in sweeps:
+        if lacking := left_out & {stage for run in sweep.runs(settings) for stage in run.stages}:
+            told = ", ".join(sorted(lacking))
+            logging.warning("study %s: left out, as subgoals are missing for %s", sweep.name, told)
+            continue
         logging.info("study %s", sweep.name)
         try:
             run_sweep(sweep, settings, places)

@@ -138,7 +138,7 @@ def needed_stages(settings: Settings, only: Collection[str] = ()) -> set[str]:
     return needed
 
 
-def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> None:
+def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> frozenset[str]:
     """Runs every stage in order, variants and baselines included, and writes the report.
 
     A stage that is finished in one of `places.upstream` with the same settings is not run again.
@@ -150,11 +150,14 @@ def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> N
       places: where stages are found.
       only: names of studies; stages that these do not need are left out. Empty for all.
 
+    Returns:
+      Names of the stages that need subgoals which nobody tells.
+
     Raises:
-      UserError: a fault that the user can mend.
+      UserError: a fault that the user can mend; with `only` that subgoals are missing too.
     """
     needed = needed_stages(settings, only)
-    made = False
+    made, left_out = False, set()
     for stage, chosen in whole_run(settings):
         folder = chosen.folder_of(stage)
         if folder not in needed:
@@ -166,14 +169,18 @@ def run_all(settings: Settings, places: Places, only: Collection[str] = ()) -> N
         try:
             run(chosen, stage, places)
         except SubgoalsMissingError as error:
+            if only:
+                raise
             logging.warning("stage %s: left out, %s", folder, error)
+            left_out.add(stage)
             continue
         made = True
     if not made and not any(as_path(places.workdir).glob("*/seed_*")):
         where = f", they are finished in {', '.join(places.upstream)}" if places.upstream else ""
         logging.info("nothing to report: no stages were to be run%s", where)
-        return
+        return frozenset(left_out)
     report(places, settings=settings, only=only)
+    return frozenset(left_out)
 
 
 def finished_upstream(settings: Settings, stage: str, places: Places) -> bool:

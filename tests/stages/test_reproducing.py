@@ -66,7 +66,9 @@ def test_a_study_that_fails_does_not_stop_the_others(grid, tmp_path, monkeypatch
             raise UserError("1 of 2 runs failed: depth3: no space")
 
     monkeypatch.setattr(reproducing, "run_sweep", run_sweep)
-    monkeypatch.setattr(reproducing.running, "run_all", lambda *given: done.append(given[-1]))
+    monkeypatch.setattr(
+        reproducing.running, "run_all", lambda *given: done.append(given[-1]) or frozenset()
+    )
     monkeypatch.setattr(reproducing.running, "report", lambda *_, **__: done.append("report"))
     with pytest.raises(UserError, match="study layer_by_depth: 1 of 2 runs failed"):
         reproducing.reproduce(grid, Places(tmp_path), ["layer_by_depth", "rate_distortion"])

@@ -21,7 +21,7 @@ from internal_rl.errors import (
     StorageError,
     SubgoalsMissingError,
 )
-from internal_rl.stages import build, catalogue, running, trained
+from internal_rl.stages import build, catalogue, origin, reproducing, running, trained
 from internal_rl.stages.build import _checksum_of_data
 from internal_rl.stages.places import Places
 from internal_rl.stages.records import keep_records
@@ -346,6 +346,7 @@ def test_the_data_of_a_stage_have_a_checksum():
         {"data": {"train": np.arange(6)}},
         {"data": {"train": np.arange(6.0) + np.eye(6)[5]}},
         {"data": {"train": jax.random.split(key)}},
+        {"data": {"train": jax.numpy.arange(6.0, dtype=jax.numpy.bfloat16)}},
     ):
         assert _checksum_of_data(other) not in ("", found)
     for nothing in ({"data": None}, None, key, {"model": np.ones(3)}):
@@ -384,9 +385,33 @@ def test_a_whole_run_leaves_out_stages_that_need_subgoals_which_nobody_tells(
         ran.append(stage)
 
     monkeypatch.setattr(running, "run", run_one)
-    running.run_all(Settings.read(toy_run.config_of()), Places(tmp_path))
+    settings, places = Settings.read(toy_run.config_of()), Places(tmp_path)
+    assert running.run_all(settings, places) == {"early"}
     assert "early" not in ran and "late" in ran
     assert "stage early: left out, the trajectories tell no subgoals" in caplog.text
+    # What is asked for is not left out without a word.
+    monkeypatch.setattr(running, "needed_stages", lambda settings, only: {"early", "late"})
+    with pytest.raises(SubgoalsMissingError):
+        running.run_all(settings, places, ["a study of early"])
+
+
+def test_studies_of_stages_that_were_left_out_are_left_out_too(tmp_path, monkeypatch, caplog):
+    made = []
+    monkeypatch.setattr(running, "run_all", lambda *arguments: frozenset({"steer"}))
+    monkeypatch.setattr(running, "report", lambda *arguments, **more: {})
+    monkeypatch.setattr(reproducing, "run_sweep", lambda sweep, *more: made.append(sweep.name))
+    reproducing.reproduce(Settings.read(gridworld.get_config("smoke")), Places(tmp_path))
+    assert made == ["rate_distortion"]
+    assert "study layer_by_depth: left out, as subgoals are missing for steer" in caplog.text
+
+
+def test_stages_that_a_world_cannot_have_are_not_missing(tmp_path):
+    def missing(settings):
+        return {found.stage for found in origin.missing_stages(settings, Places(tmp_path))}
+
+    told = {"probe", "steer"}
+    assert told <= missing(Settings.read(gridworld.get_config("smoke")))
+    assert not told & missing(Settings.read(toy_run.config_of()))
 
 
 @pytest.mark.parametrize("labelled", [True, False])

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import re
+import types
 
 import pytest
 
@@ -245,3 +246,12 @@ def test_studies_of_the_tutorial_are_known_once_they_are_registered(monkeypatch,
     results = SweepResults([FinishedRun("size2", {"size": 2}, {}, seeds)])
     assert names["table"](results).rows == [(2, *map(pytest.approx, (0.1, 0.05, 0.15)))]
     assert names["figures"](results)["code_size"].axes[0].get_lines()
+
+
+@pytest.mark.parametrize(
+    "study", [name for name in STUDIES if name not in ("rate_distortion", "selection")]
+)
+def test_studies_of_supervised_controllers_need_a_world_that_tells_subgoals(study):
+    settings = types.SimpleNamespace(world=object(), environment={"name": "mine"})
+    with pytest.raises(ValueError, match="'mine' tells no subgoals, allowed are worlds with num_s"):
+        sweep_named(study).runs(settings)
