@@ -1,6 +1,5 @@
 """A trained agent in a notebook: its world and its steered model, and what one does with them."""
 
-import functools
 from typing import Any
 
 import chex
@@ -12,7 +11,7 @@ from flax import struct
 from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import KEPT, SHOWN, Control, Episodes, NoControl, play
 from internal_rl.arguments import checked_integer, checked_names
-from internal_rl.envs.world import switch_tolerance
+from internal_rl.envs.world import kept_by_world, switch_tolerance
 from internal_rl.models.code_controller import CodeController
 from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
@@ -112,7 +111,7 @@ class Agent:
             if not isinstance(options[name], bool | np.bool_):
                 raise ValueError(f"{name} is {options[name]!r}, allowed are True and False")
             options[name] = bool(options[name])
-        run = _compiled_play_of(self.world, num_episodes, tuple(sorted(options.items())))
+        run = _compiled_play(self.world, num_episodes, tuple(sorted(options.items())))
         return run(self.model, control, key, self._checked_task(task))
 
     def _injection(self, inject: chex.Array, at_step: int) -> InjectedCode:
@@ -223,15 +222,7 @@ def _checked_control(control: Any) -> Control:
     return control
 
 
-def _compiled_play_of(world: World, num_episodes: int, options: tuple):
-    try:
-        hash(world)
-    except TypeError:  # a dataclass that may change, for instance: nothing to find it again by
-        return _compiled_play.__wrapped__(world, num_episodes, options)
-    return _compiled_play(world, num_episodes, options)
-
-
-@functools.lru_cache(maxsize=32)
+@kept_by_world(32)
 def _compiled_play(world: World, num_episodes: int, options: tuple):
     """One program for each kind of rollout, so that a second call compiles nothing."""
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from internal_rl import envs, pretrained
 from internal_rl.agent import Agent
-from internal_rl.analysis.results import SeedResults, stage_of
+from internal_rl.analysis.results import SeedResults
 from internal_rl.arguments import entries_of
 from internal_rl.errors import ConfigError, StageMissingError, StorageError, UserError
 from internal_rl.files import PUT_BACK, storage_faults
@@ -24,7 +24,7 @@ from internal_rl.paths import AnyPath, as_path
 from internal_rl.stages.catalogue import STAGES, code_stages, command_of
 from internal_rl.stages.origin import command_that_made
 from internal_rl.stages.places import Places
-from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_directory import StageDirectory, stage_of
 from internal_rl.training.stage_results import load_stage, seed_read
 from internal_rl.training.weights import check_weights
 
@@ -130,11 +130,9 @@ def _with_codes(
     base_params = None
     if not settings.trains_base:
         read = seed_read(place, stage, seed, "pretrain")
-        near = Places(place, places.upstream).reads_from("pretrain", read)
-        if not StageDirectory(near, "pretrain", read).path.exists():
-            near = places.reads_from("pretrain", read)
-        base_directory = StageDirectory(near, "pretrain", read)
-        base_params, _ = _read(as_path(near), "pretrain", read)
+        base_place = as_path(places.reads_from("pretrain", read))
+        base_directory = StageDirectory(base_place, "pretrain", read)
+        base_params, _ = _read(base_place, "pretrain", read)
         shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
         check_weights(base_params, shapes, str(base_directory.params_file()), remedy)
         _check_stands_on(directory, {"pretrain": base_directory})

@@ -16,7 +16,6 @@ from internal_rl.analysis.results import (
     RunResults,
     SeedResults,
     stacked_curves,
-    stage_of,
     standing,
     success_of_expert,
     with_curve,
@@ -24,6 +23,7 @@ from internal_rl.analysis.results import (
 from internal_rl.analysis.study import Study, StudyContext
 from internal_rl.analysis.table import Row, format_number, make_row
 from internal_rl.methods.reinforcement.trainer import POLICY_STAGES
+from internal_rl.training.stage_directory import stage_of
 
 SUCCESS_TO_REACH = (0.3, 0.5, 0.8)
 """Speed is told as the number of episodes until these."""

@@ -186,10 +186,6 @@ def _references(run: RunResults) -> dict[str, float]:
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
-def _discovered(solutions: Sequence[Solution]) -> list[Solution]:
-    return [solution for solution in solutions if solution.name == "discovered"]
-
-
 def loss_accounting(run: RunResults) -> list[dict[str, float | str]]:
     """Losses of all trained and ideal solutions at the alpha of the discovered one.
 
@@ -197,7 +193,7 @@ def loss_accounting(run: RunResults) -> list[dict[str, float | str]]:
       Rows of `compare_losses`; none without a discovered solution.
     """
     solutions = solutions_of(run)
-    discovered = _discovered(solutions)
+    discovered = [solution for solution in solutions if solution.name == "discovered"]
     if not discovered:
         return []
     references = _references(run)
@@ -211,7 +207,7 @@ def text(run: RunResults) -> str:
     accounting = loss_accounting(run)
     if not accounting:
         return ""
-    alpha = _discovered(solutions_of(run))[0].alpha
+    alpha = next(row["trained_alpha"] for row in accounting if row["name"] == "discovered")
     lines = [
         f"Loss accounting at alpha {alpha:g}, cheapest first (nats per step); of several runs the"
         " one of median loss, of an even number the cheaper one of the two in the middle:",

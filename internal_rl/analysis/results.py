@@ -18,7 +18,7 @@ from internal_rl.files import PUT_BACK, storage_faults
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.training.curves import with_episodes
 from internal_rl.training.metrics import read_metrics
-from internal_rl.training.stage_directory import seed_of
+from internal_rl.training.stage_directory import seed_of, stage_of
 from internal_rl.training.stage_results import load_artifacts
 from internal_rl.types import World
 
@@ -85,16 +85,6 @@ class SeedResults:
         if name in self.artifacts:
             return float(self.artifacts[name])
         return self.last(f"evaluation/{name}")
-
-
-def is_of(folder: str, stage: str) -> bool:
-    """Whether a folder is that of a stage, of a variant or of an age of it: `<stage>_<variant>`."""
-    return f"{folder}_".startswith(f"{stage}_")
-
-
-def stage_of(folder: str, stages: Iterable[str]) -> str:
-    """The stage with the longest name that a folder is of; that of the folder if it is of none."""
-    return max((name for name in stages if is_of(folder, name)), key=len, default=folder)
 
 
 def sorted_by_stage(folders: Iterable[str], stages: Iterable[str]) -> list[str]:

@@ -43,7 +43,7 @@ from matplotlib.figure import Figure
 
 import internal_rl.analysis
 from internal_rl.acting.episodes import SHOWN, SOLVABLE, Episodes
-from internal_rl.analysis.results import RunResults, SeedResults, is_of
+from internal_rl.analysis.results import RunResults, SeedResults
 from internal_rl.analysis.table import Row
 from internal_rl.arguments import check_registered, checked_names
 from internal_rl.envs.slots import choose_num_slots
@@ -53,6 +53,7 @@ from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.training.mesh import by_all_devices
 from internal_rl.training.randomness import named_key
+from internal_rl.training.stage_directory import is_of
 from internal_rl.types import DataSource, Trajectory, World
 
 Arrays = Mapping[str, chex.Array]

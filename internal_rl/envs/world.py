@@ -176,6 +176,32 @@ class WorldEntry:
         return self.data(request)
 
 
+def kept_by_world(maxsize: int) -> Callable[[Callable], Callable]:
+    """Keeps what a function makes of a world, its first argument, as `functools.lru_cache` does.
+
+    For worlds that cannot be hashed, a dataclass that may change for instance, it is made anew:
+    there is nothing to find them again by.
+
+    Args:
+      maxsize: results that are kept.
+    """
+
+    def keep(function):
+        kept = functools.lru_cache(maxsize)(function)
+
+        @functools.wraps(function)
+        def call(world, *arguments):
+            try:
+                hash(world)
+            except TypeError:
+                return function(world, *arguments)
+            return kept(world, *arguments)
+
+        return call
+
+    return keep
+
+
 _ENTRIES: dict[str, WorldEntry] = {}
 # Name of a world of this package, its module, and the extra that installs what it needs.
 _SHIPPED = {

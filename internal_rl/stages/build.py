@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from internal_rl.analysis.baselines import action_baselines
@@ -24,6 +23,7 @@ from internal_rl.models.steered_model import SteeredModel
 from internal_rl.section import SettingError
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, checked
+from internal_rl.training.randomness import without_keys
 from internal_rl.training.stage import Stage
 from internal_rl.types import DataSource
 
@@ -261,9 +261,7 @@ def _checksum_of_data(frozen: Any) -> str:
         return ""
     found = hashlib.sha256()
     for leaf in leaves:
-        if jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.ascontiguousarray(leaf)
+        array = np.ascontiguousarray(without_keys(leaf))
         found.update(f"{array.dtype}{array.shape}".encode())
         found.update(array.reshape(-1).view(np.uint8))
     return found.hexdigest()

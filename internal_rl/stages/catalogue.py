@@ -24,10 +24,11 @@ from internal_rl.methods import (
     raw_action,
     steering,
 )
-from internal_rl.methods.code_finding import CodeFindingSettings as _FindsCodes
+from internal_rl.methods.code_finding import CodeFindingSettings
 from internal_rl.methods.reinforcement.trainer import POLICY_STAGES, ReinforcementSettings
 from internal_rl.models.base_model import BaseConfig
 from internal_rl.section import Section
+from internal_rl.types import World
 
 if TYPE_CHECKING:
     from internal_rl.stages.settings import Settings
@@ -161,6 +162,10 @@ class StageSpec:
         """`depends_on` for these settings."""
         return self.depends_on(settings) if callable(self.depends_on) else self.depends_on
 
+    def suits(self, world: World) -> bool:
+        """Whether a world can have the stage."""
+        return not self.needs_subgoals or hasattr(world, "num_subgoals")
+
     def input_of(self, settings: "Settings") -> str:
         """`input` for these settings."""
         return self.input(settings) if callable(self.input) else self.input
@@ -288,7 +293,9 @@ def register_stage(spec: StageSpec) -> None:
 
 def code_stages() -> tuple[str, ...]:
     """Names of the stages that make models with codes."""
-    return tuple(name for name, spec in STAGES.items() if issubclass(spec.section, _FindsCodes))
+    return tuple(
+        name for name, spec in STAGES.items() if issubclass(spec.section, CodeFindingSettings)
+    )
 
 
 def section_types() -> dict[str, type[Section]]:

@@ -13,7 +13,6 @@ from internal_rl.analysis.results import (
     RunResults,
     SeedResults,
     seconds_of_programs,
-    stage_of,
     standing,
 )
 from internal_rl.analysis.sweeps.report import folder_of
@@ -26,7 +25,7 @@ from internal_rl.stages.config_file import CONFIG_FILES, load_config
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import PRESETS, Settings
 from internal_rl.training.stage_config import StageConfig
-from internal_rl.training.stage_directory import StageDirectory
+from internal_rl.training.stage_directory import StageDirectory, stage_of
 
 UNKNOWN = "not recorded"
 DIGITS_OF_COMMIT = 7
@@ -316,7 +315,7 @@ def missing_stages(settings: Settings, places: Places, *, exactly: bool = False)
     """
     found = []
     for stage, chosen in whole_run(settings):
-        if STAGES[stage].needs_subgoals and not hasattr(settings.world, "num_subgoals"):
+        if not STAGES[stage].suits(settings.world):
             continue
         config = chosen.stage_config(stage) if exactly else None
         folder = chosen.folder_of(stage)

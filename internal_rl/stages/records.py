@@ -11,7 +11,6 @@ from typing import Any
 
 from absl import logging
 
-from internal_rl.analysis.results import stage_of
 from internal_rl.analysis.sweeps.report import LIST
 from internal_rl.checksums import read_checked, write_checked
 from internal_rl.errors import ConfigError, StageConflictError, StorageError
@@ -19,7 +18,7 @@ from internal_rl.files import storage_faults
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.stages.catalogue import STAGES
 from internal_rl.training.stage_copies import copy_record
-from internal_rl.training.stage_directory import RECORD, StageDirectory, seed_of
+from internal_rl.training.stage_directory import RECORD, StageDirectory, seed_of, stage_of
 
 _SEEDS = ("*/seed_*", "sweep/*/*/*/seed_*")
 """Where seeds of stages lie in a work directory, those of studies over several runs included."""

@@ -12,6 +12,7 @@ from internal_rl.paths import as_path
 from internal_rl.stages import running
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
+from internal_rl.stages.sweep_plan import runs_of
 from internal_rl.stages.sweeping import run_sweep
 
 
@@ -44,7 +45,8 @@ def reproduce(
     left_out = running.run_all(settings, places, only)
     failed = []
     for sweep in sweeps:
-        if lacking := left_out & {stage for run in sweep.runs(settings) for stage in run.stages}:
+        stages = {stage for run in runs_of(sweep, settings) for stage in run.stages}
+        if lacking := left_out & stages:
             told = ", ".join(sorted(lacking))
             logging.warning("study %s: left out, as subgoals are missing for %s", sweep.name, told)
             continue
@@ -89,7 +91,7 @@ def chosen_sweeps(settings: Settings, only: Collection[str] = ()) -> list[Sweep]
         if name not in only if only else not sweep.reproduced:
             continue
         try:
-            sweep.runs(settings)
+            runs_of(sweep, settings)
         except ValueError as error:
             if only:
                 raise ConfigError(f"--only={name}: {error}") from None

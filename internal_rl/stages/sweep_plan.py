@@ -9,7 +9,7 @@ from internal_rl.analysis.sweeps.sweep import Run, Sweep, sweep_named
 from internal_rl.errors import ConfigError, StageConflictError
 from internal_rl.paths import as_path
 from internal_rl.stages import running
-from internal_rl.stages.catalogue import section_types, stage_spec
+from internal_rl.stages.catalogue import STAGES, section_types, stage_spec
 from internal_rl.stages.origin import BEGUN, FINISHED, OTHERWISE
 from internal_rl.stages.places import Places, config_arguments, stage_command
 from internal_rl.stages.settings import Settings
@@ -93,6 +93,22 @@ class PlannedRun:
         return TO_DO if states <= {TO_DO, ELSEWHERE} else BEGUN
 
 
+def runs_of(sweep: Sweep, settings: Settings) -> list[Run]:
+    """The runs of a study.
+
+    Raises:
+      ValueError: the study does not fit to the config, or the world cannot have one of its stages.
+    """
+    runs = sweep.runs(settings)
+    for stage in dict.fromkeys(stage for run in runs for stage in run.stages):
+        if stage in STAGES and not STAGES[stage].suits(settings.world):
+            raise ValueError(
+                f"environment.name: '{settings.environment['name']}' tells no subgoals, allowed for"
+                f" the stage {stage} are worlds with num_subgoals"
+            )
+    return runs
+
+
 def plan(sweep: Sweep, settings: Settings, places: Places) -> list[PlannedRun]:
     """All runs of a study.
 
@@ -100,7 +116,7 @@ def plan(sweep: Sweep, settings: Settings, places: Places) -> list[PlannedRun]:
       ConfigError: the study does not fit to the config.
     """
     try:
-        runs = sweep.runs(settings)
+        runs = runs_of(sweep, settings)
     except ValueError as error:
         raise ConfigError(f"--study={sweep.name}: {error}") from None
     folder = report.folder_of(places.workdir, sweep.name)

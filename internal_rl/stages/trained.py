@@ -21,6 +21,7 @@ from internal_rl.stages.build import (
     reference_lines,
     stage_of,
 )
+from internal_rl.stages.catalogue import STAGES
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, checked
 from internal_rl.training.stage import Stage
@@ -133,7 +134,7 @@ def _num_subgoals(settings: Settings, stage: str, source: DataSource) -> int:
       SubgoalsMissingError: it tells none, or the trajectories do not, which the stage needs.
     """
     name = settings.environment["name"]
-    if not hasattr(settings.world, "num_subgoals"):
+    if not STAGES[stage].suits(settings.world):
         raise SubgoalsMissingError(
             f"config.environment.name: '{name}' tells no subgoals, allowed for the stage {stage}"
             " are worlds with num_subgoals"

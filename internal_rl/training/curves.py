@@ -9,7 +9,7 @@ from internal_rl.errors import StageMissingError, StorageError
 from internal_rl.extras import needs_extra
 from internal_rl.paths import AnyPath, as_path
 from internal_rl.training.metrics import METRICS_FILE, read_metrics
-from internal_rl.training.stage_directory import StageDirectory, seed_of
+from internal_rl.training.stage_directory import StageDirectory, seed_of, stage_of
 
 if TYPE_CHECKING:
     import pandas
@@ -25,8 +25,7 @@ def with_episodes(
       stage: folder, of a stage or of a variant of it.
       config: sections by name; that of the stage tells how many episodes an update has.
     """
-    sections = [name for name in config if f"{stage}_".startswith(f"{name}_")]
-    section = config.get(max(sections, key=len, default=""), {})
+    section = config.get(stage_of(stage, config), {})
     episodes = section.get("episodes_per_update") if isinstance(section, Mapping) else None
     if episodes is None:
         return metrics

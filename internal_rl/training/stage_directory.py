@@ -12,7 +12,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -51,6 +51,16 @@ def seed_of(folder: AnyPath) -> int | None:
     """k of a folder `seed_<k>`; None for other names."""
     number = folder.name.removeprefix("seed_")
     return int(number) if number.isascii() and number.isdigit() else None
+
+
+def is_of(folder: str, stage: str) -> bool:
+    """Whether a folder is that of a stage, of a variant or of an age of it: `<stage>_<variant>`."""
+    return f"{folder}_".startswith(f"{stage}_")
+
+
+def stage_of(folder: str, stages: Iterable[str]) -> str:
+    """The stage with the longest name that a folder is of; that of the folder if it is of none."""
+    return max((name for name in stages if is_of(folder, name)), key=len, default=folder)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from internal_rl.analysis.results import SeedResults, is_of, sorted_by_stage, stage_of
+from internal_rl.analysis.results import SeedResults, sorted_by_stage
+from internal_rl.training.stage_directory import is_of, stage_of
 
 STAGES = ("pretrain", "internal_rl", "internal_rl_search")
 

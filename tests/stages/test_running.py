@@ -5,7 +5,6 @@ import subprocess
 import sys
 import types
 
-import jax
 import numpy as np
 import pytest
 
@@ -21,8 +20,7 @@ from internal_rl.errors import (
     StorageError,
     SubgoalsMissingError,
 )
-from internal_rl.stages import build, catalogue, origin, reproducing, running, trained
-from internal_rl.stages.build import _checksum_of_data
+from internal_rl.stages import catalogue, origin, reproducing, running, trained
 from internal_rl.stages.places import Places
 from internal_rl.stages.records import keep_records
 from internal_rl.stages.running import finished_upstream, run
@@ -333,44 +331,6 @@ def test_a_run_from_python_tells_how_far_it_is(tmp_path):
         said[log] = process.stderr
     assert "early: compiles" in said["log"] and "early: 4 of 4 updates" in said["log"]
     assert said["quiet"] == ""
-
-
-def test_the_data_of_a_stage_have_a_checksum():
-    arrays = {"data": {"train": np.arange(6.0)}, "curriculum": None}
-    found = _checksum_of_data(arrays)
-    assert len(found) == 64 and found == _checksum_of_data(dict(arrays))
-    key = jax.random.key(0)
-    for other in (
-        arrays | {"curriculum": np.zeros(1)},
-        {"data": {"train": np.arange(6.0).reshape(2, 3)}},
-        {"data": {"train": np.arange(6)}},
-        {"data": {"train": np.arange(6.0) + np.eye(6)[5]}},
-        {"data": {"train": jax.random.split(key)}},
-        {"data": {"train": jax.numpy.arange(6.0, dtype=jax.numpy.bfloat16)}},
-    ):
-        assert _checksum_of_data(other) not in ("", found)
-    for nothing in ({"data": None}, None, key, {"model": np.ones(3)}):
-        assert _checksum_of_data(nothing) == ""
-
-
-@pytest.mark.parametrize(
-    ("differing", "message"),
-    [
-        ({"sequence_length": 9}, "sequence_length of the curriculum is 9, allowed is 8 as of"),
-        ({"labelled": False}, "labelled of the curriculum is False, allowed is True"),
-        ({}, ""),
-    ],
-)
-def test_a_curriculum_has_rows_as_the_data_that_follow(monkeypatch, differing, message):
-    source = types.SimpleNamespace(sequence_length=8, labelled=True)
-    other = types.SimpleNamespace(**{"sequence_length": 8, "labelled": True, **differing})
-    monkeypatch.setattr(build, "make_source", lambda settings, places, role: other)
-    settings = Settings.read(gridworld.get_config("smoke")).updated("pretrain", curriculum_steps=1)
-    if not message:
-        assert build.make_curriculum(settings, None, source) is other
-        return
-    with pytest.raises(ConfigError, match=message):
-        build.make_curriculum(settings, None, source)
 
 
 def test_a_whole_run_leaves_out_stages_that_need_subgoals_which_nobody_tells(

@@ -1,10 +1,15 @@
 """Which trajectories a stage learns from: those of pretraining, or the cleaner ones (method §2)."""
 
+import types
+
+import jax
+import numpy as np
 import pytest
 
 from configs import ant, gridworld
-from internal_rl.stages import collect
-from internal_rl.stages.build import make_base
+from internal_rl.errors import ConfigError
+from internal_rl.stages import build, collect
+from internal_rl.stages.build import _checksum_of_data, make_base
 from internal_rl.stages.places import Places
 from internal_rl.stages.running import make_stage
 from internal_rl.stages.settings import Settings
@@ -49,3 +54,41 @@ def test_the_cleaner_dataset_of_the_ant_holds_the_mean_actions_on_the_same_tasks
     assert means == {"pretraining": False, "clean": True, "curriculum": False}
     tasks = {name: tasks for name, (tasks, _) in found.items()}
     assert tasks["clean"] == tasks["pretraining"] != tasks["curriculum"]
+
+
+def test_the_data_of_a_stage_have_a_checksum():
+    arrays = {"data": {"train": np.arange(6.0)}, "curriculum": None}
+    found = _checksum_of_data(arrays)
+    assert len(found) == 64 and found == _checksum_of_data(dict(arrays))
+    key = jax.random.key(0)
+    for other in (
+        arrays | {"curriculum": np.zeros(1)},
+        {"data": {"train": np.arange(6.0).reshape(2, 3)}},
+        {"data": {"train": np.arange(6)}},
+        {"data": {"train": np.arange(6.0) + np.eye(6)[5]}},
+        {"data": {"train": jax.random.split(key)}},
+        {"data": {"train": jax.numpy.arange(6.0, dtype=jax.numpy.bfloat16)}},
+    ):
+        assert _checksum_of_data(other) not in ("", found)
+    for nothing in ({"data": None}, None, key, {"model": np.ones(3)}):
+        assert _checksum_of_data(nothing) == ""
+
+
+@pytest.mark.parametrize(
+    ("differing", "message"),
+    [
+        ({"sequence_length": 9}, "sequence_length of the curriculum is 9, allowed is 8 as of"),
+        ({"labelled": False}, "labelled of the curriculum is False, allowed is True"),
+        ({}, ""),
+    ],
+)
+def test_a_curriculum_has_rows_as_the_data_that_follow(monkeypatch, differing, message):
+    source = types.SimpleNamespace(sequence_length=8, labelled=True)
+    other = types.SimpleNamespace(**{"sequence_length": 8, "labelled": True, **differing})
+    monkeypatch.setattr(build, "make_source", lambda settings, places, role: other)
+    settings = Settings.read(gridworld.get_config("smoke")).updated("pretrain", curriculum_steps=1)
+    if not message:
+        assert build.make_curriculum(settings, None, source) is other
+        return
+    with pytest.raises(ConfigError, match=message):
+        build.make_curriculum(settings, None, source)

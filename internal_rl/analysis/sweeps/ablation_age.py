@@ -47,7 +47,6 @@ def ages_of(settings: Any) -> tuple[int, ...]:
 
 def runs(settings: Any, values: Values | None = None) -> list[Run]:
     """Base models of every depth, and controllers on each at every age."""
-    controllers.require_subgoals(settings)
     values, ages = values or values_of(VALUES, settings), ages_of(settings)
     found = []
     for depth in controllers.depths_of(values.depths, settings):

@@ -40,15 +40,6 @@ def depth_fields(settings: Any, depth: int) -> dict[str, int]:
     return fields
 
 
-def require_subgoals(settings: Any) -> None:
-    """Raises ValueError for worlds that supervised controllers cannot be made for."""
-    if not hasattr(settings.world, "num_subgoals"):
-        raise ValueError(
-            f"environment.name: '{settings.environment['name']}' tells no subgoals, allowed are"
-            " worlds with num_subgoals"
-        )
-
-
 def depths_of(depths: Sequence[int], settings: Any) -> tuple[int, ...]:
     """Depths that a study goes through; without any that of the config."""
     return tuple(depths) or (settings.base.depth,)
@@ -92,7 +83,6 @@ def ablation(
     """
 
     def runs(settings):
-        require_subgoals(settings)
         check(settings)
         chosen = values_of(by_preset, settings)
         return [

@@ -38,7 +38,6 @@ VALUES = {
 
 def runs(settings: Any, values: Values | None = None) -> list[Run]:
     """Base models of every depth, and controllers on each."""
-    controllers.require_subgoals(settings)
     values = values or values_of(VALUES, settings)
     return [
         Run(

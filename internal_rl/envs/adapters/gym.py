@@ -1,6 +1,5 @@
 """A world as a `gymnasium.Env`. Importing this file registers the worlds of this package."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 from internal_rl.envs.adapters import register_gym
 from internal_rl.envs.adapters.episode import Episode, advance, start, told
 from internal_rl.envs.adapters.worlds import find_task, find_world
-from internal_rl.envs.world import capabilities, check_action
+from internal_rl.envs.world import capabilities, check_action, kept_by_world
 from internal_rl.extras import needs_extra
 from internal_rl.types import ActionSpec, ObservationSpec, World
 
@@ -103,7 +102,7 @@ class GymEnv(gymnasium.Env):
         self.render_mode = render_mode
         self.observation_space = observation_space(self.world.observation_spec)
         self.action_space = action_space(self.world.action_spec)
-        self._start, self._advance = _programs_of(self.world)
+        self._start, self._advance = _programs(self.world)
         self._episode: Episode | None = None
         self._observation: np.ndarray | None = None
 
@@ -153,17 +152,10 @@ class GymEnv(gymnasium.Env):
         return self._observation.copy(), float(reward), bool(terminated), bool(truncated), info
 
 
-def _programs_of(world: World) -> tuple:
-    """Compiled functions that environments of one world share."""
-    try:
-        hash(world)
-    except TypeError:
-        return _programs.__wrapped__(world)
-    return _programs(world)
-
-
-@functools.lru_cache(_NUM_KEPT)
+@kept_by_world(_NUM_KEPT)
 def _programs(world: World) -> tuple:
+    """Compiled functions that environments of one world share."""
+
     def begin(seed, task):
         episode = start(world, jax.random.key(seed), task)
         return episode, shown_by(episode)

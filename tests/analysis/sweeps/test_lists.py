@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 import re
-import types
 
 import pytest
 
@@ -252,6 +251,8 @@ def test_studies_of_the_tutorial_are_known_once_they_are_registered(monkeypatch,
     "study", [name for name in STUDIES if name not in ("rate_distortion", "selection")]
 )
 def test_studies_of_supervised_controllers_need_a_world_that_tells_subgoals(study):
-    settings = types.SimpleNamespace(world=object(), environment={"name": "mine"})
-    with pytest.raises(ValueError, match="'mine' tells no subgoals, allowed are worlds with num_s"):
-        sweep_named(study).runs(settings)
+    settings = settings_of("gridworld", "smoke")
+    assert sweep_plan.runs_of(sweep_named(study), settings)
+    silent = dataclasses.replace(settings, world=object())
+    with pytest.raises(ValueError, match="tells no subgoals, allowed for the stage steer are worl"):
+        sweep_plan.runs_of(sweep_named(study), silent)
