@@ -89,8 +89,8 @@ def load(
     agent = _with_codes(places, place, codes, section, stood_on, variant)
     if not policy:
         return agent
-    found = {section: StageDirectory(place, codes, stood_on)}
-    _check_stands_on(StageDirectory(workdir, asked, seed), found)
+    found = StageDirectory(place, codes, stood_on)
+    _check_stands_on(StageDirectory(workdir, asked, seed), section, found)
     return _with_policy(agent, workdir, asked, seed, control_params, policy_config)
 
 
@@ -135,7 +135,7 @@ def _with_codes(
         base_params, _ = _read(base_place, "pretrain", read)
         shapes = jax.eval_shape(base.initial_params, jax.random.key(0))
         check_weights(base_params, shapes, str(base_directory.params_file()), remedy)
-        _check_stands_on(directory, {"pretrain": base_directory})
+        _check_stands_on(directory, "pretrain", base_directory)
     model = steered_by(settings, SteeredModel(base, 0, base_params), params)
     return Agent(world, jax.device_put(model))
 
@@ -175,13 +175,11 @@ def _unusable(directory: StageDirectory, error: Exception) -> StorageError:
     return StorageError(f"{file}: nothing that can be made, {error}; {PUT_BACK}")
 
 
-def _check_stands_on(directory: StageDirectory, earlier: Mapping[str, StageDirectory]) -> None:
-    """Raises StageConflictError where a stage was made on other parameters than there are."""
-    sums = {}
-    for stage, read in earlier.items():
-        with storage_faults(read.path):
-            sums[stage] = read.parameters_checksum
-    directory.check_parameters_read(sums)
+def _check_stands_on(directory: StageDirectory, stage: str, read: StageDirectory) -> None:
+    """Raises StageConflictError where it was made on other parameters of a stage than are read."""
+    with storage_faults(read.path):
+        found = {stage: read.parameters_checksum}
+    directory.check_parameters_read(found)
 
 
 def _check_shipped(name: str, folder: AnyPath, stage: str, seed: int) -> None:
