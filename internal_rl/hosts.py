@@ -7,12 +7,15 @@ bring them together. Files, logs and figures are left to the first process.
 import collections
 import os
 import re
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from internal_rl.errors import ConfigError
+
+Value = TypeVar("Value", bool, int)
 
 
 def connect(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
@@ -103,8 +106,8 @@ def any_of_all(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def of_first(flag: bool) -> bool:
-    """The flag of the first process; all of them have to ask."""
+def of_first(value: Value) -> Value:
+    """What the first process has of a flag or a number; all of them have to ask."""
     if not several():
-        return flag
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
+        return value
+    return type(value)(multihost_utils.broadcast_one_to_all(np.asarray(value)))

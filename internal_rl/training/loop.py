@@ -10,7 +10,9 @@ add what is scattered in any order, unless `XLA_FLAGS=--xla_gpu_deterministic_op
 which takes longer.
 
 Checkpoints are saved every so many updates, every so many minutes, and when the process is told to
-stop (`internal_rl.interruption`). One between two lines of metrics holds the sums of the line.
+stop (`internal_rl.interruption`). One between two lines of metrics holds the sums of the line. A
+call cannot be interrupted: where one takes long the next ones hold fewer updates, which changes no
+parameter, and means of metrics in their last digit alone.
 """
 
 import contextlib
@@ -39,6 +41,9 @@ from internal_rl.training.progress import Progress
 from internal_rl.training.stage import Stage, State
 from internal_rl.training.stage_directory import StageDirectory, seed_of
 from internal_rl.training.traced_size import size_faults
+
+LONGEST_CALL_SECONDS = 8.0
+"""Longer calls are cut: what is saved after one has to fit into `interruption.GRACE_SECONDS` too."""
 
 
 def run_stage(
@@ -174,6 +179,7 @@ class _Run:
     ):
         self._stage = stage
         self._deadline = deadline
+        self._longest_call = stage.steps_per_call
         self._loggers = loggers
         self._directories = directories
         self._program = Program(stage)
@@ -262,6 +268,7 @@ class _Run:
             if not all(isinstance(x, int | float) for x in references.values()):
                 raise StorageError(f"{file}: damaged, a value is no number; {remedy}")
         else:
+            logging.info("%s: computes the constants that curves are compared with", self._stage.name)
             references = {f"reference/{k}": float(v) for k, v in self._stage.references().items()}
         for directory in self._directories:
             write_checked_json(directory.path / "references.json", references)
@@ -294,9 +301,11 @@ class _Run:
             last_line = step - step % stage.log_every
             line_step = min(last_line + stage.log_every, stage.num_steps)
             while step < line_step:
-                chunk = min(stage.steps_per_call, line_step - step)
+                chunk = min(self._longest_call, line_step - step)
+                began = time.monotonic()
                 state, means = program.advance(state, chunk)
                 self._check(np.isfinite(means["loss"]), "loss", step + chunk)
+                self._longest_call = self._fitting((time.monotonic() - began) / chunk)
                 for name, value in means.items():
                     sums[name] = sums.get(name, 0.0) + chunk * value.astype(np.float64)
                 step += chunk
@@ -325,6 +334,11 @@ class _Run:
                 self._save(step, state, sums)
             self._pause_if_due(step, state, sums)
         return state
+
+    def _fitting(self, seconds: float) -> int:
+        """Updates of the next call, where one takes so long; every process has the same number."""
+        fitting = int(LONGEST_CALL_SECONDS / seconds) if seconds > 0 else self._stage.steps_per_call
+        return hosts.of_first(min(self._stage.steps_per_call, max(fitting, 1)))
 
     def _ends_at(self, step: int) -> bool:
         """Makes this the last update of the stage; whether it may be."""

@@ -7,6 +7,7 @@ has measured alone, and `RECORD`, which says so.
 """
 
 import dataclasses
+import errno
 import fcntl
 import io
 import json
@@ -43,6 +44,8 @@ PARAMETERS = "parameters"
 """What `RECORD` holds: the SHA-256 of the parameters that were left behind."""
 
 _CONFIG = "config.json"
+# What file systems answer that know no locks, as those of some clusters.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 # What a start leaves behind before there is anything to go on from.
 _OF_A_START = (CHECKSUMS, "references.json", "metrics.jsonl", "wandb_id", "snapshots")
 
@@ -303,6 +306,13 @@ class StageDirectory:
                 f"{self.path}: another process is working here; wait for it or choose another"
                 " --workdir"
             ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            logging.warning(
+                "%s: its file system has no locks (%s); see to it that nothing else works there",
+                *(self.path, error.strerror),
+            )
 
     def record_start(self, step: int, computed: Mapping[str, str]) -> None:
         """Writes down with what the training goes on, where that is something else than before.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -26,6 +27,7 @@ from internal_rl.errors import (
 from internal_rl.training import checkpoints, loop
 from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import MetricsWriter, read_metrics
+from internal_rl.training.program import Program
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.stage_results import load_artifacts, load_stage
 from tests.training.toy import make_stage
@@ -248,6 +250,19 @@ def test_a_directory_in_use_is_refused(tmp_path):
     run_stage(make_stage(num_steps=40), tmp_path)
 
 
+@pytest.mark.parametrize("number", (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP))
+def test_a_file_system_without_locks_is_worked_on_with_a_word(
+    number, tmp_path, monkeypatch, caplog
+):
+    def flock(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    run_stage(make_stage(6), tmp_path)
+    assert folder(tmp_path).joinpath("DONE").exists()
+    assert "has no locks" in caplog.text and "nothing else works there" in caplog.text
+
+
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
     file = tmp_path / "file"
     file.write_text("not a folder")
@@ -295,6 +310,20 @@ def test_evaluations_references_snapshots_and_artifacts_are_written(tmp_path, un
     assert np.abs(early["layer"]["weight"] - late["layer"]["weight"]).max() > 0.01
     target = load_artifacts(tmp_path, "toy", 1)["target"]
     np.testing.assert_allclose(target, np.arange(8) + 10.5)
+
+
+def test_calls_that_take_long_are_cut_and_change_no_parameter(tmp_path, monkeypatch, undisturbed):
+    counts, advance = [], Program.advance
+
+    def watched_advance(self, state, count):
+        counts.append(count)
+        return advance(self, state, count)
+
+    monkeypatch.setattr(Program, "advance", watched_advance)
+    monkeypatch.setattr(loop, "LONGEST_CALL_SECONDS", 0.0)
+    run_stage(make_stage(), tmp_path)
+    assert counts[0] == 3 and set(counts[1:]) == {1} and sum(counts) == make_stage().num_steps
+    assert_same_params(tmp_path, undisturbed)
 
 
 def test_steps_that_do_not_divide_are_still_all_done(tmp_path):
