@@ -29,6 +29,8 @@ here="${INTERNAL_RL_LAUNCH:-$(cd "$(dirname "$0")" && pwd)}"
 # in_job PYTHON SCRIPT FLAGS...: inside of the job. SLURM tells every process which one it is.
 in_job() {
   local code=0
+  # Without its GPUs a run would train on the CPUs, for weeks.
+  [ -z "${SLURM_GPUS_ON_NODE:-}" ] || export JAX_PLATFORMS="${JAX_PLATFORMS:-cuda,cpu}"
   # The first process may still be writing when another one has left.
   run srun --kill-on-bad-exit=0 --wait=60 "$1" -m "${@:2}" || code=$?
   [ -z "$dry_run" ] || return 0

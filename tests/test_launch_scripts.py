@@ -179,6 +179,26 @@ def test_a_job_is_queued_again_when_the_run_was_told_to_stop(tmp_path):
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
 
 
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({}, ""),
+        ({"SLURM_GPUS_ON_NODE": "8"}, "cuda,cpu"),
+        ({"SLURM_GPUS_ON_NODE": "8", "JAX_PLATFORMS": "rocm"}, "rocm"),
+    ],
+)
+def test_a_job_with_gpus_does_not_go_on_without_them(given, asked, tmp_path):
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "<${JAX_PLATFORMS:-}>"\n')
+    (tmp_path / "srun").chmod(0o755)
+    process = subprocess.run(
+        ["bash", LAUNCH / "slurm.sh", "in_job", "python", "experiments.reproduce"],
+        env={"PATH": f"{tmp_path}{os.pathsep}{os.defpath}", "SLURM_JOB_ID": "7"} | given,
+        capture_output=True,
+        text=True,
+    )
+    assert process.stdout == f"<{asked}>\n", process.stderr
+
+
 @pytest.fixture(scope="module")
 def sky_task():
     return yaml.safe_load((LAUNCH / "sky.yaml").read_text())
