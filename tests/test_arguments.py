@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +184,24 @@ class Settings:
     size: int = 3
 
 
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """Settings whose field would hide the name of the world."""
+
+    name: str = "mine"
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    """Settings that come back from a file as something else."""
+
+    walls: Any = Settings()
+
+
+def nested(walls):
+    return {"config": Nested, "presets": {"small": Nested(walls)}}
+
+
 WORLD = {"name": "wrong", "make": object, "config": Settings, "presets": {"small": Settings()}}
 
 
@@ -199,6 +218,13 @@ WORLD = {"name": "wrong", "make": object, "config": Settings, "presets": {"small
             "preset 'small' of wrong is .* allowed is a Settings",
         ),
         ({"data": 3}, "data of world 'wrong' is 3, allowed is a function"),
+        (
+            {"config": Named, "presets": {"small": Named()}},
+            "config of wrong has the field 'name', allowed are others",
+        ),
+        (nested(Settings()), r"preset 'small' of wrong has walls = Settings\(size=3\), allowed"),
+        (nested(np.zeros(2)), r"preset 'small' of wrong has walls = array.*, allowed are"),
+        (nested([{1, 2}]), r"preset 'small' of wrong has walls = \[\{1, 2\}\], allowed are"),
     ],
 )
 def test_worlds_are_registered_with_what_makes_them(given, words):

@@ -229,8 +229,8 @@ def register_world(
         run.
 
     Raises:
-      ValueError: `config` is no dataclass, a preset is none of its instances, there is no preset,
-        or another argument is of another kind.
+      ValueError: `config` is no dataclass or has a field `name`, a preset is none of its instances
+        or holds what no file can, there is no preset, or another argument is of another kind.
     """
     check_registered("world", name, make=make)
     if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
@@ -239,14 +239,37 @@ def register_world(
         raise ValueError(
             f"presets of {name} are {presets!r}, allowed are one or more, by their names"
         )
+    fields = [field.name for field in dataclasses.fields(config) if field.init]
+    if "name" in fields:
+        raise ValueError(
+            f"config of {name} has the field 'name', allowed are others: environment.name is the"
+            " name of the world"
+        )
     for preset, values in presets.items():
         if not isinstance(values, config):
             raise ValueError(
                 f"preset '{preset}' of {name} is {values!r}, allowed is a {config.__name__}"
             )
+        for field in fields:
+            value = getattr(values, field)
+            if not _is_plain(value):
+                raise ValueError(
+                    f"preset '{preset}' of {name} has {field} = {value!r}, allowed are what files"
+                    " and command lines can hold: numbers, texts, truth values, None, and lists,"
+                    " tuples and dictionaries of them"
+                )
     if data is not None and not isinstance(data, str):
         check_registered("world", name, data=data)
     _ENTRIES[name] = WorldEntry(name, make, config, dict(presets), data)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a setting can be written down and read again."""
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and _is_plain(x) for name, x in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(x) for x in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def registered_worlds() -> list[str]:

@@ -166,13 +166,16 @@ def _told_faults(world: World, start, play) -> Iterator[str]:
 
 
 def task_faults(world: World, key: chex.PRNGKey) -> list[str]:
-    """Whether observations tell the task; of worlds that have `pretraining_tasks`.
+    """Whether observations tell the task; of worlds that have `pretraining_tasks`, as the log says.
 
     The same keys and actions are tried with another task. A start may have to be drawn again where
     a task cannot be done in it; that no start at all is the same tells the task.
     """
     tasks = getattr(world, "pretraining_tasks", None)
     if tasks is None:
+        logging.info(
+            "pretraining_tasks: not there, so that whether observations tell the task is not tried"
+        )
         return []
     num_tasks = len(jax.tree.leaves(tasks)[0])
     compare = jax.jit(lambda key, task: _compare(world, key, task))

@@ -383,8 +383,10 @@ class Plain:
         return Timestep(noise, jnp.float32(0), done)
 
 
-def test_a_world_needs_no_more_than_the_protocol():
-    assert testing.world_faults(Plain()) == []
+def test_a_world_needs_no_more_than_the_protocol(caplog):
+    with caplog.at_level("INFO", "absl"):
+        assert testing.world_faults(Plain()) == []
+    assert "pretraining_tasks: not there, so that whether observations tell the task" in caplog.text
 
 
 def test_every_fault_has_a_line_of_its_own():
