@@ -12,14 +12,16 @@ import itertools
 import math
 import pathlib
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jinja2
 
 import internal_rl
 from internal_rl.analysis.drawing import Picture
 from internal_rl.analysis.report import Chapter, Report
+from internal_rl.analysis.results import SeedResults
 from internal_rl.analysis.sweeps.report import ShownSweep, studies_in
+from internal_rl.analysis.sweeps.sweep import all_sweeps
 from internal_rl.analysis.table import HEADS, RATES, Row, cells, rate_cells
 from internal_rl.errors import UserError
 from internal_rl.stages.catalogue import command_of
@@ -37,7 +39,7 @@ from internal_rl.stages.places import Places, config_arguments, stage_command
 from internal_rl.stages.records import holds_records
 from internal_rl.stages.reproducing import chosen_sweeps
 from internal_rl.stages.settings import Settings
-from internal_rl.stages.sweep_plan import made_otherwise
+from internal_rl.stages.sweep_plan import made_otherwise, runs_of
 
 _HERE = pathlib.Path(__file__).parent
 _MEDIA = {"figure": "image/png", "animation": "image/gif"}
@@ -108,7 +110,7 @@ def report_page(report: Report, places: Places, settings: Settings | None = None
 
     origins = {
         stage: guarded(
-            f"{stage}, what made it", functools.partial(origin_of, report.workdir, seeds), None
+            f"{stage}, what made it", functools.partial(_origin_of_stage, report, seeds), None
         )
         for stage, seeds in report.run.items()
     }
@@ -136,7 +138,7 @@ def report_page(report: Report, places: Places, settings: Settings | None = None
         rates=[(row, rate_cells(row)) for row in report.rows if row.rates],
         parts=parts,
         missing=missing,
-        left_out=report.left_out,
+        left_out=(*report.left_out, *(known and _refused_sweeps(known[0]) or ())),
         faults=faults,
         script=script,
         digest=digest,
@@ -173,9 +175,19 @@ def _missing(settings: Settings, places: Places, exactly: bool) -> tuple[Missing
     found = tuple(itertools.chain(*found))
     if not holds_records(places.workdir):
         return found
-    # Nothing is made in a folder of records.
     here, elsewhere = (shlex.join([f"--workdir={x}"]) for x in (places.workdir, "DIR"))
     return tuple(dataclasses.replace(x, command=x.command.replace(here, elsewhere)) for x in found)
+
+
+def _origin_of_stage(report: Report, seeds: Sequence[SeedResults]) -> Origin:
+    """What made a stage, with a command that can be typed as it stands."""
+    origin = origin_of(report.workdir, seeds)
+    if origin.command.startswith("irl."):
+        return origin
+    # Nothing is made in a folder of records.
+    where = "DIR" if holds_records(report.workdir) else report.workdir
+    command = f"{origin.command} {shlex.join([f'--workdir={where}'])}"
+    return dataclasses.replace(origin, command=command)
 
 
 def _missing_sweeps(settings: Settings, places: Places) -> Iterator[Missing]:
@@ -185,6 +197,15 @@ def _missing_sweeps(settings: Settings, places: Places) -> Iterator[Missing]:
         if sweep.name not in begun:
             command = _command_of_sweep(sweep.name, settings, places)
             yield Missing(f"study {sweep.name}", (), NOT_RUN, command)
+
+
+def _refused_sweeps(settings: Settings) -> Iterator[str]:
+    """Studies over several runs that this world or config cannot have, and why."""
+    for sweep in all_sweeps().values():
+        try:
+            runs_of(sweep, settings)
+        except ValueError as error:
+            yield f"study {sweep.name}: {error}"
 
 
 def _command_of_sweep(study: str, settings: Settings, places: Places) -> str:

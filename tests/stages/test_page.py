@@ -16,6 +16,7 @@ from internal_rl.stages import running
 from internal_rl.stages.config_file import load_config
 from internal_rl.stages.markdown import as_html
 from internal_rl.stages.origin import missing_stages
+from internal_rl.stages.page import _refused_sweeps
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings
 from tests.analysis.made_up_run import rl_config, rl_lines, write_run, write_stage
@@ -102,10 +103,11 @@ def test_studies_over_several_runs_have_parts_of_their_own(page):
     assert page.all("table", "study-sweep-rate_distortion")
 
 
-def test_command_seeds_and_commit_stand_beside_every_figure(page):
+def test_command_seeds_and_commit_stand_beside_every_figure(page, workdir):
     for name in DRAWN:
         told = " ".join(x["text"] for x in page.all("ul", f"study-{name}"))
         assert "python -m experiments." in told and "--config=configs/gridworld.py:smoke" in told
+        assert f"--workdir={workdir}" in told
         assert re.search(r"commit ([0-9a-f]{7}|not a checkout|unknown)", told)
     told = page.all("ul", "study-learning")[0]["text"]
     assert "seeds 0, 1, 2, 3 runs, 1 base model" in told
@@ -304,3 +306,10 @@ def test_cells_of_studies_are_sorted_by_their_numbers():
     made = as_html("| h |\n|---|\n" + "".join(f"| {cell} |\n" for cell in cells))
     keys = re.findall(r'data-key="(.*?)"', made)
     assert keys == ["", "inf", "0.97", "12345", "-1.5e-05", "3", "0.1 to 0.2", "frozen"]
+
+
+def test_studies_that_a_world_cannot_have_are_told_with_the_reason(smoke):
+    ant = Settings.read(load_config("ant:smoke"))
+    (line,) = _refused_sweeps(ant)
+    assert line.startswith("study ablation_noise: ") and "gridworld-pinpad" in line
+    assert not list(_refused_sweeps(smoke))

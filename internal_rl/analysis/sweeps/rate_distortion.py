@@ -226,7 +226,7 @@ def table(results: SweepResults) -> SweepTable:
         ends = (*quartiles(run.values(nll)), *quartiles(run.values(kl)))
         cells = (*ends, _median(run.values(switches)), f1, distance)
         rows.append((arm, tag(alpha), *cells, len(run.seeds)))
-    interval = distance_interval(results)
+    interval = distance_interval(results), min((len(run.seeds) for run in results.runs), default=0)
     return SweepTable(columns, rows, [_told_gap(curves), _told_distance(apart, interval, curves)])
 
 
@@ -244,15 +244,19 @@ def _told_gap(curves: Mapping[str, Sequence[Point]]) -> str:
 
 
 def _told_distance(
-    apart: Mapping[float, float], interval: tuple[float, float], arms: Collection[str]
+    apart: Mapping[float, float],
+    interval: tuple[tuple[float, float], int],
+    arms: Collection[str],
 ) -> str:
+    """Of how far the arms lie apart; `interval` with the number of seeds that it stands on."""
     known = {alpha: value for alpha, value in apart.items() if not math.isnan(value)}
     if len(arms) < len(ARMS):
         return "Distance of the arms at equal KL: needs runs of both arms."
     if not known:
         return "Distance of the arms at equal KL: no point of the frozen arm lies on the other's."
     alpha = max(known, key=known.get)
-    told = "" if math.isnan(interval[0]) else f" (95 % over seeds: {format_span(*interval)})"
+    ends, seeds = interval
+    told = "" if math.isnan(ends[0]) else f" (95 % over {seeds} seeds: {format_span(*ends)})"
     return (
         "Distance of the arms at equal KL, NLL of the co-trained arm (a monotone cubic through its"
         f" medians) less that of the frozen one: largest at the frozen α = {alpha:g} with"

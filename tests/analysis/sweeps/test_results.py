@@ -94,7 +94,7 @@ def test_the_interval_of_the_distance_holds_it_and_widens_with_the_spread_of_see
     (low, high), (lower, higher) = interval(0.01), interval(0.03)
     assert lower < low < mean(0.01) < high < higher
     told = rate_distortion.table(results(0.01)).notes[1]
-    assert "95 % over seeds" in told
+    assert "95 % over 3 seeds" in told
     single = SweepResults(
         [dataclasses.replace(run, seeds=run.seeds[:1]) for run in results(0.01).runs]
     )
