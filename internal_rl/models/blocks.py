@@ -100,8 +100,8 @@ class BlockEntry:
     Attributes:
       make: `make(shape: BlockShape, **keywords) -> flax module`; the keywords are flax's own
         (`name`, `parent`).
-      check: raises SettingError where the sizes of a shape do not suit the block; asked before there
-        is a world, so that `max_length` and `reach` are 1 (what they may be, `make` refuses).
+      check: raises SettingError where the sizes of a shape do not suit the block; asked before
+        there is a world, so that `max_length` and `reach` are 1: those `make` may refuse.
       short_reach: `short_reach(max_length)`, a reach that saves work and that most trajectories
         stay within; None where the parallel form costs the same whatever the reach.
     """

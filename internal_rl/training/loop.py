@@ -43,7 +43,7 @@ from internal_rl.training.stage_directory import StageDirectory, seed_of
 from internal_rl.training.traced_size import size_faults
 
 LONGEST_CALL_SECONDS = 8.0
-"""Longer calls are cut: what is saved after one has to fit into `interruption.GRACE_SECONDS` too."""
+"""Longer calls are cut: one and what is saved behind it fit into `interruption.GRACE_SECONDS`."""
 
 
 def run_stage(
@@ -268,7 +268,7 @@ class _Run:
             if not all(isinstance(x, int | float) for x in references.values()):
                 raise StorageError(f"{file}: damaged, a value is no number; {remedy}")
         else:
-            logging.info("%s: computes the constants that curves are compared with", self._stage.name)
+            logging.info("%s: computes what its curves are compared with", self._stage.name)
             references = {f"reference/{k}": float(v) for k, v in self._stage.references().items()}
         for directory in self._directories:
             write_checked_json(directory.path / "references.json", references)
