@@ -18,7 +18,9 @@ def get_config(preset: str = "small") -> ConfigDict:
     Raises:
       ValueError: for an unknown preset.
     """
-    return make_config("ant-pinpad", preset, {"paper": _PAPER, "small": _SMALL, "smoke": _SMOKE})
+    # Sizes are those of a world whose observations tell where things are.
+    overlays = {"paper": _PAPER, "small": _SMALL, "smoke": _SMOKE}
+    return make_config("ant-pinpad", preset, overlays, size="paper")
 
 
 _REINFORCEMENT = {"episodes_per_update": 256, **schedule(51_200, 50, 500, 10)}

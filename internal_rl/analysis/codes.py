@@ -4,6 +4,7 @@ If codes mean goals, a linear classifier fitted on one half of a bank of them na
 the other half.
 """
 
+import math
 from collections.abc import Sequence
 
 import chex
@@ -13,6 +14,7 @@ import optax
 from flax import struct
 
 from internal_rl.analysis.code_bank import CodeBank, bank_of
+from internal_rl.analysis.code_stages import code_stages
 from internal_rl.analysis.results import SeedResults
 from internal_rl.analysis.study import LABELS, Study, StudyContext, as_arrays
 from internal_rl.analysis.table import Row, variant_rows
@@ -21,6 +23,9 @@ from internal_rl.types import Trajectory
 
 # A latent dimension with less variance of its posterior mean carries nothing.
 ACTIVE_VARIANCE = 0.01
+
+# One that is fitted and one that is tested.
+MIN_CODES = 2
 
 ROW_LABELS = {
     "active_units": "dimensions of the code in use",
@@ -82,8 +87,8 @@ def decoding_accuracy(
       ValueError: if the bank holds fewer than two codes.
     """
     num_codes = len(bank.goal)
-    if num_codes < 2:
-        raise ValueError(f"bank holds {num_codes} codes, allowed are 2 or more")
+    if num_codes < MIN_CODES:
+        raise ValueError(f"bank holds {num_codes} codes, allowed are {MIN_CODES} or more")
     half, optimiser = num_codes // 2, optax.adam(0.1)
 
     @jax.jit
@@ -132,9 +137,11 @@ def active_units(mean: chex.Array, rows: Trajectory) -> ActiveUnits:
 
 
 def measure(context: StudyContext) -> dict[str, chex.Array]:
-    """`ActiveUnits` and `Decoding`."""
-    key = context.examination_keys["split"]
-    decoding = decoding_accuracy(bank_of(context), context.world.num_subgoals, key)
+    """`ActiveUnits` and `Decoding`, NaN where too little is held out for the latter."""
+    key, bank = context.examination_keys["split"], bank_of(context)
+    decoding = Decoding(math.nan, math.nan)
+    if len(bank.goal) >= MIN_CODES:
+        decoding = decoding_accuracy(bank, context.world.num_subgoals, key)
     units = active_units(context.discovery.mean, context.rows)
     return as_arrays(units) | as_arrays(decoding)
 
@@ -146,7 +153,7 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
 
 STUDY = Study(
     name="codes",
-    stages=("metacontroller", "compile"),
+    stages=code_stages,
     needs=frozenset({LABELS, "subgoals"}),
     measure=measure,
     rows=rows,

@@ -22,11 +22,12 @@ from matplotlib.figure import Figure
 from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import NOWHERE, Episodes, act, start_worlds
 from internal_rl.analysis.code_bank import CodeBank, bank_of, choose_codes
+from internal_rl.analysis.code_stages import Captions, code_stages, of_each_stage
 from internal_rl.analysis.drawing import legend, palette, panels, tell
 from internal_rl.analysis.results import RunResults, SeedResults, standing, with_artifact
 from internal_rl.analysis.statistics import quartiles
 from internal_rl.analysis.study import LABELS, Study, StudyContext, as_arrays, choose_slots
-from internal_rl.analysis.table import Row, variant_rows
+from internal_rl.analysis.table import Row, variant_prefixes, variant_rows
 from internal_rl.analysis.transitions import visited_places
 from internal_rl.methods.switching import SWITCH_THRESHOLD
 from internal_rl.models.steered_model import SteeredModel
@@ -275,12 +276,13 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
     return found
 
 
-def figures(run: RunResults) -> dict[str, Figure | None]:
+@of_each_stage
+def figures(run: RunResults, stage: str) -> dict[str, Figure | None]:
     """How often each arm reaches the place aimed at."""
     reach = {}
     for visits in INJECTION_MOMENTS:
         names = [f"injection_{visits}_reach_{arm}" for arm in ARMS]
-        seeds = with_artifact(run, "metacontroller", names[0])
+        seeds = with_artifact(run, stage, names[0])
         if seeds:
             values = [
                 float(quartiles(np.array([results.scalar(name) for results in seeds]))[1])
@@ -291,7 +293,7 @@ def figures(run: RunResults) -> dict[str, Figure | None]:
     if not reach:
         return {}
     figure = injected_codes(reach)
-    tell(figure, f"Median over {standing(counted)}")
+    tell(figure, f"{variant_prefixes(stage)[1]}Median over {standing(counted)}")
     return {"encoder_code_injection": figure}
 
 
@@ -332,16 +334,16 @@ def injected_codes(reach: Mapping[str, Mapping[str, float]]) -> Figure:
 
 STUDY = Study(
     name="encoder_injection",
-    stages=("metacontroller", "compile"),
+    stages=code_stages,
     needs=frozenset({LABELS, "visits", "subgoals", "subgoal_places", "layouts", "free_running"}),
     measure=measure,
     rows=rows,
     figures=figures,
     order=30,
     title="Codes that the encoder found, injected into other episodes",
-    captions={
-        "encoder_code_injection": "How often the next place visited is the one aimed at: with a "
+    captions=Captions(
+        encoder_code_injection="How often the next place visited is the one aimed at: with a "
         "code that the encoder found on expert data, with a random code, and without a code, by "
         "the moment of injection. An easier test than that of codes out of random rollouts.",
-    },
+    ),
 )

@@ -5,10 +5,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from internal_rl.analysis.code_stages import Captions, code_stages, of_each_stage
 from internal_rl.analysis.drawing import palette, panels, tell
 from internal_rl.analysis.examples import examples_of
 from internal_rl.analysis.results import RunResults, standing, with_artifact
 from internal_rl.analysis.study import Study, StudyContext
+from internal_rl.analysis.table import variant_prefixes
 from internal_rl.methods.switching import SWITCH_THRESHOLD
 
 
@@ -19,15 +21,16 @@ def measure(context: StudyContext) -> dict[str, np.ndarray]:
     return examples_of(context, beta=found.beta, subgoal=context.rows.subgoal, code=found.code)
 
 
-def figures(run: RunResults) -> dict[str, Figure | None]:
+@of_each_stage
+def figures(run: RunResults, stage: str) -> dict[str, Figure | None]:
     """Gates of the first seed."""
-    seeds = with_artifact(run, "metacontroller", "example_beta")
+    seeds = with_artifact(run, stage, "example_beta")
     if not seeds:
         return {}
     artifacts = seeds[0].artifacts
     beta, mask = artifacts["example_beta"], artifacts["example_mask"]
     figure = gates(beta, artifacts.get("example_subgoal"), mask)
-    tell(figure, standing(seeds[:1]))
+    tell(figure, f"{variant_prefixes(stage)[1]}{standing(seeds[:1])}")
     return {"gates": figure}
 
 
@@ -83,13 +86,13 @@ def _draw_subgoals(figure: Figure, axes: np.ndarray, subgoal: np.ndarray, mask: 
 
 STUDY = Study(
     name="gates",
-    stages=("metacontroller",),
+    stages=code_stages,
     measure=measure,
     figures=figures,
     title="Gates along trajectories",
-    captions={
-        "gates": "The gate at each step of example trajectories as a black line with a dot; the "
+    captions=Captions(
+        gates="The gate at each step of example trajectories as a black line with a dot; the "
         "dotted line is the threshold, colours in the background are the true subgoals where "
         "they are known.",
-    },
+    ),
 )

@@ -7,6 +7,7 @@ import chex
 import numpy as np
 from matplotlib.figure import Figure
 
+from internal_rl.analysis.code_stages import Captions, code_stages, of_each_stage
 from internal_rl.analysis.code_tests import ARMS, TESTS, CodeTests, Reached, examine_codes
 from internal_rl.analysis.drawing import legend, palette, panels, tell
 from internal_rl.analysis.injected_paths import Pairs, draw_pairs
@@ -118,16 +119,18 @@ def text(run: RunResults) -> str:
     return "".join(lines)
 
 
-def figures(run: RunResults) -> dict[str, Figure | None]:
+@of_each_stage
+def figures(run: RunResults, stage: str) -> dict[str, Figure | None]:
     """Rates of all seeds, and pairs of paths of the first one."""
-    seeds = with_artifact(run, "metacontroller", f"{PREFIX}found")
+    seeds = with_artifact(run, stage, f"{PREFIX}found")
     if not seeds:
         return {}
+    label = variant_prefixes(stage)[1]
     rates, paths = draw_rates(_pooled(seeds)), _draw_paths(seeds[0])
     if rates is not None:
-        tell(rates, f"Episodes of {standing(seeds)}")
+        tell(rates, f"{label}Episodes of {standing(seeds)}")
     if paths is not None:
-        tell(paths, standing(seeds[:1]))
+        tell(paths, f"{label}{standing(seeds[:1])}")
     return {"code_injection": rates, "injected_paths": paths}
 
 
@@ -173,7 +176,7 @@ def draw_rates(reached: Mapping[str, Reached]) -> Figure | None:
 
 STUDY = Study(
     name="injection",
-    stages=("metacontroller", "compile"),
+    stages=code_stages,
     needs=frozenset({"visits", "layouts", "free_running"}),
     measure=measure,
     rows=rows,
@@ -181,10 +184,10 @@ STUDY = Study(
     text=text,
     order=25,
     title="Codes out of random rollouts, injected into other episodes",
-    captions={
-        "code_injection": "How often the place of a sampled code is the next one visited, with the "
+    captions=Captions(
+        code_injection="How often the place of a sampled code is the next one visited, with the "
         "code and without it: injected at a fixed step, and where pretraining has no such "
         "transition. Bars carry 95 % intervals over episodes (Wilson).",
-        "injected_paths": "Pairs of paths of the same episode, without and with a sampled code.",
-    },
+        injected_paths="Pairs of paths of the same episode, without and with a sampled code.",
+    ),
 )

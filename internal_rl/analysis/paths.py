@@ -7,10 +7,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from internal_rl.analysis.code_stages import Captions, code_stages, of_each_stage
 from internal_rl.analysis.drawing import palette, panels, tell
 from internal_rl.analysis.examples import examples_of
 from internal_rl.analysis.results import RunResults, standing, with_artifact, world_of
 from internal_rl.analysis.study import Study, StudyContext
+from internal_rl.analysis.table import variant_prefixes
 from internal_rl.methods.switching import SWITCH_THRESHOLD
 
 
@@ -50,9 +52,10 @@ def measure(context: StudyContext) -> dict[str, np.ndarray]:
     return examples
 
 
-def figures(run: RunResults) -> dict[str, Figure | None]:
+@of_each_stage
+def figures(run: RunResults, stage: str) -> dict[str, Figure | None]:
     """Paths of expert trajectories in the codes that were inferred, of the first seed."""
-    seeds = with_artifact(run, "metacontroller", "example_place")
+    seeds = with_artifact(run, stage, "example_place")
     world = world_of(seeds[0]) if seeds else None
     if world is None:
         return {}
@@ -71,7 +74,7 @@ def figures(run: RunResults) -> dict[str, Figure | None]:
         mask=found["mask"],
     )
     figure = draw_paths(shown, world.grid_size)
-    tell(figure, standing(seeds[:1]))
+    tell(figure, f"{variant_prefixes(stage)[1]}{standing(seeds[:1])}")
     return {"paths": figure}
 
 
@@ -155,13 +158,13 @@ def draw_paths(shown: Paths, grid_size: int) -> Figure:
 
 STUDY = Study(
     name="paths",
-    stages=("metacontroller",),
+    stages=code_stages,
     needs=frozenset({"scene"}),
     measure=measure,
     figures=figures,
     title="Paths of expert trajectories",
-    captions={
-        "paths": "Example trajectories from above, in the colour of the code that was inferred; "
+    captions=Captions(
+        paths="Example trajectories from above, in the colour of the code that was inferred; "
         "like codes have like colours. Disc: start, square: end, ring: a new code.",
-    },
+    ),
 )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import chex
 import jax
 
+from internal_rl.analysis.code_stages import code_stages
 from internal_rl.analysis.results import SeedResults
 from internal_rl.analysis.study import LABELS, Study, StudyContext
 from internal_rl.analysis.table import Row, variant_rows
@@ -53,7 +54,7 @@ def rows(stage: str, seeds: Sequence[SeedResults]) -> list[Row]:
 
 STUDY = Study(
     name="switching",
-    stages=("metacontroller", "compile"),
+    stages=code_stages,
     needs=frozenset({LABELS}),
     measure=measure,
     rows=rows,

@@ -32,6 +32,9 @@ from internal_rl.training.randomness import named_keys
 from internal_rl.training.settings import SeedsPerInput, TrainingSettings
 from internal_rl.types import DataSource, Trajectory, num_rows
 
+CODE_STAGES = ["metacontroller", "compile"]
+"""Stages that find codes; those of users join them, see `stages.catalogue.register_stage`."""
+
 Loss = Callable[[SteeredModel, Trajectory, chex.PRNGKey, chex.Array], tuple[chex.Array, Metrics]]
 
 

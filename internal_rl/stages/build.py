@@ -86,14 +86,33 @@ def make_curriculum(settings: Settings, places: Places, source: DataSource) -> D
     if not settings.pretrain.curriculum_steps:
         return None
     curriculum = make_source(settings, places, "curriculum")
-    for name in ("sequence_length", "labelled"):
-        found, allowed = getattr(curriculum, name), getattr(source, name)
-        if found != allowed:
+    allowed = _kind_of_rows(source)
+    for name, found in _kind_of_rows(curriculum).items():
+        if found != allowed[name]:
             raise ConfigError(
-                f"config.data: {name} of the curriculum is {found}, allowed is {allowed} as of the"
-                " data of pretraining; from_arrays(..., sequence_length=N) makes rows of one length"
+                f"config.data: {name} of the curriculum is {found}, allowed is {allowed[name]} as"
+                f" of the data of pretraining{_REMEDIES.get(name, '')}"
             )
     return curriculum
+
+
+_REMEDIES = {
+    "sequence_length": "; from_arrays(..., sequence_length=N) makes rows of one length",
+    "dtype of observations": "; from_arrays makes uint8 of whole numbers that are all 0 or 1, and"
+    " float32 of real ones",
+}
+
+
+def _kind_of_rows(source: DataSource) -> dict[str, object]:
+    """What rows have to have in common that one program reads."""
+    key = jax.random.key(0)
+    _, rows = jax.eval_shape(lambda arrays: source.next(source.init(key, 1), arrays), source.arrays)
+    return {
+        "sequence_length": source.sequence_length,
+        "labelled": source.labelled,
+        "dtype of observations": rows.observation.dtype,
+        "dtype of actions": rows.action.dtype,
+    }
 
 
 def make_base(settings: Settings) -> BaseModel:

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from internal_rl.envs.world import CAPABILITIES, capabilities, kept_by_world
 from internal_rl.errors import ConfigError
 from internal_rl.experts.ant_expert import ExpertSection
 from internal_rl.experts.data_section import CollectSection, DataSection
@@ -24,10 +25,12 @@ from internal_rl.methods import (
     raw_action,
     steering,
 )
-from internal_rl.methods.code_finding import CodeFindingSettings
+from internal_rl.methods.code_finding import CODE_STAGES, CodeFindingSettings
 from internal_rl.methods.reinforcement.trainer import POLICY_STAGES, ReinforcementSettings
 from internal_rl.models.base_model import BaseConfig
 from internal_rl.section import Section
+from internal_rl.training.settings import SeedsPerInput
+from internal_rl.training.stage_directory import is_of
 from internal_rl.types import World
 
 if TYPE_CHECKING:
@@ -45,12 +48,12 @@ def _always(settings: "Settings") -> bool:
     return True
 
 
-METHODS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(discovery.VARIANTS, ("metacontroller", "internal_rl")),
-    "compile": ("compile", "internal_rl"),
-    "raw_actions": ("raw_rl",),
-}
-"""Methods that a whole run compares, and the sections in which their settings may differ."""
+def methods() -> dict[str, tuple[str, ...]]:
+    """Methods that a whole run compares, and the sections in which their settings may differ."""
+    variants = dict.fromkeys(discovery.VARIANTS, ("metacontroller", "internal_rl"))
+    others = (stage for stage in CODE_STAGES if stage != "metacontroller")
+    codes = {stage: (stage, "internal_rl") for stage in others}
+    return {**variants, **codes, "raw_actions": ("raw_rl",)}
 
 
 def _code_variants(settings: "Settings") -> list["Settings"]:
@@ -87,7 +90,9 @@ def _variant_folder(settings: "Settings", name: str) -> str:
 
 def _policy_folder(settings: "Settings", name: str) -> str:
     codes = settings.internal_rl.codes
-    return _variant_folder(settings, name) if codes == "metacontroller" else f"{name}_{codes}"
+    if codes == "metacontroller":
+        return _variant_folder(settings, name)
+    return f"{name}_{STAGES[codes].folder(settings, codes) if codes in STAGES else codes}"
 
 
 def _code_inputs(settings: "Settings") -> tuple[str, ...]:
@@ -112,6 +117,11 @@ def _age_folder(settings: "Settings", name: str) -> str:
     return f"{name}_{age}" if age else name
 
 
+@kept_by_world(maxsize=16)
+def _tells_next_subgoal(world: World) -> bool:
+    return hasattr(world, "num_subgoals") and "subgoals" in capabilities(world)
+
+
 @dataclasses.dataclass(frozen=True)
 class StageSpec:
     """One stage.
@@ -133,10 +143,14 @@ class StageSpec:
       one_process: it cannot be spread over several processes, nor wait for one of them.
       optional: only configs that name the section have the stage.
       needs_subgoals: only worlds that tell how many subgoals there are have the stage.
+      follows_subgoals: only worlds that tell this and whose timesteps tell the next one have it.
       folder: `folder(settings, name)`: name of its folder, another one for each variant.
       variants: settings of everything that a whole run makes of the stage.
       takes_part: `takes_part(settings)`: whether the stage belongs to one of these, where it shares
         them with other stages.
+      like: name of a stage of the package, such as `"raw_rl"`: what presets say of its section is
+        said of this one too, as far as it has the fields; empty for none. What they say of this one
+        itself comes on top.
     """
 
     name: str
@@ -150,9 +164,11 @@ class StageSpec:
     one_process: bool = False
     optional: bool = False
     needs_subgoals: bool = False
+    follows_subgoals: bool = False
     folder: Callable[["Settings", str], str] = lambda settings, name: name
     variants: Callable[["Settings"], list["Settings"]] = _only_one
     takes_part: Callable[["Settings"], bool] = _always
+    like: str = ""
 
     def __post_init__(self):
         if (self.make is None) == (self.run is None):
@@ -162,9 +178,15 @@ class StageSpec:
         """`depends_on` for these settings."""
         return self.depends_on(settings) if callable(self.depends_on) else self.depends_on
 
+    def lacks(self, world: World) -> str:
+        """What the stage needs and a world does not tell; empty where the world can have it."""
+        if self.follows_subgoals and not _tells_next_subgoal(world):
+            return CAPABILITIES["subgoals"]
+        return "num_subgoals" if self.needs_subgoals and not hasattr(world, "num_subgoals") else ""
+
     def suits(self, world: World) -> bool:
         """Whether a world can have the stage."""
-        return not self.needs_subgoals or hasattr(world, "num_subgoals")
+        return not self.lacks(world)
 
     def input_of(self, settings: "Settings") -> str:
         """`input` for these settings."""
@@ -219,7 +241,7 @@ STAGES: dict[str, StageSpec] = {
             make=f"{_HERE}.trained:make_steer",
             depends_on=(*_BASE, "steer"),
             input="pretrain",
-            needs_subgoals=True,
+            follows_subgoals=True,
             folder=_age_folder,
         ),
         StageSpec(
@@ -263,7 +285,16 @@ STAGES: dict[str, StageSpec] = {
 }
 """All stages by name, in the order in which a whole run goes through them."""
 
-_WITH_SCRIPT = (*STAGES, "sweep")
+SHIPPED_STAGES = tuple(STAGES)
+"""Those of this package."""
+
+_WITH_SCRIPT = (*SHIPPED_STAGES, "sweep")
+
+# Sections and fields of a config, and folders of a run, that are no stages.
+_TAKEN = (
+    *(*SHARED_SECTIONS, "environment", "preset", "seed", "precision", "quickstart"),
+    *("report", "sweep"),
+)
 
 
 def command_of(stage: str) -> str:
@@ -279,22 +310,65 @@ def register_stage(spec: StageSpec) -> None:
     """Adds a stage at the end of a run; registering a name again replaces it.
 
     One that trains a policy, with a section that is a `ReinforcementSettings`, is measured and
-    drawn as the others are.
+    drawn as the others are. So is one that finds codes, with a section that is a
+    `CodeFindingSettings`; a whole run also trains a policy that chooses among them.
 
     Raises:
-      ValueError: it is none.
+      ValueError: it is none, its name is that of something else, it is like no stage, or its
+        section does not count seeds for each seed of its input.
     """
     if not isinstance(spec, StageSpec):
         raise ValueError(f"stage is {spec!r}, allowed is a StageSpec")
+    _check_name(spec)
+    if spec.like and spec.like not in SHIPPED_STAGES:
+        known = ", ".join(SHIPPED_STAGES)
+        raise ValueError(f"stage {spec.name}: like is {spec.like!r}, allowed are {known}")
+    if spec.input and not issubclass(spec.section, SeedsPerInput):
+        raise ValueError(
+            f"stage {spec.name}: section is {spec.section.__name__}, allowed for a stage with an"
+            " input is one that inherits SeedsPerInput"
+        )
     STAGES[spec.name] = spec
-    if issubclass(spec.section, ReinforcementSettings) and spec.name not in POLICY_STAGES:
-        POLICY_STAGES.append(spec.name)
+    lists = ((POLICY_STAGES, ReinforcementSettings), (CODE_STAGES, CodeFindingSettings))
+    for listed, section in lists:
+        if not issubclass(spec.section, section):
+            listed[:] = [name for name in listed if name != spec.name]
+        elif spec.name not in listed:
+            listed.append(spec.name)
+
+
+def _check_name(spec: StageSpec) -> None:
+    """Raises ValueError where folders of a stage would be taken for those of something else."""
+    given = f"stage: '{spec.name}' given, allowed"
+    if spec.name in _TAKEN:
+        raise ValueError(f"{given} is any other name than {', '.join(_TAKEN)}")
+    if issubclass(spec.section, CodeFindingSettings) and spec.name in discovery.VARIANTS:
+        raise ValueError(
+            f"{given} for codes is any other name than {', '.join(discovery.VARIANTS)}, the"
+            " variants of the metacontroller, whose policies have folders such as"
+            f" internal_rl_{spec.name}"
+        )
+    for other in STAGES:
+        if other != spec.name and (is_of(spec.name, other) or is_of(other, spec.name)):
+            raise ValueError(
+                f"{given} beside the stage {other} is a name such that none of both begins with the"
+                " other and '_', as variants of a stage do"
+            )
 
 
 def code_stages() -> tuple[str, ...]:
     """Names of the stages that make models with codes."""
-    return tuple(
-        name for name, spec in STAGES.items() if issubclass(spec.section, CodeFindingSettings)
+    return tuple(CODE_STAGES)
+
+
+def unsuited(settings: "Settings", stage: str) -> str:
+    """Why the world of some settings cannot have a stage, in one line; empty where it can."""
+    lacking = STAGES[stage].lacks(settings.world)
+    if not lacking:
+        return ""
+    return (
+        f"environment.name: '{settings.environment['name']}' tells no subgoals, allowed for the"
+        f" stage {stage} are worlds with {lacking}"
     )
 
 
@@ -329,7 +403,7 @@ def whole_run(settings: "Settings") -> Iterator[tuple[str, "Settings"]]:
     """Every stage of a config with the settings of each of its variants, in order.
 
     Stages with the same variants take turns: the policy of a metacontroller comes before the next
-    metacontroller.
+    metacontroller. So does that of a stage from outside that finds codes.
     """
     specs = [spec for name, spec in STAGES.items() if name in settings.sections]
     for variants, group in itertools.groupby(specs, key=lambda spec: spec.variants):
@@ -337,4 +411,15 @@ def whole_run(settings: "Settings") -> Iterator[tuple[str, "Settings"]]:
         for chosen in variants(settings):
             for name in names:
                 if STAGES[name].takes_part(chosen):
-                    yield name, chosen
+                    yield from _with_policy(name, chosen)
+
+
+def _with_policy(stage: str, settings: "Settings") -> Iterator[tuple[str, "Settings"]]:
+    """A stage, and behind one from outside that finds codes the policy that chooses among them."""
+    if stage not in CODE_STAGES or STAGES[stage].variants is _code_variants:
+        yield stage, settings
+        return
+    chosen = _with_codes(settings.as_selected(stage), stage)
+    yield stage, chosen
+    if chosen.internal_rl:
+        yield "internal_rl", chosen

@@ -3,14 +3,18 @@
 What a field alone may be, its section knows.
 """
 
-from internal_rl.envs.world import capabilities
+from internal_rl.envs.world import capabilities, world_entry
 from internal_rl.errors import ConfigError
+from internal_rl.methods.reinforcement.trainer import POLICY_STAGES
 from internal_rl.section import LARGEST_WHOLE, SettingError
 from internal_rl.stages.catalogue import code_stages
 from internal_rl.stages.limits import check_memory
 from internal_rl.stages.settings import Settings, checked
 
 _EPISODES = ("evaluation_episodes", "episodes_per_update")
+
+_PACKERS = ("internal_rl.experts.grid_data", "internal_rl.experts.shard_data")
+"""Modules whose trajectories lie in rows as the section `data` says; others make rows of theirs."""
 
 
 def _require(condition: bool, field: str, value: object, allowed: str) -> None:
@@ -53,29 +57,40 @@ def _check_models(settings: Settings) -> None:
             except SettingError as error:
                 raise ConfigError(f"config.{error}") from None
     for name in ("steer", *code_stages()):
-        if name in settings.sections:
-            rank = settings.sections[name].rank
-            allowed = f"0 (full) to {base.width} (base.width)"
-            _require(rank <= base.width, f"{name}.rank", rank, allowed)
+        # What steers in another way than by matrices of some rank has no such field.
+        rank = getattr(settings.sections.get(name), "rank", 0)
+        allowed = f"0 (full) to {base.width} (base.width)"
+        _require(rank <= base.width, f"{name}.rank", rank, allowed)
 
 
 def _check_data(settings: Settings) -> None:
     if settings.data is None or settings.pretrain is None:
         return
-    # The longest episode and its terminal observation.
-    longest, length = settings.world.time_limit + 1, settings.data.sequence_length
-    allowed = f"{longest} or more (environment.time_limit + 1)"
-    _require(length >= longest, "data.sequence_length", length, allowed)
+    if _packs_rows(settings):
+        # The longest episode and its terminal observation.
+        longest, length = settings.world.time_limit + 1, settings.data.sequence_length
+        allowed = f"{longest} or more (environment.time_limit + 1)"
+        _require(length >= longest, "data.sequence_length", length, allowed)
     if settings.collect:
         held_out, num_shards = settings.data.held_out_shards, settings.collect.num_shards
         allowed = f"below {num_shards} (collect.num_shards)"
         _require(held_out < num_shards, "data.held_out_shards", held_out, allowed)
 
 
+def _packs_rows(settings: Settings) -> bool:
+    """Whether rows are as long as the section `data` says, and not as data from outside make them.
+
+    Data from outside check themselves that trajectories fit, see `Dataset.from_arrays`.
+    """
+    data = world_entry(settings.environment["name"]).data
+    module = data.partition(":")[0] if isinstance(data, str) else getattr(data, "__module__", "")
+    return module in _PACKERS
+
+
 def _check_tasks(settings: Settings) -> None:
     """Tasks are such as the world can read."""
     reads_tasks = "task_text" in capabilities(settings.world)
-    for name in ("internal_rl", "raw_rl"):
+    for name in POLICY_STAGES:
         section = settings.sections.get(name)
         if section and section.task:
             _require(reads_tasks, f"{name}.task", section.task, "'': this world reads no tasks")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from internal_rl.errors import ConfigError
 from internal_rl.memory import memory_there_is, shown
 from internal_rl.stages.settings import Settings
+from internal_rl.training.settings import TrainingSettings
 
 _FLOAT = 4
 # Parameters, and the two moments of Adam.
@@ -55,8 +56,8 @@ def _needs(settings: Settings) -> Iterator[_Need]:
 
 
 def _together(settings: Settings, stage: str) -> int:
-    """Seeds of a stage in one program."""
-    return min(settings.num_seeds(stage), settings.sections[stage].seeds_together)
+    """Seeds of a stage in one program; one after the other where its section does not tell."""
+    return min(settings.num_seeds(stage), getattr(settings.sections[stage], "seeds_together", 1))
 
 
 def _observation_bytes(settings: Settings) -> int:
@@ -72,7 +73,8 @@ def _of_rows(settings: Settings) -> Iterator[_Need]:
     for name, section in settings.sections.items():
         evaluated = getattr(section, "evaluation_rows", 0) * data.sequence_length
         yield _Need(f"{name}.evaluation_rows", evaluated * (token + residual))
-        if name in ("collect", "expert") or not hasattr(section, "batch_size"):
+        # Elsewhere a batch is one of episodes or samples, as of `collect` and `expert`.
+        if not isinstance(section, TrainingSettings) or not hasattr(section, "batch_size"):
             continue
         parts = getattr(section, "num_parts", 1)
         rows = max(section.batch_size / data.trajectories_per_row, parts)

@@ -25,6 +25,7 @@ from internal_rl.stages.catalogue import (
     StageSpec,
     function_of,
     stage_spec,
+    unsuited,
     whole_run,
 )
 from internal_rl.stages.checks import check_settings
@@ -43,16 +44,24 @@ def make_stage(settings: Settings, stage: str, places: Places) -> Stage:
     """A stage of the training loop, as pure functions.
 
     Raises:
-      ConfigError: the config has no such stage, or the training loop does not run it.
+      ConfigError: the config has no such stage, the training loop does not run it, or the world
+        cannot have it.
       UserError: what it reads is missing or was made with other settings.
     """
     spec = stage_spec(settings, stage)
+    _require_suited(settings, stage)
     if spec.make is None:
         loops = ", ".join(name for name, other in STAGES.items() if other.make)
         raise ConfigError(f"config.{stage}: is no stage with updates, allowed are {loops}")
     made = function_of(spec.make)(settings, places)
     sums = {seed: places.parameters_read(settings, stage, seed) for seed in made.seeds}
     return dataclasses.replace(made, parameters_read=sums)
+
+
+def _require_suited(settings: Settings, stage: str) -> None:
+    """Raises SubgoalsMissingError where the world does not tell what a stage needs of subgoals."""
+    if problem := unsuited(settings, stage):
+        raise SubgoalsMissingError(f"config.{problem}")
 
 
 def run(settings: Settings, stage: str, places: Places, deadline: float = math.inf) -> None:
@@ -270,5 +279,6 @@ def run_stages(
     for stage in stages:
         if stage != REPORT:
             stage_spec(settings, stage)
+            _require_suited(settings, stage)
     for stage in stages:
         report(places) if stage == REPORT else run(settings, stage, places)

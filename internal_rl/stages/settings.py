@@ -1,18 +1,26 @@
 """A whole config as one typed object, and the config that a file for `--config` gives."""
 
 import dataclasses
+import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from internal_rl.backend import PRECISIONS
 from internal_rl.envs.world import make_from_config, registered_worlds, world_entry
 from internal_rl.errors import ConfigError
 from internal_rl.section import Section, SettingError
-from internal_rl.stages.catalogue import METHODS, STAGES, section_types, stage_spec
+from internal_rl.stages.catalogue import (
+    SHIPPED_STAGES,
+    STAGES,
+    methods,
+    section_types,
+    stage_spec,
+)
 from internal_rl.stages.sizes import SIZES, Overlay
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.types import World
@@ -154,21 +162,22 @@ class Settings:
         """A copy of which a whole run makes every method with fields of its own.
 
         Args:
-          selected: fields by method, one of `catalogue.METHODS`; methods that are not there, and
+          selected: fields by method, one of `catalogue.methods`; methods that are not there, and
             all else, stay as in the config.
 
         Raises:
           ConfigError: a method is unknown, or a field is none of its, or its value is not allowed.
         """
+        sections = methods()
         for method, fields in selected.items():
-            if method not in METHODS:
-                known = ", ".join(METHODS)
+            if method not in sections:
+                known = ", ".join(sections)
                 raise ConfigError(f"--selected: method '{method}' is unknown, allowed are {known}")
             if not isinstance(fields, Mapping):
                 raise ConfigError(f"--selected: {method}: {fields!r} given, allowed are fields")
             for field in fields:
-                if field.partition(".")[0] not in METHODS[method]:
-                    own = ", ".join(METHODS[method])
+                if field.partition(".")[0] not in sections[method]:
+                    own = ", ".join(sections[method])
                     raise ConfigError(
                         f"--selected: {method}: '{field}' given, allowed are fields of {own}"
                     )
@@ -311,7 +320,7 @@ def checked(function, section: str, *arguments, **keywords):
 
 
 def make_config(
-    world: str, preset: str, overlays: Mapping[str, Overlay], size: str = "paper"
+    world: str, preset: str, overlays: Mapping[str, Overlay], size: str | None = None
 ) -> ConfigDict:
     """The config that a file for `--config` gives: `get_config = lambda preset: make_config(...)`.
 
@@ -322,7 +331,8 @@ def make_config(
         of `paper` comes first, then that of the size, then that of the preset. Stages that are
         optional are there if an overlay names them. `quickstart` holds fields of other sections, by
         section.
-      size: how large models are and how long they train, see `sizes.SIZES`.
+      size: how large models are and how long they train, see `sizes.SIZES`; None for the one with
+        the name of the preset, or the paper's where none is called so.
 
     Raises:
       ValueError: for an unknown world, preset, size, section or field.
@@ -332,17 +342,20 @@ def make_config(
     allowed += [name for name in entry.presets if name not in allowed]
     if preset not in entry.presets:
         raise ValueError(f"config: preset '{preset}' is unknown, allowed are {', '.join(allowed)}")
+    if size is None:
+        size = preset if preset in SIZES else "paper"
     if size not in SIZES:
         raise ValueError(f"config: size '{size}' is unknown, allowed are {', '.join(SIZES)}")
     own = {} if preset == "paper" else overlays.get(preset, {})
     chosen = [overlays.get("paper", {}), SIZES[size], own]
     types = section_types()
     sections = {
-        name: section().as_dict()
+        name: _fields_of(name, section, chosen)
         for name, section in types.items()
         if not (name in STAGES and STAGES[name].optional)
         or any(name in overlay for overlay in chosen)
     }
+    _tell_defaults(sections, chosen)
     quickstart = {name: {} for name in QUICKSTART_SECTIONS}
     for overlay in chosen:
         for name, fields in overlay.items():
@@ -368,4 +381,33 @@ def make_config(
             **sections,
             "quickstart": quickstart,
         }
+    )
+
+
+def _fields_of(name: str, section: type[Section], overlays: Sequence[Overlay]) -> dict[str, Any]:
+    """Defaults of a section, and of a stage that is like another one what overlays say of that."""
+    fields = section().as_dict()
+    like = STAGES[name].like if name in STAGES else ""
+    for overlay in overlays:
+        shared = overlay.get(like, {}).items()
+        fields |= {field: value for field, value in shared if field in fields}
+    return fields
+
+
+def _tell_defaults(sections: Collection[str], overlays: Sequence[Overlay]) -> None:
+    """Says which stages from outside no preset reaches, where presets say anything of stages."""
+    named = {name for overlay in overlays for name in overlay} - {"quickstart"}
+    for name in sections if named else ():
+        outside = name in STAGES and name not in SHIPPED_STAGES
+        if outside and name not in named and not STAGES[name].like:
+            _tell_default(name)
+
+
+@functools.cache
+def _tell_default(stage: str) -> None:
+    """Once: command lines read a config more than once."""
+    logging.warning(
+        "config.%s: no preset sets any of its fields, all have the defaults of its section;"
+        " StageSpec(..., like=STAGE) makes it begin with what presets say of another stage",
+        stage,
     )

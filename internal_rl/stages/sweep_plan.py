@@ -9,7 +9,7 @@ from internal_rl.analysis.sweeps.sweep import Run, Sweep, sweep_named
 from internal_rl.errors import ConfigError, StageConflictError
 from internal_rl.paths import as_path
 from internal_rl.stages import running
-from internal_rl.stages.catalogue import STAGES, section_types, stage_spec
+from internal_rl.stages.catalogue import STAGES, section_types, stage_spec, unsuited
 from internal_rl.stages.origin import BEGUN, FINISHED, OTHERWISE
 from internal_rl.stages.places import Places, config_arguments, stage_command
 from internal_rl.stages.settings import Settings
@@ -101,11 +101,8 @@ def runs_of(sweep: Sweep, settings: Settings) -> list[Run]:
     """
     runs = sweep.runs(settings)
     for stage in dict.fromkeys(stage for run in runs for stage in run.stages):
-        if stage in STAGES and not STAGES[stage].suits(settings.world):
-            raise ValueError(
-                f"environment.name: '{settings.environment['name']}' tells no subgoals, allowed for"
-                f" the stage {stage} are worlds with num_subgoals"
-            )
+        if stage in STAGES and (problem := unsuited(settings, stage)):
+            raise ValueError(problem)
     return runs
 
 

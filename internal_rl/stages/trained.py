@@ -21,7 +21,6 @@ from internal_rl.stages.build import (
     reference_lines,
     stage_of,
 )
-from internal_rl.stages.catalogue import STAGES
 from internal_rl.stages.places import Places
 from internal_rl.stages.settings import Settings, checked
 from internal_rl.training.stage import Stage
@@ -131,15 +130,10 @@ def _num_subgoals(settings: Settings, stage: str, source: DataSource) -> int:
     """Subgoals of the world.
 
     Raises:
-      SubgoalsMissingError: it tells none, or the trajectories do not, which the stage needs.
+      SubgoalsMissingError: the trajectories do not tell them, which the stage needs.
     """
-    name = settings.environment["name"]
-    if not STAGES[stage].suits(settings.world):
-        raise SubgoalsMissingError(
-            f"config.environment.name: '{name}' tells no subgoals, allowed for the stage {stage}"
-            " are worlds with num_subgoals"
-        )
     if not source.labelled:
+        name = settings.environment["name"]
         raise SubgoalsMissingError(
             f"config.data: the trajectories of '{name}' tell no subgoals, allowed for the stage"
             f" {stage} are those that do"

@@ -1,5 +1,7 @@
 """What is decoded from codes, and which of their dimensions are in use."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -32,6 +34,21 @@ def test_nothing_is_decoded_from_noise():
 def test_an_empty_bank_is_refused():
     with pytest.raises(ValueError, match="bank holds 1 codes"):
         codes.decoding_accuracy(make_bank(True, 1), 4, jax.random.key(0))
+
+
+def test_a_stage_with_too_little_held_out_has_no_accuracy(monkeypatch):
+    ones = np.ones((1, 4), bool)
+    context = types.SimpleNamespace(
+        examination_keys={"split": jax.random.key(0)},
+        world=types.SimpleNamespace(num_subgoals=4),
+        discovery=types.SimpleNamespace(mean=np.zeros((1, 4, 3))),
+        rows=Trajectory(None, None, None, ones, 0 * ones, 0 * ones),
+    )
+    for num_codes in (1, 2):
+        monkeypatch.setattr(codes, "bank_of", lambda _, num=num_codes: make_bank(True, num))
+        measured = codes.measure(context)
+        assert np.isnan(measured["decoding_accuracy"]) == (num_codes == 1)
+        assert measured["active_units"] == 0
 
 
 def test_active_units_are_those_whose_mean_varies_where_goals_begin():

@@ -44,4 +44,10 @@ def make(settings, places):
     return stage_of("scratch_rl", settings, method)
 
 
-STAGE = StageSpec("scratch_rl", Config, make=make, depends_on=("environment", "base", "scratch_rl"))
+STAGE = StageSpec(
+    "scratch_rl",
+    Config,
+    make=make,
+    depends_on=("environment", "base", "scratch_rl"),
+    like="raw_rl",
+)

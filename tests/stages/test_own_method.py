@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 from typing import ClassVar
 
 import chex
@@ -13,12 +14,16 @@ import pytest
 import internal_rl as irl
 from configs import gridworld
 from internal_rl.acting.episodes import NoControl
+from internal_rl.analysis.study import all_studies
 from internal_rl.checksums import write_checked_json
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
 from internal_rl.methods import discovery, internal_rl
+from internal_rl.methods.code_finding import CODE_STAGES
 from internal_rl.methods.reinforcement.trainer import POLICY_STAGES
-from internal_rl.stages import catalogue, run_stages, trained
-from internal_rl.stages.settings import Settings
+from internal_rl.section import Section, at_least, setting
+from internal_rl.stages import catalogue, run_stages, settings, trained
+from internal_rl.stages.running import needed_stages
+from internal_rl.stages.settings import Settings, make_config
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_directory import StageDirectory
 from internal_rl.training.stage_results import load_stage
@@ -26,12 +31,21 @@ from tests.stages.own_method import STAGE
 
 
 @pytest.fixture
-def config(monkeypatch):
-    monkeypatch.setitem(catalogue.STAGES, STAGE.name, STAGE)
-    config = gridworld.get_config("smoke")
-    shared = [name for name in config.scratch_rl if name in config.raw_rl]
-    config.scratch_rl.update({name: config.raw_rl[name] for name in shared})
-    return config
+def register():
+    """`register_stage`, for one test."""
+    lists = (POLICY_STAGES, CODE_STAGES)
+    stages, before = dict(catalogue.STAGES), [list(names) for names in lists]
+    yield catalogue.register_stage
+    catalogue.STAGES.clear()
+    catalogue.STAGES.update(stages)
+    for names, old in zip(lists, before, strict=True):
+        names[:] = old
+
+
+@pytest.fixture
+def config(register):
+    register(STAGE)
+    return gridworld.get_config("smoke")
 
 
 def test_a_method_from_outside_trains_as_a_stage(config, tmp_path):
@@ -51,12 +65,9 @@ def test_its_section_is_checked_and_a_whole_run_ends_with_it(config):
         Settings.read(config)
 
 
-def test_a_policy_from_outside_is_measured_and_drawn_as_the_others_are(config, tmp_path, request):
-    before = list(POLICY_STAGES)
-    request.addfinalizer(lambda: POLICY_STAGES.__setitem__(slice(None), before))
-    catalogue.register_stage(STAGE)
-    catalogue.register_stage(STAGE)
-    assert [*before, "scratch_rl"] == POLICY_STAGES
+def test_a_policy_from_outside_is_measured_and_drawn_as_the_others_are(config, tmp_path, register):
+    register(STAGE)
+    assert POLICY_STAGES == ["internal_rl", "raw_rl", "scratch_rl"]
     run_stages(config, tmp_path, ["scratch_rl", "report"])
     rows = irl.studies.table(tmp_path).rows
     told = {row.key: row for row in rows if row.key.startswith("scratch_rl")}
@@ -80,13 +91,14 @@ CODES = catalogue.StageSpec(
     make=functools.partial(trained.make_code_finder, "own_codes", discovery.CodeDiscovery),
     depends_on=(*catalogue.STAGES["pretrain"].depends_on, "own_codes"),
     input="pretrain",
+    like="metacontroller",
 )
 
 
-def test_codes_from_outside_are_what_a_policy_chooses_among(tmp_path, monkeypatch):
-    monkeypatch.setitem(catalogue.STAGES, "own_codes", CODES)
+def test_codes_from_outside_are_what_a_policy_chooses_among(tmp_path, register):
+    register(CODES)
     config = gridworld.get_config("smoke")
-    config.own_codes.update({name: config.metacontroller[name] for name in config.own_codes})
+    assert config.own_codes == config.metacontroller
     for stage in ("pretrain", "own_codes", "internal_rl"):
         config[stage].update({"steps": 2, "log_every": 2, "checkpoint_every": 2})
         config[stage].evaluate_every = 0
@@ -94,7 +106,9 @@ def test_codes_from_outside_are_what_a_policy_chooses_among(tmp_path, monkeypatc
     with pytest.raises(ConfigError, match="codes: 'own_code' .* metacontroller, compile, own_c"):
         run_stages(config, tmp_path, ["pretrain"])
     config.internal_rl.codes = "own_codes"
-    run_stages(config, tmp_path, ["pretrain", "own_codes", "internal_rl"])
+    run_stages(config, tmp_path, ["pretrain", "own_codes", "internal_rl", "report"])
+    assert "own_codes_switching_f1" in irl.studies.table(tmp_path).as_dict()
+    assert (tmp_path / "report/gates_own_codes.png").stat().st_size > 1_000
     folder = StageDirectory(tmp_path, "internal_rl_own_codes", 0)
     assert folder.read_config()["reads"] == {"own_codes": 0, "pretrain": 0}
 
@@ -121,3 +135,138 @@ def test_codes_from_outside_are_what_a_policy_chooses_among(tmp_path, monkeypatc
         irl.load(tmp_path, variant="own_codes", policy=True)
     with pytest.raises(StageMissingError, match="internal_rl .*internal_rl.codes=c"):
         irl.load(tmp_path, variant="compile", policy=True)
+
+
+def folders(config):
+    return [chosen.folder_of(stage) for stage, chosen in catalogue.whole_run(config)]
+
+
+def test_a_whole_run_trains_a_policy_on_codes_from_outside(register):
+    register(CODES)
+    register(STAGE)
+    config = gridworld.get_config("smoke")
+    grid = Settings.read(config)
+    assert folders(grid)[-3:] == ["own_codes", "internal_rl_own_codes", "scratch_rl"]
+    assert len(set(folders(grid))) == len(folders(grid))
+    assert needed_stages(grid, ["codes"]) >= {"pretrain", "compile", "own_codes"}
+    selected = {"own_codes.alpha": 0.3, "internal_rl.learning_rate": 2e-3}
+    made = {
+        chosen.folder_of(stage): chosen.stage_config(stage).values
+        for stage, chosen in catalogue.whole_run(grid.with_selected({"own_codes": selected}))
+    }
+    assert made["own_codes"]["own_codes"]["alpha"] == 0.3
+    assert made["internal_rl_own_codes"]["own_codes"]["alpha"] == 0.3
+    assert made["internal_rl_own_codes"]["internal_rl"]["learning_rate"] == 2e-3
+    assert made["internal_rl"]["internal_rl"]["learning_rate"] == grid.internal_rl.learning_rate
+    without = {name: section for name, section in config.to_dict().items() if name != "internal_rl"}
+    assert folders(Settings.read(without))[-2:] == ["own_codes", "scratch_rl"]
+
+
+def test_variants_of_codes_from_outside_have_policies_of_their_own(register):
+    def of_ranks(chosen):
+        return [chosen.updated("own_codes", rank=rank) for rank in (1, 2)]
+
+    def folder(chosen, name):
+        return f"{name}_rank{chosen.own_codes.rank}"
+
+    register(dataclasses.replace(CODES, variants=of_ranks, folder=folder))
+    assert folders(Settings.read(gridworld.get_config("smoke")))[-4:] == [
+        *("own_codes_rank1", "internal_rl_own_codes_rank1"),
+        *("own_codes_rank2", "internal_rl_own_codes_rank2"),
+    ]
+
+
+def test_studies_of_codes_look_at_those_from_outside(register):
+    def looking(stage):
+        return {study.name for study in all_studies() if study.looks_at(stage)}
+
+    assert not looking("own_codes")
+    register(CODES)
+    assert looking("own_codes") == looking("metacontroller") - {"rate_distortion"}
+    assert {"switching", "codes", "injection", "encoder_injection"} < looking("own_codes")
+    # Another stage by that name takes its place.
+    register(dataclasses.replace(STAGE, name="own_codes"))
+    assert looking("own_codes") == {"learning"}
+
+
+@pytest.mark.parametrize("preset", ["small", "smoke"])
+def test_presets_reach_a_stage_that_is_like_another_one(register, preset):
+    register(STAGE)
+    config = gridworld.get_config(preset)
+    shared = [name for name in config.scratch_rl if name in config.raw_rl]
+    assert {name: config.scratch_rl[name] for name in shared} == {
+        name: config.raw_rl[name] for name in shared
+    }
+    assert config.scratch_rl.steps < STAGE.section().steps
+
+
+def test_what_presets_say_of_a_stage_itself_comes_before_what_they_say_of_another(register):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Longer(STAGE.section):
+        num_epochs: int = setting(9, at_least(1))
+
+    register(dataclasses.replace(STAGE, section=Longer))
+    overlays = {
+        "paper": {"raw_rl": {"clip": 0.3, "steps": 200}},
+        "smoke": {"scratch_rl": {"log_every": 1}, "raw_rl": {"seeds_per_input": 2}},
+    }
+    config = make_config("gridworld-pinpad", "smoke", overlays)
+    # Of the paper's overlay, of the size, of the preset, and of the section where none says it.
+    found = config.scratch_rl
+    assert (found.clip, found.steps, found.log_every, found.num_epochs) == (0.3, 8, 1, 9)
+    assert config.raw_rl.log_every == 2 and "seeds_per_input" not in found
+
+
+def test_a_stage_that_no_preset_reaches_is_told_once(register, caplog):
+    settings._tell_default.cache_clear()
+    plain = dataclasses.replace(STAGE, like="")
+    register(plain)
+    with caplog.at_level(logging.WARNING):
+        config = gridworld.get_config("small")
+        gridworld.get_config("small")
+    (line,) = [x.getMessage() for x in caplog.records if "scratch_rl" in x.getMessage()]
+    assert line.startswith("config.scratch_rl: no preset sets any of its fields, all have the def")
+    assert config.scratch_rl.to_dict() == plain.section().as_dict()
+    caplog.clear()
+    settings._tell_default.cache_clear()
+    overlays = {"small": {"scratch_rl": {"steps": 400}}}
+    make_config("gridworld-pinpad", "small", overlays)
+    register(STAGE)
+    gridworld.get_config("small")
+    assert "scratch_rl" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "message"),
+    [
+        (STAGE, "probe_x", "stage: 'probe_x' given, allowed beside the stage probe is a name such"),
+        (CODES, "metacontroller_x", "'metacontroller_x' given, .* beside the stage metacontroller"),
+        (STAGE, "internal", "stage: 'internal' given, allowed beside the stage internal_rl is"),
+        (CODES, "forced", "'forced' given, allowed for codes .* discovered, forced, .*_rl_forced"),
+        (STAGE, "report", "stage: 'report' given, allowed is any other name than data, base, env"),
+        (STAGE, "data", "stage: 'data' given, allowed is any other name than data, base, env"),
+    ],
+)
+def test_names_whose_folders_would_be_those_of_something_else_are_refused(
+    register, spec, name, message
+):
+    before = dict(catalogue.STAGES)
+    with pytest.raises(ValueError, match=message):
+        register(dataclasses.replace(spec, name=name))
+    assert before == catalogue.STAGES
+
+
+def test_names_that_only_resemble_others_are_allowed(register):
+    for spec, name in ((STAGE, "forced"), (STAGE, "prober"), (CODES, "codes"), (CODES, "codes")):
+        register(dataclasses.replace(spec, name=name))
+    assert {"forced", "prober", "codes"} < set(catalogue.STAGES)
+
+
+def test_a_stage_can_be_like_a_stage_of_the_package_alone(register):
+    with pytest.raises(ValueError, match="stage scratch_rl: like is 'raw', allowed are expert, "):
+        register(dataclasses.replace(STAGE, like="raw"))
+
+
+def test_a_stage_with_an_input_counts_seeds_for_each_of_its_seeds(register):
+    with pytest.raises(ValueError, match="stage scratch_rl: section is Section, allowed for a"):
+        register(dataclasses.replace(STAGE, input="pretrain", section=Section))

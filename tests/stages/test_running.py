@@ -11,6 +11,7 @@ import pytest
 from configs import ant, gridworld
 from internal_rl import run_stages
 from internal_rl.analysis import report
+from internal_rl.analysis.sweeps.sweep import sweep_named
 from internal_rl.checksums import checksum_of, write_checked_json
 from internal_rl.envs import world as worlds
 from internal_rl.errors import (
@@ -20,7 +21,7 @@ from internal_rl.errors import (
     StorageError,
     SubgoalsMissingError,
 )
-from internal_rl.stages import catalogue, origin, reproducing, running, trained
+from internal_rl.stages import catalogue, origin, reproducing, running, sweep_plan, trained
 from internal_rl.stages.places import Places
 from internal_rl.stages.records import keep_records
 from internal_rl.stages.running import finished_upstream, run
@@ -374,6 +375,41 @@ def test_stages_that_a_world_cannot_have_are_not_missing(tmp_path):
     assert not told & missing(Settings.read(toy_run.config_of()))
 
 
+class CountsSubgoals(toy_run.ToyWorld):
+    """Tells how many subgoals there are, and not in its timesteps which one is next."""
+
+    num_subgoals = 2
+
+
+def test_controllers_need_a_world_that_tells_the_next_subgoal(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(worlds, "_ENTRIES", dict(worlds._ENTRIES))
+    presets = {"only": toy_run.WorldConfig()}
+    worlds.register_world("counts", CountsSubgoals, config=toy_run.WorldConfig, presets=presets)
+    settings = Settings.read(make_config("counts", "only", {}))
+    assert catalogue.STAGES["probe"].suits(settings.world)
+    message = (
+        "environment.name: 'counts' tells no subgoals, allowed for the stage steer are worlds with"
+        " num_subgoals, and timesteps with a subgoal$"
+    )
+    # Before anything trains, by itself, behind other stages, in a study, in a whole run.
+    with pytest.raises(SubgoalsMissingError, match=f"^config.{message}"):
+        run(settings, "steer", Places(tmp_path / "run"))
+    with pytest.raises(SubgoalsMissingError, match=message):
+        run_stages(settings, tmp_path / "run", ["early", "steer"])
+    assert not (tmp_path / "run").exists()
+    for study in ("layer_by_depth", "ablation_age", "ablation_weight_decay"):
+        with pytest.raises(ConfigError, match=f"^--study={study}: {message}"):
+            sweep_plan.plan(sweep_named(study), settings, Places(tmp_path))
+    assert "steer" not in {x.stage for x in origin.missing_stages(settings, Places(tmp_path))}
+    monkeypatch.setattr(report, "write_report", lambda *arguments: {})
+    alone = {"early", "steer"}
+    monkeypatch.setattr(running, "needed_stages", lambda settings, only: alone)
+    assert running.run_all(settings, Places(tmp_path)) == {"steer"}
+    assert "stage steer: left out, config.environment.name: 'counts' tells" in caplog.text
+    grid = Settings.read(gridworld.get_config("smoke"))
+    assert catalogue.STAGES["steer"].suits(grid.world)
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_probes_need_subgoals_of_the_world_and_of_the_trajectories(labelled):
     grid = Settings.read(gridworld.get_config("smoke"))
@@ -381,8 +417,8 @@ def test_probes_need_subgoals_of_the_world_and_of_the_trajectories(labelled):
     if labelled:
         assert trained._num_subgoals(grid, "probe", source) == grid.world.num_subgoals
         toy = Settings.read(toy_run.config_of())
-        with pytest.raises(SubgoalsMissingError, match="'toy-world' tells no subgoals, allowed"):
-            trained._num_subgoals(toy, "probe", source)
+        assert "'toy-world' tells no subgoals, allowed" in catalogue.unsuited(toy, "probe")
+        assert not catalogue.unsuited(grid, "probe")
     else:
         with pytest.raises(SubgoalsMissingError, match="the trajectories of 'gridworld-pinpad' t"):
             trained._num_subgoals(grid, "steer", source)

@@ -1,5 +1,6 @@
 """Configs as typed settings: presets, what fits together, and what a stage depends on."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -9,10 +10,19 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import ant, gridworld
+from internal_rl.envs import world as worlds
 from internal_rl.errors import ConfigError
+from internal_rl.experts import grid_data
+from internal_rl.methods.code_finding import CODE_STAGES, CodeFindingSettings
+from internal_rl.methods.reinforcement import trainer
+from internal_rl.section import Section, at_least, setting
+from internal_rl.stages import catalogue, checks
+from internal_rl.stages.catalogue import StageSpec
 from internal_rl.stages.checks import check_settings
+from internal_rl.stages.limits import check_memory
 from internal_rl.stages.settings import PRESETS, Settings, make_config
 from internal_rl.training.stage_config import StageConfig
+from tests.stages import toy_run
 
 CONFIGS = {"gridworld": gridworld, "ant": ant}
 # Stages that read the sections without a stage of their own.
@@ -376,3 +386,108 @@ def test_variants_and_probed_ages_do_not_share_a_folder():
     assert settings.updated("probe", base_step=500).folder_of("probe") == "probe_500"
     assert settings.updated("steer", base_step=500).folder_of("steer") == "steer_500"
     assert settings.probe.base_step == 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnCodes(CodeFindingSettings):
+    """A section that has no field but those which all codes share."""
+
+    def make_module(self, base):
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnLoop(Section):
+    """A section of a stage that is no loop of updates.
+
+    Attributes:
+      batch_size: samples.
+      episodes_per_update: episodes.
+    """
+
+    batch_size: int = setting(2**30, at_least(1))
+    episodes_per_update: int = setting(8, at_least(1))
+
+
+def with_section(monkeypatch, section, **more):
+    """A config of the grid world with a stage `own` of this section."""
+    spec = StageSpec("own", section, run=print, depends_on=("own",), **more)
+    monkeypatch.setitem(catalogue.STAGES, "own", spec)
+    return gridworld.get_config("smoke")
+
+
+def test_a_section_of_codes_needs_no_field_beyond_those_that_all_share(monkeypatch):
+    monkeypatch.setattr(catalogue, "CODE_STAGES", [*CODE_STAGES, "own"])
+    config = with_section(monkeypatch, OwnCodes, input="pretrain")
+    config.own.layer = 1
+    check(config)
+    config.own.layer = 3
+    with pytest.raises(ConfigError, match="config.own.layer: 3 given, allowed is 0 to 2"):
+        check(config)
+
+
+def test_a_section_with_a_batch_need_not_be_one_of_updates(monkeypatch):
+    monkeypatch.setattr("internal_rl.memory._host_memory", lambda: 8 * 2**30)
+    config = with_section(monkeypatch, OwnLoop)
+    check_memory(Settings.read(config))
+    config.own.episodes_per_update = 2**30
+    with pytest.raises(ConfigError, match="config.own.episodes_per_update: .* needs"):
+        check_memory(Settings.read(config))
+
+
+def test_the_task_of_a_policy_from_outside_is_checked(monkeypatch):
+    monkeypatch.setattr(checks, "POLICY_STAGES", [*trainer.POLICY_STAGES, "own"])
+    config = with_section(monkeypatch, trainer.ReinforcementSettings)
+    check(config)
+    config.own.task = "0-1-9"
+    with pytest.raises(ConfigError, match="config.own.task: .*colour 9, allowed are 0 to"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("data", "reads"),
+    [
+        (lambda request: None, False),
+        (None, False),
+        ("tests.stages.toy_run:make_data", False),
+        (grid_data.make_source, True),
+        ("internal_rl.experts.grid_data:make_source", True),
+        ("internal_rl.experts.shard_data:make_source", True),
+    ],
+)
+def test_rows_have_to_be_long_enough_where_the_section_of_data_makes_them(monkeypatch, data, reads):
+    monkeypatch.setattr(worlds, "_ENTRIES", dict(worlds._ENTRIES))
+    presets = {"only": toy_run.WorldConfig(time_limit=1_000)}
+    worlds.register_world(
+        "own-rows", toy_run.ToyWorld, config=toy_run.WorldConfig, presets=presets, data=data
+    )
+    config = make_config("own-rows", "only", {})
+    assert config.data.sequence_length == 256
+    if not reads:
+        check(config)
+        return
+    with pytest.raises(ConfigError, match="data.sequence_length: 256 given, allowed is 1001 or m"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("preset", "size", "width"),
+    [
+        ("small", None, 64),
+        ("smoke", None, 16),
+        ("paper", None, 256),
+        ("medium", None, 256),
+        ("small", "paper", 256),
+        ("medium", "small", 64),
+    ],
+)
+def test_models_are_as_large_as_the_preset_is_called_or_as_is_asked_for(
+    monkeypatch, preset, size, width
+):
+    monkeypatch.setattr(worlds, "_ENTRIES", dict(worlds._ENTRIES))
+    presets = dict.fromkeys([*PRESETS, "medium"], toy_run.WorldConfig())
+    worlds.register_world("own", toy_run.ToyWorld, config=toy_run.WorldConfig, presets=presets)
+    given = {} if size is None else {"size": size}
+    assert make_config("own", preset, {}, **given).base.width == width
+    with pytest.raises(ValueError, match="size 'huge' is unknown, allowed are paper, small, smoke"):
+        make_config("own", preset, {}, size="huge")

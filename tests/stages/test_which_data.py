@@ -1,13 +1,12 @@
 """Which trajectories a stage learns from: those of pretraining, or the cleaner ones (method §2)."""
 
-import types
-
 import jax
 import numpy as np
 import pytest
 
 from configs import ant, gridworld
 from internal_rl.errors import ConfigError
+from internal_rl.experts.dataset import Dataset
 from internal_rl.stages import build, collect
 from internal_rl.stages.build import _checksum_of_data, make_base
 from internal_rl.stages.places import Places
@@ -74,17 +73,35 @@ def test_the_data_of_a_stage_have_a_checksum():
         assert _checksum_of_data(nothing) == ""
 
 
+def dataset(*, sequence_length=8, labelled=True, observation=np.uint8, action=np.int32):
+    shape, length = (3, 4), np.full(3, 4)
+    rows = Dataset.from_arrays(
+        np.ones((3, 5, 2), observation),
+        np.ones(shape, np.int32),
+        length,
+        np.ones(shape, np.int32) if labelled else None,
+        sequence_length=sequence_length,
+    ).arrays
+    rows = {name: part.replace(action=part.action.astype(action)) for name, part in rows.items()}
+    return Dataset.from_rows(**rows, trajectories_per_row=1.0)
+
+
 @pytest.mark.parametrize(
     ("differing", "message"),
     [
         ({"sequence_length": 9}, "sequence_length of the curriculum is 9, allowed is 8 as of"),
         ({"labelled": False}, "labelled of the curriculum is False, allowed is True"),
+        (
+            {"observation": np.float64},
+            "config.data: dtype of observations of the curriculum is float32, allowed is uint8 as"
+            " of the data of pretraining; from_arrays makes uint8 of whole numbers",
+        ),
+        ({"action": np.int16}, "dtype of actions of the curriculum is int16, allowed is int32 as"),
         ({}, ""),
     ],
 )
 def test_a_curriculum_has_rows_as_the_data_that_follow(monkeypatch, differing, message):
-    source = types.SimpleNamespace(sequence_length=8, labelled=True)
-    other = types.SimpleNamespace(**{"sequence_length": 8, "labelled": True, **differing})
+    source, other = dataset(), dataset(**differing)
     monkeypatch.setattr(build, "make_source", lambda settings, places, role: other)
     settings = Settings.read(gridworld.get_config("smoke")).updated("pretrain", curriculum_steps=1)
     if not message:
