@@ -12,18 +12,16 @@ from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import KEPT, SHOWN, Control, Episodes, NoControl, play
 from internal_rl.arguments import checked_integer, checked_names
 from internal_rl.envs.world import kept_by_world, switch_tolerance
+from internal_rl.inference import found_in, residuals_of
 from internal_rl.models.code_controller import CodeController
-from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
-from internal_rl.types import World
-
-# Rows whose residuals are computed at a time, which bounds the memory.
-_ROWS_AT_A_TIME = 64
+from internal_rl.training_data import TrainingData
+from internal_rl.types import DataSource, World
 
 
 @struct.dataclass
 class Found:
-    """What the metacontroller infers about `B` episodes.
+    """What the metacontroller infers about `B` episodes; zeros behind an episode's end.
 
     Attributes:
       code: `(B, T, n_z)` active code `z_t`.
@@ -59,12 +57,14 @@ class Agent:
       policy: control that acts unless a rollout is given another one; None for the base model
         alone.
       task: of episodes that are given no other one; None for the post-training task.
+      data: what the model was trained on; None where that is not known.
     """
 
     world: World = struct.field(pytree_node=False)
     model: SteeredModel
     policy: Control | None = None
     task: Any = None
+    data: TrainingData | None = struct.field(pytree_node=False, default=None)
 
     def rollout(
         self,
@@ -144,16 +144,27 @@ class Agent:
     def residuals(self, episodes: Episodes, layer: int | None = None) -> chex.Array:
         """Residual stream `e_{t,l}` on what was observed, `(B, T, n_e)`; zero behind the end.
 
+        It is that of the base model alone. Of episodes under a control (`inject`, a policy) that is
+        what happened up to the controlled layer, before the control adds to it, but not above: so
+        higher layers are refused where the episodes' record shows a control. One that records
+        nothing, such as `SupervisedControl`, does not show.
+
         Args:
           episodes: as `rollout` gives them.
           layer: which one, 0 (embedding) to `L`; None for the controlled one.
 
         Raises:
-          ValueError: there is no such layer, or the episodes have no observations or others than
-            the model reads.
+          ValueError: there is no such layer, or it lies above the control of the episodes; or these
+            have no observations or others than the model reads.
         """
         model = self.model if layer is None else self.model.at_layer(layer)
-        return _residuals(model.alone(), self._observed(episodes), episodes.active)
+        if episodes.record and model.layer > self.model.layer:
+            raise ValueError(
+                f"layer is {layer} for episodes under a control, which recorded"
+                f" {', '.join(sorted(episodes.record))}, allowed is 0 to {self.model.layer}, the"
+                " controlled layer: above it the stream was another one"
+            )
+        return residuals_of(model.alone(), self._observed(episodes), episodes.active)
 
     def _observed(self, episodes: Episodes) -> chex.Array:
         observation, size = episodes.kept("observation"), self.model.base.observation_spec.size
@@ -181,7 +192,7 @@ class Agent:
         key = jax.random.key(0) if key is None else key
         _check_key(key)
         observation, last = self._observed(episodes), episodes.last_observation
-        found = _discover(self.model, observation, last, episodes.active, key)
+        found = found_in(self.model, observation, last, episodes.active, key)
         return Found(
             code=found.code,
             beta=found.beta,
@@ -193,6 +204,37 @@ class Agent:
             observation=episodes.observation,
             last_observation=episodes.last_observation,
         )
+
+    def make_data(
+        self,
+        role: str = "pretraining",
+        *,
+        include_terminal: bool = False,
+        tasks: str = "",
+        **settings,
+    ) -> DataSource:
+        """Trajectories such as the model was trained on, from the same expert in the same rows.
+
+        `irl.make_data` begins with the defaults of the section `data` in their place, which are
+        those of the paper.
+
+        Args:
+          role: `"pretraining"`, `"clean"` or `"curriculum"`, see `DataRequest`.
+          include_terminal: whether each trajectory ends with a token for its last observation.
+          tasks: of a curriculum.
+          **settings: fields of `DataSection` that are to be others.
+
+        Raises:
+          ValueError: it is not known what the model was trained on, an argument is not allowed, or
+            the trajectories lie on disk, where the stage `collect` has left them.
+        """
+        if self.data is None:
+            raise ValueError(
+                "data of this agent is None, allowed is an agent that irl.load gives, which knows"
+                " what its model was trained on"
+            )
+        options = {"include_terminal": include_terminal, "tasks": tasks}
+        return self.data.make(self.world, role, **options, **settings)
 
     @property
     def switch_tolerance(self) -> int:
@@ -230,46 +272,3 @@ def _compiled_play(world: World, num_episodes: int, options: tuple):
         return play(world, model, control, key, num_episodes, task=task, **dict(options))
 
     return jax.jit(run)
-
-
-def _segments(active: chex.Array) -> chex.Array:
-    return jnp.where(active, 0, -1)
-
-
-def _by_rows(function, *arrays: chex.Array):
-    """`function` of some rows at a time."""
-    return jax.lax.map(
-        lambda row: jax.tree.map(lambda x: x[0], function(*(x[None] for x in row))),
-        arrays,
-        batch_size=_ROWS_AT_A_TIME,
-    )
-
-
-@jax.jit
-def _residuals(model: SteeredModel, observation: chex.Array, active: chex.Array) -> chex.Array:
-    residual = _by_rows(model.lower, observation, _segments(active))
-    return jnp.where(active[..., None], residual, 0.0)
-
-
-@jax.jit
-def _discover(
-    model: SteeredModel,
-    observation: chex.Array,
-    last: chex.Array | None,
-    active: chex.Array,
-    key: chex.PRNGKey,
-) -> Discovery:
-    """What is inferred of each step, `(B, T, ...)`; with `last (B, d)` as one more token."""
-    num_episodes, num_steps = active.shape
-    if last is not None:
-        end = jnp.arange(num_episodes), active.sum(1)
-        observation = jnp.pad(observation, ((0, 0), (0, 1), (0, 0)))
-        observation = observation.at[end].set(last.astype(observation.dtype))
-        active = jnp.pad(active, ((0, 0), (1, 0)), constant_values=True)
-
-    def infer(observation, segment, key):
-        return model.infer(observation, segment, key[0])
-
-    keys = jax.random.split(key, num_episodes)
-    found = _by_rows(infer, observation, _segments(active), keys)
-    return jax.tree.map(lambda x: x[:, :num_steps], found)

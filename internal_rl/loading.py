@@ -27,6 +27,7 @@ from internal_rl.stages.places import Places
 from internal_rl.training.stage_directory import StageDirectory, stage_of
 from internal_rl.training.stage_results import load_stage, seed_read
 from internal_rl.training.weights import check_weights
+from internal_rl.training_data import TrainingData
 
 
 def load(
@@ -122,6 +123,7 @@ def _with_codes(
             BaseConfig.read(config["base"]),
             world.time_limit,
         )
+        data = TrainingData.of_config(config)
     except (ValueError, TypeError) as error:
         raise _unusable(directory, error) from error
     remedy = f"config.json of its {section} tells so; {PUT_BACK}"
@@ -137,7 +139,7 @@ def _with_codes(
         check_weights(base_params, shapes, str(base_directory.params_file()), remedy)
         _check_stands_on(directory, "pretrain", base_directory)
     model = steered_by(settings, SteeredModel(base, 0, base_params), params)
-    return Agent(world, jax.device_put(model))
+    return Agent(world, jax.device_put(model), data=data)
 
 
 def _with_policy(

@@ -1,12 +1,13 @@
 """Datasets: rows of packed trajectories that lie on the device, from shards or from arrays."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any, Self
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import struct
 
 from internal_rl.arguments import checked_integer
@@ -199,9 +200,16 @@ class Dataset:
     def held_out(
         self, key: chex.PRNGKey, num_rows: int, arrays: dict[str, Trajectory]
     ) -> Trajectory:
-        """The first `num_rows` rows held out, from the beginning again where there are fewer."""
+        """The first `num_rows` rows held out, or all where there are fewer, each of them once.
+
+        Copies would count as more than there is: one half of the rows would test what the other
+        half has shown.
+        """
         del key
-        return _first_rows(arrays["held_out"], num_rows)
+        there = len(arrays["held_out"].segment)
+        if there < num_rows:
+            _tell_fewer(num_rows, there)
+        return _first_rows(arrays["held_out"], min(num_rows, there))
 
     def references(self, key: chex.PRNGKey, num_trajectories: int) -> dict[str, float]:
         """None: the policy behind a dataset is not known."""
@@ -209,10 +217,15 @@ class Dataset:
         return {}
 
 
+@cache
+def _tell_fewer(num_rows: int, there: int) -> None:
+    """One line, however often a program that evaluates is traced."""
+    logging.info("%d held-out rows are asked for, all %d that there are are taken", num_rows, there)
+
+
 @partial(jax.jit, static_argnums=1)
 def _first_rows(rows: Trajectory, num_rows: int) -> Trajectory:
-    index = jnp.arange(num_rows, dtype=jnp.int32) % len(rows.segment)
-    return with_next_observation(jax.tree.map(lambda x: x[index], rows))
+    return with_next_observation(jax.tree.map(lambda x: x[:num_rows], rows))
 
 
 def _last_of_trajectory(segment: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
-"""Whether trajectories can be those of a world, asked before anything trains on them."""
+"""Whether trajectories can be those of a world or a model, asked before anything trains on them."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import chex
@@ -7,13 +8,34 @@ import jax
 import numpy as np
 from absl import logging
 
-from internal_rl.types import DataSource, Trajectory, World
+from internal_rl.types import ActionSpec, DataSource, ObservationSpec, Trajectory, World
 
-ROWS_OF_SCALE = 1_024
-"""Rows that are looked at for the scale of real numbers: a dataset may be as large as memory."""
+SOME_ROWS = 1_024
+"""Rows that are looked at where not all are: a dataset may be as large as memory."""
 
 SCALES = (0.01, 7.0)
 """Standard deviations that models can well predict, see `models.heads`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Allowed:
+    """What trajectories may be.
+
+    Attributes:
+      observations: what is observed.
+      actions: what is done.
+      num_steps: actions of a trajectory at most.
+      limit: what sets this number, for messages.
+      place: where all of this is told, for messages.
+      num_subgoals: how many there are; None where that is not known.
+    """
+
+    observations: ObservationSpec
+    actions: ActionSpec
+    num_steps: int
+    limit: str
+    place: str
+    num_subgoals: int | None = None
 
 
 def check_source(source: DataSource, world: World, num_rows: int = 64) -> None:
@@ -27,21 +49,83 @@ def check_source(source: DataSource, world: World, num_rows: int = 64) -> None:
     Raises:
       ValueError: names what does not fit, and what is allowed.
     """
-    if isinstance(source.arrays, Mapping) and all(
-        isinstance(rows, Trajectory) for rows in source.arrays.values()
-    ):
-        parts = list(source.arrays.values())
-    else:
+    allowed = _Allowed(
+        world.observation_spec,
+        world.action_spec,
+        world.time_limit,
+        limit="the time limit of the world",
+        place="as in the world",
+        num_subgoals=getattr(world, "num_subgoals", None),
+    )
+    parts = _rows_of_arrays(source)
+    if parts is None:
         parts = [source.held_out(jax.random.key(0), num_rows, source.arrays)]
     for rows in parts:
-        _check_rows(rows, source.labelled, world)
+        _check_length(rows, allowed)
+        _check_rows(rows, source.labelled, allowed)
+        for name, values, spec in (
+            ("observations", rows.observation, allowed.observations),
+            ("actions", rows.action, allowed.actions),
+        ):
+            if spec.head == "gaussian":
+                _tell_scale(name, values, rows.mask)
 
 
-def _check_rows(rows: Trajectory, labelled: bool, world: World) -> None:
-    observations, actions = world.observation_spec, world.action_spec
-    _check_length(rows, world.time_limit)
-    _check_shape("observations", rows.observation, observations.shape)
-    _check_shape("actions", rows.action, actions.shape)
+def check_arrays(
+    source: DataSource,
+    observations: ObservationSpec,
+    actions: ActionSpec,
+    max_length: int,
+    *,
+    num_subgoals: int | None = None,
+) -> None:
+    """Compares the rows of a dataset with what a base model reads; other sources are let through.
+
+    Cheap: lengths are those of all trajectories, numbers are looked at in about a thousand rows.
+
+    Args:
+      source: of trajectories.
+      observations: that the model reads.
+      actions: that it predicts.
+      max_length: actions of the longest trajectory that it reads as a whole.
+      num_subgoals: of what reads the labels; None where nothing does.
+
+    Raises:
+      ValueError: names what does not fit, and what is allowed.
+    """
+    model = "the base model"
+    allowed = _Allowed(
+        observations,
+        actions,
+        max_length,
+        limit=f"the max_length of {model}",
+        place=f"as {model} has it",
+        num_subgoals=num_subgoals,
+    )
+    for rows in _rows_of_arrays(source) or []:
+        _check_length(rows, allowed)
+        some = _some_of(len(rows.segment))
+        _check_rows(jax.tree.map(lambda x, some=some: x[some], rows), source.labelled, allowed)
+
+
+def _rows_of_arrays(source: DataSource) -> list[Trajectory] | None:
+    """The rows of a dataset, part by part; None for a source that holds no rows."""
+    arrays = source.arrays
+    if not isinstance(arrays, Mapping):
+        return None
+    parts = list(arrays.values())
+    return parts if all(isinstance(rows, Trajectory) for rows in parts) else None
+
+
+def _some_of(num_rows: int) -> slice:
+    """About `SOME_ROWS` of so many rows, all over them."""
+    return slice(None, None, max(num_rows // SOME_ROWS, 1))
+
+
+def _check_rows(rows: Trajectory, labelled: bool, allowed: _Allowed) -> None:
+    observations, actions, place = allowed.observations, allowed.actions, allowed.place
+    _check_shape("observations", rows.observation, observations.shape, place)
+    _check_shape("actions", rows.action, actions.shape, place)
     if (np.dtype(rows.action.dtype).kind in "iu") != actions.discrete:
         kind = "whole" if actions.discrete else "real"
         raise ValueError(f"actions are of {rows.action.dtype}, allowed are {kind} numbers")
@@ -49,42 +133,48 @@ def _check_rows(rows: Trajectory, labelled: bool, world: World) -> None:
         wrong = (rows.observation != 0) & (rows.observation != 1)
         if wrong.any():
             found = _first(rows.observation, wrong)
-            raise ValueError(f"observations hold {found}, allowed are 0 and 1")
-    for name, values, head in (
-        ("observations", rows.observation, observations.head),
-        ("actions", rows.action, actions.head),
-    ):
-        if head == "gaussian":
-            _tell_scale(name, values, rows.mask)
+            raise ValueError(
+                f"observations hold {found}, allowed are 0 and 1 where they are 'bernoulli'"
+            )
     if actions.discrete:
-        _check_highest("actions", rows.action, rows.mask, actions.size)
-    if labelled and hasattr(world, "num_subgoals"):
-        _check_highest("subgoals", rows.subgoal, rows.mask, world.num_subgoals)
+        _check_highest("actions", rows.action, rows.mask, actions.size, place)
+    if labelled and allowed.num_subgoals is not None:
+        told = "as num_subgoals tells"
+        _check_highest("subgoals", rows.subgoal, rows.mask, allowed.num_subgoals, told)
 
 
-def _check_length(rows: Trajectory, allowed: int) -> None:
-    """Checks that no trajectory lasts longer than an episode: models do not look further back."""
-    segment, index = np.asarray(rows.segment), np.arange(rows.segment.shape[1])
-    first = np.ones(segment.shape, bool)
-    first[:, 1:] = segment[:, 1:] != segment[:, :-1]
-    age = index - np.maximum.accumulate(np.where(first, index, 0), axis=1)
-    longest = int(np.max(age + 1, where=np.asarray(rows.mask), initial=0))
-    if longest > allowed:
+def _check_length(rows: Trajectory, allowed: _Allowed) -> None:
+    """Checks that no trajectory lasts longer than is allowed: models do not look further back."""
+    longest = 0
+    # Some rows at a time, which bounds the memory.
+    for first in range(0, len(rows.segment), SOME_ROWS):
+        part = slice(first, first + SOME_ROWS)
+        longest = max(longest, _longest(np.asarray(rows.segment[part]), rows.mask[part]))
+    if longest > allowed.num_steps:
         raise ValueError(
-            f"trajectories have up to {longest} actions, allowed is {allowed}, the time limit of"
-            " the world"
+            f"trajectories have up to {longest} actions, allowed is {allowed.num_steps},"
+            f" {allowed.limit}"
         )
 
 
-def _check_shape(name: str, values: chex.Array, allowed: tuple[int, ...]) -> None:
+def _longest(segment: np.ndarray, mask: chex.Array) -> int:
+    """Actions of the longest trajectory."""
+    index = np.arange(segment.shape[1])
+    first = np.ones(segment.shape, bool)
+    first[:, 1:] = segment[:, 1:] != segment[:, :-1]
+    age = index - np.maximum.accumulate(np.where(first, index, 0), axis=1)
+    return int(np.max(age + 1, where=np.asarray(mask), initial=0))
+
+
+def _check_shape(name: str, values: chex.Array, allowed: tuple[int, ...], place: str) -> None:
     shape = values.shape[2:]
     if shape != allowed:
-        raise ValueError(f"{name} have the shape {shape}, allowed is {allowed} as in the world")
+        raise ValueError(f"{name} have the shape {shape}, allowed is {allowed} {place}")
 
 
 def _tell_scale(name: str, values: chex.Array, mask: chex.Array) -> None:
     """Warns of real numbers whose scale models do not learn well."""
-    some = slice(None, None, max(len(mask) // ROWS_OF_SCALE, 1))
+    some = _some_of(len(mask))
     given = np.asarray(values[some])[np.asarray(mask[some])]
     if not len(given):
         return
@@ -100,12 +190,14 @@ def _tell_scale(name: str, values: chex.Array, mask: chex.Array) -> None:
         )
 
 
-def _check_highest(name: str, values: chex.Array, mask: chex.Array, number: int) -> None:
+def _check_highest(
+    name: str, values: chex.Array, mask: chex.Array, number: int, place: str
+) -> None:
     """Checks that values are numbers of some things, where there is a step."""
     wrong = mask & ((values < 0) | (values >= number))
     if wrong.any():
         found = _first(values, wrong)
-        raise ValueError(f"{name} hold {found}, allowed is 0 to {number - 1} as in the world")
+        raise ValueError(f"{name} hold {found}, allowed is 0 to {number - 1} {place}")
 
 
 def _first(values: chex.Array, chosen: chex.Array) -> np.generic:

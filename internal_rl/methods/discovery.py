@@ -18,7 +18,7 @@ from internal_rl.methods.code_finding import (
     State,
     rising_share,
 )
-from internal_rl.methods.evaluation import held_out
+from internal_rl.methods.evaluation import held_out, require_fitting
 from internal_rl.methods.method import Metrics
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import action_log_prob
@@ -191,9 +191,17 @@ class CodeDiscovery(CodeFinder):
 
     Attributes:
       config: the metacontroller, the layer that it controls, and how it trains.
+
+    Raises:
+      SettingError: the base model has no such layer.
+      ValueError: a dataset holds other trajectories than the model reads.
     """
 
     config: Config
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_fitting(self.source, self.model.base)
 
     def update(self, state: State, frozen: dict) -> tuple[State, Metrics]:
         """One gradient step.

@@ -10,7 +10,7 @@ import optax
 from flax import struct
 
 from internal_rl.methods.batches import next_rows, num_targets
-from internal_rl.methods.evaluation import held_out
+from internal_rl.methods.evaluation import held_out, require_fitting
 from internal_rl.methods.method import Metrics
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import action_log_prob, observation_log_prob
@@ -142,7 +142,8 @@ class Pretraining:
       curriculum: what the first `curriculum_steps` updates are made on; rows of the same shapes.
 
     Raises:
-      ValueError: there are to be updates on a curriculum, and none is given.
+      ValueError: there are to be updates on a curriculum, and none is given; or a dataset holds
+        other trajectories than the model reads.
     """
 
     config: Config
@@ -156,6 +157,9 @@ class Pretraining:
                 f"curriculum_steps: {self.config.curriculum_steps} given, allowed is 0 without a"
                 " curriculum"
             )
+        for source in (self.source, self.curriculum):
+            if source is not None:
+                require_fitting(source, self.base)
 
     @property
     def frozen(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import optax
 from flax import struct
 
 from internal_rl.methods.batches import next_rows, num_targets
-from internal_rl.methods.evaluation import held_out, require_labels
+from internal_rl.methods.evaluation import held_out, require_fitting, require_labels
 from internal_rl.methods.method import Metrics
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.section import RATE, WEIGHT, at_least, setting
@@ -252,7 +252,8 @@ class Probing:
       max_time: time bins `T` of an evaluation, the length of the longest trajectory.
 
     Raises:
-      ValueError: the source has no labels.
+      ValueError: the source has no labels, or a dataset holds other trajectories than the model
+        reads or other subgoals.
     """
 
     config: Config
@@ -263,6 +264,7 @@ class Probing:
 
     def __post_init__(self):
         require_labels(self.source, "probing")
+        require_fitting(self.source, self.model.base, num_subgoals=self.num_subgoals)
 
     @property
     def frozen(self) -> dict[str, Any]:

@@ -32,13 +32,16 @@ class SteeredModel:
     metacontroller_params: chex.ArrayTree | None = None
 
     def at_layer(self, layer: int) -> "SteeredModel":
-        """The same model cut elsewhere.
+        """The same model cut at this layer.
+
+        At another one than before it is the base model `alone`: a metacontroller reads and controls
+        the layer that it was trained at.
 
         Raises:
           ValueError: unless `0 <= layer <= depth`.
         """
         self.base.check_layer(layer)
-        return self.replace(layer=layer)
+        return self if layer == self.layer else self.alone().replace(layer=layer)
 
     def alone(self) -> "SteeredModel":
         """The base model without its metacontroller."""

@@ -12,7 +12,9 @@ from internal_rl.analysis import steering as steering_study
 from internal_rl.analysis.examples import example_trajectories
 from internal_rl.analysis.steering import SteeringResult
 from internal_rl.errors import ConfigError
+from internal_rl.experts.dataset import Dataset
 from internal_rl.methods import probing, steering
+from internal_rl.stages.sizes import SIZES
 
 SHORT = {"steps": 2, "log_every": 1, "checkpoint_every": 1, "evaluate_every": 0}
 
@@ -114,6 +116,38 @@ def test_controllers_are_trained_and_their_success_is_drawn(world, steered, sour
     figure = studies.steering(agent, source, config=config)
     assert all(np.any(np.asarray(layer.write)) for layer in trained)
     np.testing.assert_array_equal(figure.axes[0].get_lines()[0].get_ydata(), [0.1, 0.6, 0.2])
+
+
+@pytest.mark.parametrize("stage", ["probe", "steer"])
+def test_trainings_that_nobody_sets_are_near_the_preset_small(stage):
+    config = {"probe": studies._PROBING, "steer": studies._STEERING}[stage].as_dict()
+    preset = SIZES["small"][stage]
+    schedules = {"log_every", "evaluate_every", "checkpoint_every", "steps_per_call"}
+    for name in preset.keys() - schedules - {"evaluation_episodes"}:
+        assert config[name] == preset[name], name
+
+
+def test_arrays_of_the_host_are_copied_to_the_device_once():
+    class Method:
+        config, frozen = types.SimpleNamespace(steps=3), {"data": np.ones(4), "more": None}
+        init = staticmethod(lambda key, frozen: frozen["data"].sum())
+        update = staticmethod(lambda state, frozen: (state + frozen["data"].sum(), {}))
+        params = staticmethod(lambda state: state)
+
+    key = jax.random.key(0)
+    # Only what is asked for by `device_put` may go there.
+    with jax.transfer_guard_host_to_device("disallow"):
+        trained = studies._train(Method(), key)
+    assert trained == 16.0
+
+
+@pytest.mark.parametrize("study", [studies.probe, studies.steering])
+def test_data_of_another_world_are_refused(world, steered, study):
+    agent = types.SimpleNamespace(world=world, model=steered)
+    steps = np.zeros((4, 5), int)
+    source = Dataset.from_arrays(np.zeros((4, 6, 3), np.uint8), steps, np.full(4, 5), steps)
+    with pytest.raises(ValueError, match=r"observations have the shape \(3,\), allowed is \("):
+        study(agent, source)
 
 
 def test_a_work_directory_without_the_stage_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """What the examples and the README show works as it stands there."""
 
+import ast
+import importlib.util
 import json
 import os
 import pathlib
@@ -11,6 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from internal_rl.acting.episodes import Episodes
+from internal_rl.envs.world import DataRequest
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -37,6 +42,32 @@ def test_a_world_of_ones_own_goes_through_all_stages(tmp_path):
     table = (workdir / "report" / "table.md").read_text()
     assert re.search(r"study \w+ left out: .*layouts", table), table
     assert not (workdir / "report" / "paths.png").exists()
+
+
+def test_what_the_castle_holds_out_is_in_no_training():
+    spec = importlib.util.spec_from_file_location("own_world", EXAMPLES / "own_world.py")
+    castle = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(castle)
+    world = castle.CastleWorld(castle.CastleConfig())
+    steps = castle.CROSSINGS  # before the first room, all of which every walk has
+
+    def walks(rows):
+        """The signs at the first crossings of every walk."""
+        first = np.diff(rows.segment, axis=1, prepend=-1) != 0
+        found = np.argwhere(first & (rows.segment >= 0))
+        signs = rows.observation[..., : castle.K]
+        return {signs[row, start : start + steps].tobytes() for row, start in found}
+
+    data = {
+        role: castle.make_data(DataRequest(world, None, role)) for role in ("pretraining", "clean")
+    }
+    trained, held_out = (
+        walks(data["pretraining"].arrays["train"]),
+        walks(data["clean"].arrays["held_out"]),
+    )
+    assert len(trained) > 5_000 and len(held_out) > 500
+    # Six crossings of five signs repeat by chance, one of 2^30 times.
+    assert len(trained & held_out) < 3
 
 
 def test_a_block_of_ones_own_trains_steps_and_steers(tmp_path):
@@ -98,6 +129,23 @@ def test_the_readme_steers_a_shipped_model_in_twelve_lines(tmp_path, monkeypatch
     assert names["residual"].shape == (*episodes.active.shape, 64)
     assert found.code.shape == (*episodes.active.shape, 8)
     assert jnp.any(steered.visit != episodes.visit)
+    # The code is of a step that every episode has.
+    (place,) = re.findall(r"inject=found\.code\[(\d+), (\d+)\]", block)
+    assert int(place[1]) < episodes.length.min()
+    example = (EXAMPLES / "steer_a_shipped_model.py").read_text()
+    assert block.splitlines()[-1] in example
+
+
+def test_the_example_compares_first_visits():
+    tree = ast.parse((EXAMPLES / "steer_a_shipped_model.py").read_text())
+    kept = (ast.Import, ast.ImportFrom, ast.FunctionDef)
+    tree.body = [node for node in tree.body if isinstance(node, kept)]
+    names = {}
+    exec(compile(tree, "steer_a_shipped_model.py", "exec"), names)
+    visit = jnp.array([[-1, 3, 0, 0], [-1, -1, 3, 0], [-1, -1, 0, 0], [0, 2, -1, -1]])
+    active = jnp.arange(4) < jnp.array([2, 3, 2, 4])[:, None]
+    # The third one ends without a visit: the zeros behind its end are none.
+    assert names["first_visit"](Episodes(active, visit=visit)).tolist() == [3, 3, -1, 0]
 
 
 def test_the_readme_makes_and_updates_a_method():

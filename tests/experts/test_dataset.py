@@ -1,5 +1,7 @@
 """Rows of a dataset: every one once an epoch, in an order that the position alone decides."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,8 +55,19 @@ def test_held_out_rows_are_never_drawn():
     data = Dataset.from_rows(rows(5), rows(2, 100), 1.0)
     _, batches = drawn(data, data.init(jax.random.key(0), 7), 4)
     assert np.concatenate(batches).max() < 5
-    held_out = data.held_out(jax.random.key(0), 3, data.arrays)
-    np.testing.assert_array_equal(held_out.subgoal[:, 0], [100, 101, 100])
+    held_out = data.held_out(jax.random.key(0), 1, data.arrays)
+    np.testing.assert_array_equal(held_out.subgoal[:, 0], [100])
+
+
+def test_held_out_rows_are_no_copies_of_each_other(caplog):
+    data = Dataset.from_rows(rows(5), rows(37, 100), 1.0)
+    with caplog.at_level(logging.INFO):
+        for held_out in (data.held_out, jax.jit(data.held_out, static_argnums=1)):
+            found = held_out(jax.random.key(0), 128, data.arrays)
+            np.testing.assert_array_equal(found.subgoal[:, 0], np.arange(100, 137))
+            assert found.next_observation.shape == (37, 5, 3)
+    told = "128 held-out rows are asked for, all 37 that there are are taken"
+    assert [record.getMessage() for record in caplog.records].count(told) == 1
 
 
 def test_no_rows_are_refused():

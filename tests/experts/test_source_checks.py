@@ -5,8 +5,9 @@ import types
 import numpy as np
 import pytest
 
+from internal_rl.experts import source_checks
 from internal_rl.experts.dataset import Dataset
-from internal_rl.experts.source_checks import check_source
+from internal_rl.experts.source_checks import check_arrays, check_source
 from internal_rl.types import ActionSpec, ObservationSpec
 
 BINARY, REAL = ObservationSpec("bernoulli", 3, np.uint8), ObservationSpec("gaussian", 3)
@@ -93,3 +94,45 @@ def test_real_numbers_of_an_odd_scale_are_told(caplog, factor, told):
     check_source(source, world(REAL, TORQUES))
     assert ("actions: number 1 of each (and 0 more) has a standard dev" in caplog.text) is told
     assert "observations:" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "specs", "message"),
+    [
+        (data(), (BINARY, FOUR, 4), ""),
+        (data(binary=False), (REAL, FOUR, 9), ""),
+        (data(), (BINARY, FOUR, 3), "have up to 4 actions, allowed is 3, the max_length of the b"),
+        (data(binary=False), (BINARY, FOUR, 4), "observations hold .*, allowed are 0 and 1 where"),
+        (data(), (BINARY, TORQUES, 4), r"actions have the shape \(\), .* as the base model has it"),
+        (data(), (BINARY, ActionSpec("categorical", 3), 4), "actions hold 3, allowed is 0 to 2"),
+    ],
+)
+def test_datasets_are_compared_with_what_a_model_reads(source, specs, message):
+    if not message:
+        check_arrays(source, *specs, num_subgoals=3)
+        return
+    with pytest.raises(ValueError, match=message):
+        check_arrays(source, *specs)
+
+
+def test_labels_are_compared_with_what_reads_them():
+    check_arrays(data(), BINARY, FOUR, 4)
+    with pytest.raises(ValueError, match="subgoals hold 2, allowed is 0 to 1 as num_subgoals t"):
+        check_arrays(data(), BINARY, FOUR, 4, num_subgoals=2)
+
+
+def test_sources_that_make_their_rows_are_let_through():
+    for arrays in (None, {"turn": np.zeros(3)}):
+        check_arrays(types.SimpleNamespace(arrays=arrays), BINARY, FOUR, 1)
+
+
+def test_one_long_trajectory_is_found_among_many_rows(monkeypatch):
+    monkeypatch.setattr(source_checks, "SOME_ROWS", 3)
+    length = np.full(40, 2)
+    # In the training of this seed, and in no row that is looked at for its numbers.
+    length[23] = 5
+    numbers = np.zeros((40, 6, 3), np.uint8)
+    source = Dataset.from_arrays(numbers, np.zeros((40, 5), int), length, sequence_length=6)
+    check_arrays(source, BINARY, FOUR, 5)
+    with pytest.raises(ValueError, match="trajectories have up to 5 actions, allowed is 4"):
+        check_arrays(source, BINARY, FOUR, 4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import internal_rl
+from internal_rl.experts.dataset import Dataset
 from internal_rl.methods import discovery, pretraining
 from internal_rl.methods.discovery import (
     CodeDiscovery,
@@ -154,6 +155,13 @@ def test_settings_that_do_not_fit_together_are_refused(model):
         Config(alpha=0.1, alpha_start=0.2)
     with pytest.raises(SettingError, match="layer: 3 given, allowed is 0 to 2"):
         CodeDiscovery(Config(layer=3), model, ToySource())
+
+
+def test_arrays_that_the_model_would_misread_are_refused(model):
+    seen = np.random.default_rng(0).integers(0, 2, (4, 12, 5))
+    source = Dataset.from_arrays(seen, np.zeros((4, 11), int), np.full(4, 11))
+    with pytest.raises(ValueError, match="have up to 11 actions, allowed is 10, the max_length of"):
+        CodeDiscovery(Config(**SHORT), model, source)
 
 
 @pytest.mark.parametrize(

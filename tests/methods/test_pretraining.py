@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from internal_rl.experts.dataset import Dataset
 from internal_rl.methods.pretraining import Config, Pretraining, prediction_loss
 from internal_rl.section import SettingError
 from tests.marks import quick
@@ -103,3 +104,24 @@ def test_snapshots_fall_on_lines_of_metrics():
     for ages in ((250,), (0,), (-500,), (500.0,), 500):
         with pytest.raises(SettingError, match="allowed is a tuple of multiples of log_every"):
             Config(snapshot_steps=ages)
+
+
+def test_arrays_that_the_model_would_misread_are_refused():
+    rng, config = np.random.default_rng(0), Config(**SHORT, curriculum_steps=1)
+    base = make_base(observation_loss=0.0)
+
+    def of(steps, binary=True):
+        shape = (4, steps + 1, NUM_ACTIONS + 1)
+        seen = rng.integers(0, 2, shape) if binary else rng.normal(size=shape)
+        return Dataset.from_arrays(seen, np.zeros((4, steps), int), np.full(4, steps))
+
+    good = of(10)
+    Pretraining(config, base, good, good)
+    long = "trajectories have up to 11 actions, allowed is 10, the max_length of the base model"
+    for wrong, words in (
+        (of(11), long),
+        (of(10, False), "observations hold .*, allowed are 0 and"),
+    ):
+        for pair in ((wrong, good), (good, wrong)):
+            with pytest.raises(ValueError, match=words):
+                Pretraining(config, base, *pair)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from internal_rl.experts.dataset import Dataset
 from internal_rl.methods import probing
 from internal_rl.types import Trajectory
 from tests.methods.toy import NUM_SUBGOALS as TOY_SUBGOALS
@@ -162,3 +163,10 @@ def test_probes_of_a_base_model_are_trained_and_evaluated(model):
 def test_trajectories_without_subgoals_are_refused(model):
     with pytest.raises(ValueError, match="source of probing: labelled is False, allowed are"):
         probing.Probing(probing.Config(), model, ToySource(labelled=False), 3, max_time=10)
+
+
+def test_labels_that_no_probe_knows_are_refused(model):
+    seen, steps = np.zeros((4, 9, 5), np.uint8), np.zeros((4, 8), int)
+    source = Dataset.from_arrays(seen, steps, np.full(4, 8), steps + 3)
+    with pytest.raises(ValueError, match="subgoals hold 3, allowed is 0 to 2 as num_subgoals t"):
+        probing.Probing(probing.Config(), model, source, 3, max_time=10)

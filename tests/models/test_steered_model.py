@@ -96,6 +96,15 @@ def test_every_cut_predicts_the_same_without_control(model):
         model.at_layer(3)
 
 
+def test_a_metacontroller_stays_at_its_layer(model):
+    same, other = model.at_layer(model.layer), model.at_layer(2)
+    assert same.metacontroller is model.metacontroller and same.layer == 1
+    assert other.metacontroller is None and other.metacontroller_params is None
+    assert other.layer == 2 and other.base_params is model.base_params
+    with pytest.raises(ValueError, match="this model has no metacontroller"):
+        other.infer(OBSERVATION, SEGMENT, jax.random.key(0))
+
+
 def test_without_a_metacontroller_it_is_the_base_model_and_says_so(model):
     alone = model.alone()
     assert len(jax.tree.leaves(alone)) == len(jax.tree.leaves(model.base_params))
