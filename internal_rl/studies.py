@@ -47,7 +47,7 @@ from internal_rl.envs.world import capabilities
 from internal_rl.methods import probing
 from internal_rl.methods import steering as steering_method
 from internal_rl.methods.code_tests import CodeTestSettings
-from internal_rl.methods.evaluation import held_out, require_fitting
+from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Method
 from internal_rl.methods.switching import SWITCH_THRESHOLD
 from internal_rl.models.controllers import Controllers
@@ -310,7 +310,6 @@ def steering(
     """
     _require(agent, "steering", _steering.STUDY.needs)
     config = config or _STEERING
-    require_fitting(source, agent.model.base, num_subgoals=agent.world.num_subgoals)
     method = steering_method.Steering(config, agent.model, source, agent.world.num_subgoals)
     params = _train(method, key)
     layers = [Controllers(**params[f"layer_{i}"]) for i in range(len(params))]

@@ -19,6 +19,7 @@ from flax import struct
 
 from internal_rl.methods.batches import next_rows, num_targets
 from internal_rl.methods.code_tests import CodeTestSettings
+from internal_rl.methods.evaluation import require_fitting
 from internal_rl.methods.method import Metrics
 from internal_rl.methods.switching import count_switches, switching_metrics
 from internal_rl.models.base_model import BaseModel
@@ -154,6 +155,7 @@ class CodeFinder(abc.ABC):
 
     Raises:
       SettingError: the base model has no such layer.
+      ValueError: a dataset holds other trajectories than the base model reads.
     """
 
     config: CodeFindingSettings
@@ -163,6 +165,7 @@ class CodeFinder(abc.ABC):
 
     def __post_init__(self):
         self.model.base.config.check_layer("layer", self.config.layer)
+        require_fitting(self.source, self.model.base)
 
     @property
     def module(self) -> CodeController:

@@ -18,7 +18,7 @@ from internal_rl.methods.code_finding import (
     State,
     rising_share,
 )
-from internal_rl.methods.evaluation import held_out, require_fitting
+from internal_rl.methods.evaluation import held_out
 from internal_rl.methods.method import Metrics
 from internal_rl.models.base_model import BaseModel
 from internal_rl.models.heads import action_log_prob
@@ -198,10 +198,6 @@ class CodeDiscovery(CodeFinder):
     """
 
     config: Config
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_fitting(self.source, self.model.base)
 
     def update(self, state: State, frozen: dict) -> tuple[State, Metrics]:
         """One gradient step.

@@ -17,7 +17,7 @@ import optax
 from flax import struct
 
 from internal_rl.methods.batches import next_rows, num_targets
-from internal_rl.methods.evaluation import require_labels
+from internal_rl.methods.evaluation import require_fitting, require_labels
 from internal_rl.methods.method import Metrics
 from internal_rl.models.controllers import Controllers, initial_controllers, steer
 from internal_rl.models.heads import action_log_prob
@@ -125,7 +125,8 @@ class Steering:
       num_subgoals: number of subgoals `G`.
 
     Raises:
-      ValueError: the source has no labels.
+      ValueError: the source has no labels, or a dataset holds other trajectories than the model
+        reads or other subgoals.
     """
 
     config: Config
@@ -135,6 +136,7 @@ class Steering:
 
     def __post_init__(self):
         require_labels(self.source, "steering")
+        require_fitting(self.source, self.model.base, num_subgoals=self.num_subgoals)
 
     @property
     def frozen(self) -> dict[str, Any]:

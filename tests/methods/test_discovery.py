@@ -9,7 +9,7 @@ import pytest
 
 import internal_rl
 from internal_rl.experts.dataset import Dataset
-from internal_rl.methods import discovery, pretraining
+from internal_rl.methods import compile, discovery, pretraining, steering
 from internal_rl.methods.discovery import (
     CodeDiscovery,
     Config,
@@ -157,11 +157,19 @@ def test_settings_that_do_not_fit_together_are_refused(model):
         CodeDiscovery(Config(layer=3), model, ToySource())
 
 
-def test_arrays_that_the_model_would_misread_are_refused(model):
-    seen = np.random.default_rng(0).integers(0, 2, (4, 12, 5))
-    source = Dataset.from_arrays(seen, np.zeros((4, 11), int), np.full(4, 11))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda *given: CodeDiscovery(Config(**SHORT), *given),
+        lambda *given: compile.SegmentDiscovery(compile.Config(layer=1), *given),
+        lambda *given: steering.Steering(steering.Config(), *given, 3),
+    ],
+)
+def test_arrays_that_the_model_would_misread_are_refused(model, make):
+    seen, zeros = np.random.default_rng(0).integers(0, 2, (4, 12, 5)), np.zeros((4, 11), int)
+    source = Dataset.from_arrays(seen, zeros, np.full(4, 11), zeros)
     with pytest.raises(ValueError, match="have up to 11 actions, allowed is 10, the max_length of"):
-        CodeDiscovery(Config(**SHORT), model, source)
+        make(model, source)
 
 
 @pytest.mark.parametrize(
