@@ -17,11 +17,11 @@ from internal_rl.arguments import entries_of
 from internal_rl.errors import ConfigError, StageMissingError, StorageError, UserError
 from internal_rl.files import PUT_BACK, storage_faults
 from internal_rl.methods import discovery, internal_rl
-from internal_rl.methods.code_finding import expected_params, steered_by
+from internal_rl.methods.code_finding import CODE_STAGES, expected_params, steered_by
 from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.paths import AnyPath, as_path
-from internal_rl.stages.catalogue import STAGES, code_stages, command_of
+from internal_rl.stages.catalogue import STAGES, command_of
 from internal_rl.stages.origin import command_that_made
 from internal_rl.stages.places import Places
 from internal_rl.training.stage_directory import StageDirectory, stage_of
@@ -57,7 +57,7 @@ def load(
       StageConflictError: a stage was made on other parameters than are found.
       StorageError: files cannot be read.
     """
-    variants = (*discovery.VARIANTS, *(stage for stage in code_stages() if stage != _CODES))
+    variants = (*discovery.VARIANTS, *(stage for stage in CODE_STAGES if stage != _CODES))
     if variant not in variants:
         raise ConfigError(f"variant: {variant!r} given, allowed are {', '.join(variants)}")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:

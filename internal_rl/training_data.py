@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
-from internal_rl.envs.world import DataRequest, world_entry
+from internal_rl.envs.world import DataRequest
 from internal_rl.experts.data_section import DataSection
-from internal_rl.experts.source_checks import check_source
+from internal_rl.experts.source_checks import make_checked_source
 from internal_rl.types import DataSource, World
 
 ROLES = ("pretraining", "clean", "curriculum")
@@ -67,8 +67,4 @@ class TrainingData:
         request = DataRequest(
             world, section, role=role, include_terminal=include_terminal, tasks=tasks
         )
-        source = world_entry(self.world_name).make_data(request)
-        # What is made on the device is made by this package; arrays may come from anywhere.
-        if source.arrays is not None:
-            check_source(source, world)
-        return source
+        return make_checked_source(self.world_name, request)

@@ -123,7 +123,7 @@ def test_arrays_that_are_none_of_the_world_are_refused(agent, monkeypatch):
         return irl.Dataset.from_arrays(numbers, np.zeros((4, 3), int), np.full(4, 3))
 
     entry = types.SimpleNamespace(make_data=foreign)
-    monkeypatch.setattr("internal_rl.training_data.world_entry", lambda name: entry)
+    monkeypatch.setattr("internal_rl.experts.source_checks.world_entry", lambda name: entry)
     agent = agent.replace(data=TrainingData("gridworld-pinpad", DataSection()))
     with pytest.raises(ValueError, match=r"observations have the shape \(2,\), allowed is"):
         agent.make_data("clean")

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from internal_rl.envs.world import DataRequest, world_entry
 from internal_rl.types import ActionSpec, DataSource, ObservationSpec, Trajectory, World
 
 SOME_ROWS = 1_024
@@ -36,6 +37,24 @@ class _Allowed:
     limit: str
     place: str
     num_subgoals: int | None = None
+
+
+def make_checked_source(name: str, request: DataRequest) -> DataSource:
+    """The trajectories of a registered world, compared with it where they are arrays.
+
+    What is made on the device is made by this package; arrays may come from anywhere.
+
+    Args:
+      name: of the world.
+      request: for what.
+
+    Raises:
+      ValueError: the world has no data of its own, or they do not fit it.
+    """
+    source = world_entry(name).make_data(request)
+    if source.arrays is not None:
+        check_source(source, request.world)
+    return source
 
 
 def check_source(source: DataSource, world: World, num_rows: int = 64) -> None:

@@ -191,10 +191,6 @@ class CodeDiscovery(CodeFinder):
 
     Attributes:
       config: the metacontroller, the layer that it controls, and how it trains.
-
-    Raises:
-      SettingError: the base model has no such layer.
-      ValueError: a dataset holds other trajectories than the model reads.
     """
 
     config: Config

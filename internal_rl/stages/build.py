@@ -11,9 +11,9 @@ import numpy as np
 from internal_rl.analysis.baselines import action_baselines
 from internal_rl.analysis.study import StudyContext, measure_stage
 from internal_rl.backend import product_dtype, resolved_precision
-from internal_rl.envs.world import DataRequest, world_entry
+from internal_rl.envs.world import DataRequest
 from internal_rl.errors import ConfigError
-from internal_rl.experts.source_checks import check_source
+from internal_rl.experts.source_checks import make_checked_source
 from internal_rl.files import storage_faults
 from internal_rl.methods.code_finding import expected_params, steered_by
 from internal_rl.methods.evaluation import evaluation_key, held_out
@@ -59,11 +59,7 @@ def make_source(
         collected=collected if settings.collect else None,
     )
     with storage_faults(places.workdir):
-        source = checked(world_entry(settings.environment["name"]).make_data, "data", request)
-    # What is made on the device is made by this package; arrays may come from anywhere.
-    if source.arrays is not None:
-        checked(check_source, "data", source, settings.world)
-    return source
+        return checked(make_checked_source, "data", settings.environment["name"], request)
 
 
 def curriculum_tasks(settings: Settings) -> str:

@@ -356,11 +356,6 @@ def _check_name(spec: StageSpec) -> None:
             )
 
 
-def code_stages() -> tuple[str, ...]:
-    """Names of the stages that make models with codes."""
-    return tuple(CODE_STAGES)
-
-
 def unsuited(settings: "Settings", stage: str) -> str:
     """Why the world of some settings cannot have a stage, in one line; empty where it can."""
     lacking = STAGES[stage].lacks(settings.world)

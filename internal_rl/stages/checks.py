@@ -5,9 +5,9 @@ What a field alone may be, its section knows.
 
 from internal_rl.envs.world import capabilities, world_entry
 from internal_rl.errors import ConfigError
+from internal_rl.methods.code_finding import CODE_STAGES
 from internal_rl.methods.reinforcement.trainer import POLICY_STAGES
 from internal_rl.section import LARGEST_WHOLE, SettingError
-from internal_rl.stages.catalogue import code_stages
 from internal_rl.stages.limits import check_memory
 from internal_rl.stages.settings import Settings, checked
 
@@ -45,18 +45,18 @@ def _check_models(settings: Settings) -> None:
             _require(age in (0, *ages), f"{name}.base_step", age, allowed)
     if settings.internal_rl:
         codes = settings.internal_rl.codes
-        there = [name for name in code_stages() if name in settings.sections]
+        there = [name for name in CODE_STAGES if name in settings.sections]
         allowed = f"{', '.join(there)} here"
         _require(codes in there, "internal_rl.codes", codes, allowed)
     if base is None:
         return
-    for name in code_stages():
+    for name in CODE_STAGES:
         if name in settings.sections:
             try:
                 base.check_layer(f"{name}.layer", settings.sections[name].layer)
             except SettingError as error:
                 raise ConfigError(f"config.{error}") from None
-    for name in ("steer", *code_stages()):
+    for name in ("steer", *CODE_STAGES):
         # What steers in another way than by matrices of some rank has no such field.
         rank = getattr(settings.sections.get(name), "rank", 0)
         allowed = f"0 (full) to {base.width} (base.width)"

@@ -417,7 +417,7 @@ def with_section(monkeypatch, section, **more):
 
 
 def test_a_section_of_codes_needs_no_field_beyond_those_that_all_share(monkeypatch):
-    monkeypatch.setattr(catalogue, "CODE_STAGES", [*CODE_STAGES, "own"])
+    monkeypatch.setattr(checks, "CODE_STAGES", [*CODE_STAGES, "own"])
     config = with_section(monkeypatch, OwnCodes, input="pretrain")
     config.own.layer = 1
     check(config)
