@@ -235,7 +235,7 @@ _SMOKE = {
         "num_seeds": 1,
         "evaluation_episodes": 8,
         "baseline_steps": 20,
-        "snapshot_steps": (),
+        "snapshot_steps": (4,),
         "curriculum_steps": 2,
         "num_parts": 2,
         **_ROWS,

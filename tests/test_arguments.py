@@ -307,13 +307,14 @@ def test_codes_are_inferred_with_what_the_last_step_led_to_in_view(agent):
     episodes = agent.rollout(2, KEY, num_slots=1)
     found, length = agent.discover(episodes), episodes.length
     assert found.code.shape == (*episodes.active.shape, 8)
+    infer = jax.jit(lambda *row: agent.model.infer(*row))
     # One episode at a time as a row of the data: its steps and one more token.
     for k, key in enumerate(jax.random.split(jax.random.key(0), 2)):
         steps = int(length[k])
         row = jnp.concatenate([episodes.observation[k, :steps], episodes.last_observation[k, None]])
         padded = jnp.zeros((51, row.shape[1]), row.dtype).at[: steps + 1].set(row)
         segment = jnp.where(jnp.arange(51) <= steps, 0, -1)
-        alone = agent.model.infer(padded[None], segment[None], key)
+        alone = infer(padded[None], segment[None], key)
         np.testing.assert_allclose(found.mean[k, :steps], alone.mean[0, :steps], atol=1e-5)
     blind = agent.discover(episodes.replace(last_observation=None))
     assert np.abs(blind.mean - found.mean).max() > 1e-3

@@ -123,7 +123,7 @@ _SMOKE: Overlay = {
     "pretrain": {
         "num_seeds": 1,
         "evaluation_episodes": 16,
-        "snapshot_steps": (),
+        "snapshot_steps": (4,),
         "optimiser": "muon",
         "num_parts": 2,
         **_ROWS,

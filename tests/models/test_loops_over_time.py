@@ -32,8 +32,9 @@ def _double_precision():
 @pytest.fixture
 def gru():
     x = normal(1, BATCH, LENGTH, WIDTH)
-    params = nn.GRUCell(SIZE).init(jax.random.key(0), jnp.zeros((BATCH, SIZE)), x[:, 0])["params"]
-    names = jax.tree.map(lambda leaf: normal(leaf.size, *leaf.shape), params)
+    init = nn.GRUCell(SIZE).init
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((BATCH, SIZE)), x[:, 0])["params"]
+    names = jax.tree.map(lambda leaf: normal(leaf.size, *leaf.shape), shapes)
     return names, x
 
 
@@ -126,8 +127,9 @@ def kernel_case(which):
     start = random.random((rows, length)) < 0.1
     start[:, 0] = True
     if which == "gru":
-        params = nn.GRUCell(SIZE).init(jax.random.key(0), draw(1, SIZE), draw(1, WIDTH))["params"]
-        params = jax.tree.map(lambda leaf: draw(*leaf.shape), params)
+        init = nn.GRUCell(SIZE).init
+        shapes = jax.eval_shape(init, jax.random.key(0), draw(1, SIZE), draw(1, WIDTH))["params"]
+        params = jax.tree.map(lambda leaf: draw(*leaf.shape), shapes)
         return (params, draw(rows, length, WIDTH)), lambda params, x: histories(
             params, input_products(params, x), start
         )

@@ -10,12 +10,14 @@ from internal_rl.models.base_model import BaseConfig, BaseModel
 from internal_rl.models.tpu_block import block_rows, fits
 from internal_rl.models.transformer import TransformerBlock
 from internal_rl.types import ActionSpec, ObservationSpec
+from tests.parameters import drawn
 
 LENGTH, WIDTH = 256, 128
 BLOCK = TransformerBlock(WIDTH, num_heads=4, head_size=32, mlp_size=128, init_scale=1.0)
 
 
 @pytest.fixture(scope="module")
+@jax.jit
 def case():
     """Parameters none of which is zero, rows with padding, and a gradient of the output."""
     keys = jax.random.split(jax.random.key(0), 5)
@@ -108,7 +110,7 @@ def test_programs_for_tpus_hold_the_kernels_unless_they_are_not_wanted():
         BaseConfig(width=128, depth=3, num_heads=4, head_size=32, mlp_size=128),
         dtype=jnp.bfloat16,
     )
-    params = base.initial_params(jax.random.key(0))
+    params = drawn(base.initial_params)
     rows = jnp.zeros((2, 128, 7)), jnp.zeros((2, 128), jnp.int32)
 
     def number_of_kernels():

@@ -1,5 +1,7 @@
 """The kernels for TPUs, interpreted, against the Hawk block that they stand for."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +14,14 @@ from internal_rl.models.recurrence import age_in_segment
 from internal_rl.models.tpu_hawk import fits, hawk_rows
 from internal_rl.types import ActionSpec, ObservationSpec
 from tests.models.test_tpu_block import distance, with_gradient
+from tests.parameters import drawn
 
 # Two chunks of time, dear to compile; 384 steps are three smaller ones.
 LENGTH, WIDTH = 512, 256
 BLOCK = HawkBlock(WIDTH, num_heads=8, mlp_size=128, init_scale=1.0)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def drawn_case(length):
     """Parameters none of which is zero, rows with padding, and a gradient of the output."""
     keys = jax.random.split(jax.random.key(0), 5)
@@ -115,7 +119,7 @@ def test_programs_for_tpus_hold_the_kernels_unless_they_are_not_wanted(dtype, ex
         BaseConfig(block="hawk", width=128, depth=3, num_heads=4, mlp_size=128),
         dtype=dtype,
     )
-    params = base.initial_params(jax.random.key(0))
+    params = drawn(base.initial_params)
     rows = jnp.zeros((2, 128, 7)), jnp.zeros((2, 128), jnp.int32)
 
     def number_of_kernels():

@@ -14,6 +14,7 @@ import pytest
 import internal_rl as irl
 from configs import gridworld
 from internal_rl.acting.episodes import NoControl
+from internal_rl.analysis import study as study_module
 from internal_rl.analysis.study import all_studies
 from internal_rl.checksums import write_checked_json
 from internal_rl.errors import ConfigError, StageConflictError, StageMissingError
@@ -95,7 +96,9 @@ CODES = catalogue.StageSpec(
 )
 
 
-def test_codes_from_outside_are_what_a_policy_chooses_among(tmp_path, register):
+def test_codes_from_outside_are_what_a_policy_chooses_among(tmp_path, register, monkeypatch):
+    few = [study for study in all_studies() if study.name in ("switching", "gates")]
+    monkeypatch.setattr(study_module, "all_studies", lambda: few)
     register(CODES)
     config = gridworld.get_config("smoke")
     assert config.own_codes == config.metacontroller
