@@ -54,12 +54,14 @@ class Shown:
       source: its content as a URL of data.
       caption: what it shows.
       told: on what it stands; empty for animations.
+      pixels: its width; 0 for animations.
     """
 
     name: str
     source: str
     caption: str
     told: str
+    pixels: int
 
     @property
     def alternative(self) -> str:
@@ -229,9 +231,11 @@ def _origin_of_sweep(
 
 
 def _shown(picture: Picture, kind: str, captions: Mapping[str, str]) -> Shown:
-    content = base64.b64encode(picture.content).decode()
+    source = f"data:{_MEDIA[kind]};base64,{base64.b64encode(picture.content).decode()}"
     caption = captions.get(picture.name, picture.name.replace("_", " "))
-    return Shown(picture.name, f"data:{_MEDIA[kind]};base64,{content}", caption, picture.told)
+    # Behind the signature of a PNG and the name of its first chunk.
+    pixels = int.from_bytes(picture.content[16:20], "big") if kind == "figure" else 0
+    return Shown(picture.name, source, caption, picture.told, pixels)
 
 
 def _part_of_sweep(sweep: ShownSweep, origin: Origin | None) -> Part:

@@ -1,12 +1,15 @@
 """The report as one page: whole, self-contained, escaped, and naming what is not there."""
 
+import base64
 import html.parser
+import io
 import json
 import re
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from internal_rl.analysis import study
 from internal_rl.analysis.study import Study, register_study
@@ -89,6 +92,9 @@ def test_every_study_of_the_run_has_a_figure_with_a_text_in_its_place(page):
         for picture in pictures:
             assert picture["src"].startswith("data:image/png;base64,iVBOR")
             assert len(picture["alt"]) > 40 and re.search(r"\d+ runs?", picture["alt"])
+            content = base64.b64decode(picture["src"].partition(",")[2])
+            width, _ = Image.open(io.BytesIO(content)).size
+            assert picture["style"] == f"--pixels: {width}px"
     assert len(page.all("h1")) == 1
     ids = [x["id"] for x in page.elements if x["id"]]
     assert len(ids) == len(set(ids))
