@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import functools
 import hashlib
+import io
 import itertools
 import math
 import pathlib
@@ -15,6 +16,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jinja2
+from PIL import Image
 
 import internal_rl
 from internal_rl.analysis.drawing import Picture
@@ -54,7 +56,7 @@ class Shown:
       source: its content as a URL of data.
       caption: what it shows.
       told: on what it stands; empty for animations.
-      pixels: its width; 0 for animations.
+      pixels: its width.
     """
 
     name: str
@@ -233,8 +235,7 @@ def _origin_of_sweep(
 def _shown(picture: Picture, kind: str, captions: Mapping[str, str]) -> Shown:
     source = f"data:{_MEDIA[kind]};base64,{base64.b64encode(picture.content).decode()}"
     caption = captions.get(picture.name, picture.name.replace("_", " "))
-    # Behind the signature of a PNG and the name of its first chunk.
-    pixels = int.from_bytes(picture.content[16:20], "big") if kind == "figure" else 0
+    pixels = Image.open(io.BytesIO(picture.content)).width
     return Shown(picture.name, source, caption, picture.told, pixels)
 
 

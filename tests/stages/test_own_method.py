@@ -97,6 +97,7 @@ CODES = catalogue.StageSpec(
 
 
 def test_codes_from_outside_are_what_a_policy_chooses_among(tmp_path, register, monkeypatch):
+    # Those whose results are looked for below: the others take a minute to compile.
     few = [study for study in all_studies() if study.name in ("switching", "gates")]
     monkeypatch.setattr(study_module, "all_studies", lambda: few)
     register(CODES)
