@@ -73,4 +73,6 @@ _SMOKE = {
         "curriculum_tasks": "032,103",
         "curriculum_steps": 3,
     },
+    # That of the study of rate and distortion, which then reads the run's own metacontrollers.
+    "metacontroller": {"gate": "gumbel"},
 }

@@ -11,7 +11,7 @@ from flax import struct
 from internal_rl.acting.controls import InjectedCode
 from internal_rl.acting.episodes import KEPT, SHOWN, Control, Episodes, NoControl, play
 from internal_rl.arguments import checked_integer, checked_names
-from internal_rl.envs.world import kept_by_world, switch_tolerance
+from internal_rl.envs.world import kept_by_first, switch_tolerance
 from internal_rl.inference import found_in, residuals_of
 from internal_rl.models.code_controller import CodeController
 from internal_rl.models.steered_model import SteeredModel
@@ -264,7 +264,7 @@ def _checked_control(control: Any) -> Control:
     return control
 
 
-@kept_by_world(32)
+@kept_by_first(32)
 def _compiled_play(world: World, num_episodes: int, options: tuple):
     """One program for each kind of rollout, so that a second call compiles nothing."""
 

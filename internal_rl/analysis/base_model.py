@@ -1,7 +1,7 @@
 """How well the base model predicts, and whether it can solve the task alone (method §3)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import chex
 import jax
@@ -30,6 +30,7 @@ from internal_rl.analysis.results import (
 from internal_rl.analysis.study import Study, StudyContext, as_arrays, choose_slots
 from internal_rl.analysis.table import Row, make_row
 from internal_rl.colours import OKABE_ITO
+from internal_rl.envs.world import kept_by_first
 from internal_rl.methods.evaluation import evaluation_key
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.training.mesh import by_all_devices
@@ -71,6 +72,12 @@ def sample_success(
       key: randomness.
       num_episodes: how many episodes.
     """
+    return _make_sample(world, num_episodes)(model.alone(), key)
+
+
+@kept_by_first(maxsize=4)
+def _make_sample(world: World, num_episodes: int) -> Callable:
+    """The program of `sample_success`."""
 
     @by_all_devices
     def run(model, key):
@@ -92,7 +99,7 @@ def sample_success(
             sampled_solvable=count, sampled_solvable_success=episodes.solvable_success
         )
 
-    return run(model.alone(), key)
+    return run
 
 
 def measure(context: StudyContext) -> dict[str, chex.Array]:

@@ -10,7 +10,7 @@ test (`analysis.injection`). Their figures say different things and are not to b
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import chex
 import jax
@@ -29,6 +29,7 @@ from internal_rl.analysis.statistics import quartiles
 from internal_rl.analysis.study import LABELS, Study, StudyContext, as_arrays, choose_slots
 from internal_rl.analysis.table import Row, variant_prefixes, variant_rows
 from internal_rl.analysis.transitions import visited_places
+from internal_rl.envs.world import kept_by_first
 from internal_rl.methods.switching import SWITCH_THRESHOLD
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.training.mesh import by_all_devices
@@ -236,16 +237,23 @@ def examine_injection(
       key: randomness, the same at each moment.
       num_episodes: episodes per arm and moment.
     """
-
-    @by_all_devices
-    def inject(model, bank, key, visits):
-        return inject_codes(world, model, bank, key, num_episodes, after_visits=visits)
-
+    inject = _make_inject(world, num_episodes)
     unseen = getattr(world, "unseen_transitions", None)
     return {
         visits: injection_metrics(inject(model, bank, key, visits), world.subgoal_places, unseen)
         for visits in INJECTION_MOMENTS
     }
+
+
+@kept_by_first(maxsize=4)
+def _make_inject(world: World, num_episodes: int) -> Callable:
+    """One program for all moments and seeds."""
+
+    @by_all_devices
+    def inject(model, bank, key, visits):
+        return inject_codes(world, model, bank, key, num_episodes, after_visits=visits)
+
+    return inject
 
 
 def measure(context: StudyContext) -> dict[str, chex.Array]:

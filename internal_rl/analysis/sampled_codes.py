@@ -16,6 +16,7 @@ from internal_rl.acting.random_codes import Injection, RandomCodes
 from internal_rl.analysis.code_bank import CodeBank
 from internal_rl.analysis.study import choose_slots
 from internal_rl.analysis.transitions import visited_places
+from internal_rl.envs.world import kept_by_first
 from internal_rl.methods.code_tests import CodeTestSettings
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.training.mesh import by_all_devices
@@ -45,8 +46,9 @@ Play = Callable[[SteeredModel, tuple, chex.PRNGKey, Injection], Rollouts]
 """`play(model, start, key, injection)`: rollouts from `start`, which differ by what is injected."""
 
 
+@kept_by_first(maxsize=4)
 def make_play(world: World) -> Play:
-    """The one program that plays all rollouts of the tests in a world."""
+    """The one program that plays all rollouts of the tests in a world, kept for other seeds."""
     tells_scene = hasattr(world, "scene")
 
     @by_all_devices
@@ -90,8 +92,12 @@ def no_injection(world: World, num_episodes: int, code_size: int) -> Injection:
 
 def fresh_starts(world: World, key: chex.PRNGKey, num_episodes: int) -> tuple:
     """Starts of `num_episodes` episodes."""
-    starts = jax.jit(lambda key, task: start_worlds(world, key, task, num_episodes))
-    return starts(key, world.post_training_task)
+    return _make_starts(world, num_episodes)(key, world.post_training_task)
+
+
+@kept_by_first(maxsize=4)
+def _make_starts(world: World, num_episodes: int) -> Callable:
+    return jax.jit(lambda key, task: start_worlds(world, key, task, num_episodes))
 
 
 def start_in_layouts(world: World, key: chex.PRNGKey, num_layouts: int, num_episodes: int) -> tuple:

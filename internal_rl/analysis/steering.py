@@ -1,6 +1,6 @@
 """Whether supervised controllers, switched in the right order, solve a new task (method §4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import chex
 import jax
@@ -16,6 +16,7 @@ from internal_rl.analysis.drawing import draw_band, legend, palette, panels, tel
 from internal_rl.analysis.results import RunResults, SeedResults, standing, with_artifact
 from internal_rl.analysis.study import Study, StudyContext, as_arrays, choose_slots
 from internal_rl.analysis.table import Row, best_layer_rows
+from internal_rl.envs.world import kept_by_first
 from internal_rl.models.controllers import Controllers
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.training.mesh import by_all_devices
@@ -82,11 +83,7 @@ def examine_controllers(
     """
     success, progress, solvable = [], [], []
     for layer, controllers in enumerate(layers):
-        run = by_all_devices(
-            lambda model, controllers, key: play_controlled(
-                world, model, controllers, key, num_episodes
-            )
-        )
+        run = _make_play(world, num_episodes)
         episodes = run(model.at_layer(layer), controllers, jax.random.key(layer))
         success.append(jnp.mean(episodes.success, dtype=jnp.float32))
         if episodes.solvable is not None:
@@ -102,6 +99,16 @@ def examine_controllers(
         )
     in_solvable = jnp.stack(solvable) if solvable else None
     return SteeringResult(jnp.stack(success), visited, reached, in_solvable)
+
+
+@kept_by_first(maxsize=4)
+def _make_play(world: World, num_episodes: int) -> Callable:
+    """Plays with the controllers of one layer, a program for each."""
+    return by_all_devices(
+        lambda model, controllers, key: play_controlled(
+            world, model, controllers, key, num_episodes
+        )
+    )
 
 
 def measure(context: StudyContext) -> dict[str, chex.Array]:

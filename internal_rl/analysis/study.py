@@ -47,7 +47,7 @@ from internal_rl.analysis.results import RunResults, SeedResults
 from internal_rl.analysis.table import Row
 from internal_rl.arguments import check_registered, checked_names
 from internal_rl.envs.slots import choose_num_slots
-from internal_rl.envs.world import CAPABILITIES, capabilities
+from internal_rl.envs.world import CAPABILITIES, capabilities, kept_by_first
 from internal_rl.methods.evaluation import evaluation_key, held_out
 from internal_rl.models.metacontroller import Discovery
 from internal_rl.models.steered_model import SteeredModel
@@ -117,24 +117,27 @@ class StudyContext:
         """What the metacontroller infers of the held-out rows."""
         return infer(self.model, self.rows, self.examination_keys["infer"])
 
-    @functools.cached_property
-    def _play(self) -> Callable:
-        key = named_key(jax.random.key(2), "evaluation")
-
-        def play(params, frozen, deterministic):
-            options = {"deterministic": deterministic, "keep": (*SHOWN, SOLVABLE), "shared": True}
-            return self.method.rollout(params, frozen, key, self.num_episodes, **options)
-
-        return by_all_devices(play)
-
     def play(self, deterministic: bool) -> Episodes:
         """Episodes of a policy; nothing keeps them, as they may take much memory."""
-        return self._play(self.params, self.frozen, deterministic)
+        run = _make_play(self.method, self.num_episodes)
+        return run(self.params, self.frozen, deterministic)
 
     @functools.cached_property
     def episodes(self) -> Episodes:
         """Sampled episodes of a policy."""
         return self.play(deterministic=False)
+
+
+@kept_by_first(maxsize=2)
+def _make_play(method: Any, num_episodes: int) -> Callable:
+    """The program that plays policies of one method, kept for other seeds."""
+    key = named_key(jax.random.key(2), "evaluation")
+
+    def play(params, frozen, deterministic):
+        options = {"deterministic": deterministic, "keep": (*SHOWN, SOLVABLE), "shared": True}
+        return method.rollout(params, frozen, key, num_episodes, **options)
+
+    return by_all_devices(play)
 
 
 # Episodes that a measurement runs side by side at most, which bounds the memory.

@@ -4,7 +4,7 @@ In free-running episodes nothing of the task ends an episode. Movement and obser
 on the task, so this is the same world that only records.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import chex
 import jax
@@ -16,6 +16,7 @@ from internal_rl.analysis.base_model import sampling_keys
 from internal_rl.analysis.results import SeedResults
 from internal_rl.analysis.study import Study, StudyContext, as_arrays, choose_slots
 from internal_rl.analysis.table import Row, make_row
+from internal_rl.envs.world import kept_by_first
 from internal_rl.models.steered_model import SteeredModel
 from internal_rl.training.mesh import by_all_devices
 from internal_rl.types import World
@@ -102,6 +103,13 @@ def count_transitions(
       num_episodes: how many episodes. Each counts up to the number of visits of the longest
         pretraining task.
     """
+    counts = _make_count(world, num_episodes)(model.alone(), key)
+    return unseen_transition_rate(counts, world.unseen_transitions)
+
+
+@kept_by_first(maxsize=4)
+def _make_count(world: World, num_episodes: int) -> Callable:
+    """The program of `count_transitions`."""
 
     @by_all_devices
     def run(model, key):
@@ -119,7 +127,7 @@ def count_transitions(
         visit = visited_places(episodes)
         return transition_counts(visit, world.num_places, world.num_pretraining_visits)
 
-    return unseen_transition_rate(run(model.alone(), key), world.unseen_transitions)
+    return run
 
 
 def measure(context: StudyContext) -> dict[str, chex.Array]:

@@ -162,6 +162,17 @@ class WorldEntry:
     presets: Mapping[str, Any]
     data: MakeData | str | None = None
 
+    def shared(self, config: Any) -> World:
+        """The world of a config; asked again it gives the same object, with the same programs.
+
+        A config that cannot be hashed makes another one each time.
+        """
+        try:
+            hash(config)
+        except TypeError:
+            return self.make(config)
+        return _made(self.make, config)
+
     def make_data(self, request: DataRequest) -> DataSource:
         """The trajectories that a stage asks for.
 
@@ -176,10 +187,10 @@ class WorldEntry:
         return self.data(request)
 
 
-def kept_by_world(maxsize: int) -> Callable[[Callable], Callable]:
-    """Keeps what a function makes of a world, its first argument, as `functools.lru_cache` does.
+def kept_by_first(maxsize: int) -> Callable[[Callable], Callable]:
+    """Keeps what a function makes of its first argument, a world for instance, as `lru_cache` does.
 
-    For worlds that cannot be hashed, a dataclass that may change for instance, it is made anew:
+    For those that cannot be hashed, a dataclass that may change for instance, it is made anew:
     there is nothing to find them again by.
 
     Args:
@@ -190,16 +201,21 @@ def kept_by_world(maxsize: int) -> Callable[[Callable], Callable]:
         kept = functools.lru_cache(maxsize)(function)
 
         @functools.wraps(function)
-        def call(world, *arguments):
+        def call(first, *arguments):
             try:
-                hash(world)
+                hash(first)
             except TypeError:
-                return function(world, *arguments)
-            return kept(world, *arguments)
+                return function(first, *arguments)
+            return kept(first, *arguments)
 
         return call
 
     return keep
+
+
+@functools.lru_cache(maxsize=8)
+def _made(make: Callable[[Any], World], config: Any) -> World:
+    return make(config)
 
 
 _ENTRIES: dict[str, WorldEntry] = {}
@@ -308,7 +324,7 @@ def make(name: str, preset: str = "paper") -> World:
 
 
 def make_from_config(environment: Mapping) -> World:
-    """Builds a world from a mapping with `name` and the fields of its config.
+    """The world of a mapping with `name` and the fields of its config, see `WorldEntry.shared`.
 
     Raises:
       ValueError: for an unknown name, an unknown field or a value that is not allowed.
@@ -319,4 +335,4 @@ def make_from_config(environment: Mapping) -> World:
     for field in fields:
         if field not in known:
             raise ValueError(f"environment has no field '{field}', allowed are {', '.join(known)}")
-    return entry.make(entry.config(**fields))
+    return entry.shared(entry.config(**fields))

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from internal_rl.envs.world import CAPABILITIES, capabilities, kept_by_world
+from internal_rl.envs.world import CAPABILITIES, capabilities, kept_by_first
 from internal_rl.errors import ConfigError
 from internal_rl.experts.ant_expert import ExpertSection
 from internal_rl.experts.data_section import CollectSection, DataSection
@@ -117,7 +117,7 @@ def _age_folder(settings: "Settings", name: str) -> str:
     return f"{name}_{age}" if age else name
 
 
-@kept_by_world(maxsize=16)
+@kept_by_first(maxsize=16)
 def _tells_next_subgoal(world: World) -> bool:
     return hasattr(world, "num_subgoals") and "subgoals" in capabilities(world)
 

@@ -50,6 +50,22 @@ def test_pairs_differ_from_the_injection_on_alone(found):
         assert with_code == pairs.target[i] != without
 
 
+def test_the_next_seed_is_examined_by_the_same_programs(found, world, obedient, monkeypatch):
+    assert found.found.sum() > 0
+
+    def traced(*_):
+        raise AssertionError("a program is made again")
+
+    for name in ("step", "step_without_task", "start_without_task"):
+        if hasattr(type(world), name):
+            monkeypatch.setattr(type(world), name, traced)
+    again = code_tests.examine_codes(world, obedient, jax.random.key(1), 96, SETTINGS)
+    assert again.found.sum() > 0
+    # Other sizes are other programs.
+    with pytest.raises(AssertionError, match="made again"):
+        code_tests.examine_codes(world, obedient, jax.random.key(1), 95, SETTINGS)
+
+
 def test_codes_come_from_rollouts_that_visit_a_single_colour():
     layout = np.arange(40, dtype=np.uint32)
     bank = sampled_codes.codes_at_single_visits(VISIT, CODE, layout, 9)

@@ -120,6 +120,17 @@ def test_a_directory_made_before_a_field_was_added_is_still_valid(world, preset)
         assert config.check(stored, "x") is False
 
 
+def test_settings_of_one_environment_share_their_world():
+    """And so what is compiled for it: the runs of a study differ in other fields."""
+    settings = preset_settings("gridworld", "smoke")
+    assert settings.with_fields({"metacontroller.alpha": 0.3}).world is settings.world
+    config = CONFIGS["gridworld"].get_config("smoke")
+    config.environment.time_limit += 1
+    longer = check(config)
+    assert longer.world is not settings.world
+    assert longer.world.time_limit == settings.world.time_limit + 1
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("world", sorted(CONFIGS))
 def test_every_preset_passes_its_own_checks(world, preset):

@@ -321,10 +321,10 @@ def test_the_base_model_of_every_run_is_written_down(tmp_path):
     settings = Settings.read(gridworld.get_config("smoke"))
     planned = sweep_plan.plan(sweep_named("rate_distortion"), settings, Places(tmp_path))
     many = {item.run.name: item for item in planned}
-    frozen = many["frozen_alpha0.1"]
+    frozen = many["frozen_alpha0.17"]
     three = {"pretrain": 1, "metacontroller": 3}
-    own = tuple(f"cotrained_alpha0.1/cotrained/{seed}" for seed in range(3))
-    for item, bases in ((frozen, ("0", "0", "0")), (many["cotrained_alpha0.1"], own)):
+    own = tuple(f"cotrained_alpha0.17/cotrained/{seed}" for seed in range(3))
+    for item, bases in ((frozen, ("0", "0", "0")), (many["cotrained_alpha0.17"], own)):
         item = dataclasses.replace(
             item,
             run=dataclasses.replace(item.run, seeds=three),

@@ -55,7 +55,8 @@ class Values:
 
 
 VALUES = {
-    "smoke": Values((0.1, 1.0), 1),
+    # The first one is that of the preset, whose metacontrollers need not be trained again.
+    "smoke": Values((0.17, 1.0), 1),
     "small": Values((0.0, 0.05, 0.1, 0.17, 0.3, 0.5, 1.0), 3),
     # Around the ant's alpha of 0.8.
     "ant-pinpad/small": Values((0.1, 0.3, 0.8, 3.0), 2),

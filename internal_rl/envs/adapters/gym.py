@@ -8,7 +8,7 @@ import numpy as np
 from internal_rl.envs.adapters import register_gym
 from internal_rl.envs.adapters.episode import Episode, advance, start, told
 from internal_rl.envs.adapters.worlds import find_task, find_world
-from internal_rl.envs.world import capabilities, check_action, kept_by_world
+from internal_rl.envs.world import capabilities, check_action, kept_by_first
 from internal_rl.extras import needs_extra
 from internal_rl.types import ActionSpec, ObservationSpec, World
 
@@ -152,7 +152,7 @@ class GymEnv(gymnasium.Env):
         return self._observation.copy(), float(reward), bool(terminated), bool(truncated), info
 
 
-@kept_by_world(_NUM_KEPT)
+@kept_by_first(_NUM_KEPT)
 def _programs(world: World) -> tuple:
     """Compiled functions that environments of one world share."""
 

@@ -1,14 +1,11 @@
 """Which world and which task an adapter is asked for."""
 
-import functools
 from typing import Any
 
 import jax
 
 from internal_rl.envs.world import make, world_entry
 from internal_rl.types import World
-
-_NUM_KEPT = 8
 
 
 def find_world(world: World | str, preset: str = "paper") -> World:
@@ -23,18 +20,10 @@ def find_world(world: World | str, preset: str = "paper") -> World:
     if not isinstance(world, str):
         return world
     entry = world_entry(world)
-    config = entry.presets.get(preset)
-    try:
-        hash(config)
-    except TypeError:
-        config = None
-    # An unknown preset has none either; the error names what is allowed.
-    return make(world, preset) if config is None else _made(entry.make, config)
-
-
-@functools.lru_cache(_NUM_KEPT)
-def _made(make_world, config) -> World:
-    return make_world(config)
+    if preset not in entry.presets:
+        # The error names what is allowed.
+        return make(world, preset)
+    return entry.shared(entry.presets[preset])
 
 
 def find_task(world: World, task: Any = None) -> Any:
