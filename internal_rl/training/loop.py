@@ -45,6 +45,9 @@ from internal_rl.training.traced_size import size_faults
 LONGEST_CALL_SECONDS = 8.0
 """Longer calls are cut: one and what is saved behind it fit into `interruption.GRACE_SECONDS`."""
 
+LONG_EVALUATION_SECONDS = 10.0
+"""A longer evaluation may be ended by a signal: what was trained before it is saved first."""
+
 
 def run_stage(
     stage: Stage,
@@ -220,6 +223,8 @@ class _Run:
                 # longer than half a minute: one may compile much longer than another.
                 hosts.wait_for_all(f"{self._stage.name}: compiled")
             self._saved_at = time.monotonic()
+            # Nobody has timed one yet.
+            self._evaluation_seconds = math.inf
             with self._watch.held():
                 state = self._train(state, first_step, sums)
                 self._checkpoints.wait()
@@ -319,7 +324,9 @@ class _Run:
             if step % stage.log_every == 0:
                 sums = {}
             if self._is_due(step, stage.evaluate_every):
+                began = time.monotonic()
                 means |= program.evaluate(state)
+                self._evaluation_seconds = time.monotonic() - began
             progress.tell({name: value.mean() for name, value in means.items()})
             # Lines come before the checkpoint of their step, so that none is missing after a kill.
             self._write_line(step, means)
@@ -365,10 +372,15 @@ class _Run:
         self._saved_at = time.monotonic()
 
     def _pause_if_due(self, step: int, state: State, sums: Mapping[str, np.ndarray]) -> None:
-        """Saves where the last checkpoint is old, or where the process is told to stop."""
+        """Saves where the last checkpoint is old, or where the process is told to stop.
+
+        Before the call that leads to a long evaluation a checkpoint is old the sooner.
+        """
         stop = hosts.any_of_all(self._watch.signalled)
-        minutes = self._stage.checkpoint_minutes
-        old = 0 < minutes * 60 < time.monotonic() - self._saved_at
+        unsaved = time.monotonic() - self._saved_at
+        old = 0 < self._stage.checkpoint_minutes * 60 < unsaved
+        if self._evaluates_next(step):
+            old |= min(unsaved, self._evaluation_seconds) > LONG_EVALUATION_SECONDS
         if not stop and not hosts.of_first(old):
             return
         self._check(self._program.finite(state), "parameters", step)
@@ -377,6 +389,13 @@ class _Run:
             self._checkpoints.wait()
             logging.info("%s: checkpoint of step %d saved", self._stage.name, step)
             self._watch.stop()
+
+    def _evaluates_next(self, step: int) -> bool:
+        """Whether the next call ends at a line of metrics with an evaluation."""
+        every = self._stage.log_every
+        line_step = min(step - step % every + every, self._stage.num_steps)
+        near = step < line_step <= step + self._longest_call
+        return near and self._is_due(line_step, self._stage.evaluate_every)
 
     def _is_due(self, step: int, every: int) -> bool:
         return step == self._stage.num_steps or (every > 0 and step % every == 0)

@@ -98,7 +98,8 @@ def test_an_update_is_that_of_adam_on_the_summed_loss(run):
         leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(gradient)]
         norm = np.sqrt(sum((x**2).sum() for x in leaves))
         np.testing.assert_allclose(lines[number]["gradient_norm"], norm, rtol=1e-4)
-        before, after = (jax.tree.leaves(x.params) for x in states[number : number + 2])
+        before, after = jax.device_get([x.params for x in states[number : number + 2]])
+        before, after = jax.tree.leaves(before), jax.tree.leaves(after)
         for i, g in enumerate(leaves):
             first[i] = 0.9 * first[i] + 0.1 * g
             second[i] = 0.999 * second[i] + 0.001 * g**2

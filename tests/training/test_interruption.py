@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from internal_rl.interruption import Interrupted, watched
+from internal_rl.training import loop
 from internal_rl.training.loop import run_stage
 from internal_rl.training.metrics import read_metrics
+from internal_rl.training.program import Program
 from internal_rl.training.stage_results import load_stage
 from tests.training.test_loop import ROOT
 from tests.training.toy import make_stage
@@ -95,6 +97,42 @@ def test_checkpoints_are_saved_by_time_too(tmp_path):
     # The last two are kept; by updates there would be one.
     assert len(steps) == 2
     assert max(steps) == 24
+
+
+@pytest.mark.parametrize("longest,steps", [(0.0, {"9", "21"}), (1e9, set())])
+def test_what_leads_to_a_long_evaluation_is_saved_before_it(tmp_path, monkeypatch, longest, steps):
+    """A signal ends the process in the middle of an evaluation that outlasts the grace period."""
+    stage = make_stage(
+        24,
+        log_every=12,
+        checkpoint_every=48,
+        evaluate_every=12,
+        evaluate=lambda state, frozen: {"rows": state.rows_drawn.astype("float32")},
+    )
+    run_stage(stage, tmp_path / "whole")
+    evaluate, calls = Program.evaluate, []
+
+    def ended(program, state):
+        calls.append(state)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(program, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "LONG_EVALUATION_SECONDS", longest)
+        patch.setattr(Program, "evaluate", ended)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(stage, tmp_path / "ended")
+    folder = tmp_path / "ended/toy/seed_0/checkpoints"
+    assert {path.name for path in folder.glob("*") if path.name.isdigit()} == steps
+    run_stage(stage, tmp_path / "ended")
+    whole, ended = (load_stage(tmp_path / name, "toy", 0)[0] for name in ("whole", "ended"))
+    np.testing.assert_array_equal(whole["layer"]["weight"], ended["layer"]["weight"])
+    lines = [
+        [line | {"seconds": 0} for line in read_metrics(tmp_path / name / "toy/seed_0")]
+        for name in ("whole", "ended")
+    ]
+    assert lines[0] == lines[1]
 
 
 def test_outside_of_training_a_signal_is_an_exception_at_once():
