@@ -81,7 +81,7 @@ def test_a_gate_at_the_threshold_asks():
 
 
 def test_the_gate_reads_its_history_and_the_code_in_force():
-    model, episodes = make_model(), played()
+    model, episodes = make_model(), jax.device_get(played())
     record = episodes.record
 
     @jax.jit

@@ -150,7 +150,8 @@ def test_gates_that_are_drawn_let_go_of_the_code_as_often_as_they_say():
     now = StepContext(slots, Timestep(None, None, None), None, [keys], False)
     memory = control.init(model, number).replace(held=np.ones(number, bool))
     memory = memory.replace(injected=np.ones(number, bool))
-    _, _, record = control.step(model, memory, jnp.full((number, 3), rate), now)
+    step = jax.jit(lambda memory, residual: control.step(model, memory, residual, now)[2])
+    record = step(memory, np.full((number, 3), rate, np.float32))
     np.testing.assert_allclose(np.mean(record["held"]), 1 - rate, atol=0.02)
     with pytest.raises(ValueError, match="num_keys is 0, allowed is 1 for a module that draws"):
         control.replace(num_keys=0).step(model, memory, jnp.ones((1, 3)), now._replace(keys=[]))

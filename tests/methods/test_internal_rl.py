@@ -65,9 +65,9 @@ def test_the_policy_improves_the_objective_on_the_batch_it_learns_from(updated):
     method, state, after, _ = updated
     rollout_key, _, key = jax.random.split(state.key, 3)
     np.testing.assert_array_equal(jax.random.key_data(after.key), jax.random.key_data(key))
-    episodes = jax.jit(
-        lambda params, frozen: method.rollout(params, frozen, rollout_key, EPISODES)
-    )(state.params, method.frozen)
+    play = jax.jit(lambda params, frozen: method.rollout(params, frozen, rollout_key, EPISODES))
+    # Off the device, where every part that is looked at would be a program.
+    episodes = jax.device_get(play(state.params, method.frozen))
     returns = np.asarray(episodes.returns)
     advantage = (returns - returns.mean()) / (returns.std() + 1e-3)
     log_prob_of = jax.jit(method.log_prob)

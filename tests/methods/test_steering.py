@@ -33,7 +33,7 @@ def test_loss_without_control_is_that_of_the_base_model(model):
     source = ToySource()
     batch = source.held_out(jax.random.key(1), 3, source.arrays)
     base, params = model.base, model.base_params
-    logits = base.apply(params, batch.observation, batch.segment).action
+    logits = jax.jit(base.apply)(params, batch.observation, batch.segment).action
     chosen = np.take_along_axis(jax.nn.log_softmax(logits), batch.action[..., None], 2)[..., 0]
     expected = -chosen[np.asarray(batch.mask)].mean()
     nothing = Controllers(np.zeros((NUM_SUBGOALS, 16, 16)), None)

@@ -1,6 +1,7 @@
 """A data source without a world, whose expert acts on what it sees and wants, and a model."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ def make_base(observation_head="bernoulli", action_head="categorical", **fields)
     return BaseModel(*specs, BaseConfig(init_scale=1.0, **SIZES | fields), max_length=10)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class ToySource:
     """Rows of two trajectories; the subgoal of each changes once.
 
@@ -78,6 +79,8 @@ class ToySource:
     def references(self, key, num_trajectories):
         return {}
 
+    # Outside of programs too it is one, where every operation would be.
+    @functools.partial(jax.jit, static_argnums=(0, 2))
     def _rows(self, key, num_rows, arrays) -> Trajectory:
         shape = (num_rows, self.sequence_length)
         number_key, goal_key, noise_key = jax.random.split(key, 3)
