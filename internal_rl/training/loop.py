@@ -237,12 +237,13 @@ class _Run:
             if stage.artifacts is not None:
                 logging.info("%s: measures what has been trained", stage.name)
             for index, directory in enumerate(self._directories):
+                # Whoever was ended while seeds were measured has those before it.
+                if hosts.of_first(directory.complete):
+                    continue
                 found = program.of_seed(state, index)
                 if hosts.is_first():
                     self._finish(directory, *found)
-        if hosts.is_first():
-            for directory in self._directories:
-                directory.finish(stage.num_steps)
+                    directory.finish(stage.num_steps)
         hosts.wait_for_all(f"{stage.name}: end")
 
     def _extend(self, first_step: int) -> None:

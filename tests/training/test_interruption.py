@@ -135,6 +135,37 @@ def test_what_leads_to_a_long_evaluation_is_saved_before_it(tmp_path, monkeypatc
     assert lines[0] == lines[1]
 
 
+def test_seeds_that_were_measured_before_a_stop_are_not_measured_again(tmp_path):
+    measured = []
+
+    def artifacts(state, frozen):
+        measured.append(int(frozen["target"][0]) // 10)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return {"target": frozen["target"]}
+
+    stage = make_stage(8, seeds=(0, 1, 2), artifacts=artifacts)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(stage, tmp_path)
+    done = [(tmp_path / f"toy/seed_{seed}/DONE").exists() for seed in stage.seeds]
+    assert done == [True, False, False] and measured == [0, 1]
+    first = load_stage(tmp_path, "toy", 0, config=stage.config)[0]
+    for _ in range(2):
+        run_stage(stage, tmp_path)
+        assert measured == [0, 1, 1, 2]
+    # They are those of seeds that nobody has stopped.
+    run_stage(make_stage(8, seeds=(0, 1, 2)), tmp_path / "whole")
+    for seed in stage.seeds:
+        params = load_stage(tmp_path / "whole", "toy", seed)[0]
+        np.testing.assert_array_equal(
+            load_stage(tmp_path, "toy", seed)[0]["layer"]["weight"], params["layer"]["weight"]
+        )
+        assert len(read_metrics(tmp_path / f"toy/seed_{seed}")) == 2
+    np.testing.assert_array_equal(
+        first["layer"]["weight"], load_stage(tmp_path, "toy", 0)[0]["layer"]["weight"]
+    )
+
+
 def test_outside_of_training_a_signal_is_an_exception_at_once():
     with pytest.raises(Interrupted) as caught, watched() as watch:
         signal.raise_signal(signal.SIGTERM)
