@@ -6,6 +6,7 @@ interrupted goes on; a run that fails is named at the end, and the others go on.
 """
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ from internal_rl.stages.places import Places, config_arguments
 from internal_rl.stages.settings import Settings
 from internal_rl.stages.sweep_plan import (
     ELSEWHERE,
+    FINISHED,
     PlannedRun,
     bases_of,
     choose,
@@ -33,9 +35,10 @@ from internal_rl.stages.sweep_plan import (
 from internal_rl.training.stage_copies import copy_stage
 from internal_rl.training.stage_directory import StageDirectory
 
-# Runs whose programs stay in memory. What measures the runs of a study is the same program for all,
-# but each is trained by one of its own, and there may be hundreds.
-_RUNS_WITH_PROGRAMS = 8
+# Stages whose programs stay in memory. What measures the runs of a study is the same program for
+# all, but each is trained by one of its own, and there may be hundreds.
+_STAGES_WITH_PROGRAMS = 8
+_stages_made = itertools.count(1)
 
 
 def check_inputs(sweep: Sweep, planned: Sequence[PlannedRun], places: Places) -> None:
@@ -87,8 +90,6 @@ def run_sweep(sweep: Sweep, settings: Settings, places: Places, names: Sequence[
         if broken := [read for read in item.run.reads if read in failed]:
             failed[name] = f"reads {broken[0]}, which failed"
             continue
-        if index and index % _RUNS_WITH_PROGRAMS == 0:
-            jax.clear_caches()
         try:
             _make(item, places.loggers)
         except UserError as error:
@@ -154,6 +155,8 @@ def _make(item: PlannedRun, loggers: tuple[str, ...]) -> None:
                 _copy_here(item, stage)
             continue
         running.run(item.settings, stage, item.places(loggers))
+        if state != FINISHED and next(_stages_made) % _STAGES_WITH_PROGRAMS == 0:
+            jax.clear_caches()
 
 
 def _copy_here(item: PlannedRun, stage: str) -> None:
