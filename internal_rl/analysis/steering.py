@@ -81,9 +81,9 @@ def examine_controllers(
       layers: controllers of all subgoals, for each layer from 0 on.
       num_episodes: episodes for each layer.
     """
+    run = _make_play(world, num_episodes)
     success, progress, solvable = [], [], []
     for layer, controllers in enumerate(layers):
-        run = _make_play(world, num_episodes)
         episodes = run(model.at_layer(layer), controllers, jax.random.key(layer))
         success.append(jnp.mean(episodes.success, dtype=jnp.float32))
         if episodes.solvable is not None:

@@ -167,11 +167,7 @@ class WorldEntry:
 
         A config that cannot be hashed makes another one each time.
         """
-        try:
-            hash(config)
-        except TypeError:
-            return self.make(config)
-        return _made(self.make, config)
+        return _made(config, self.make)
 
     def make_data(self, request: DataRequest) -> DataSource:
         """The trajectories that a stage asks for.
@@ -213,8 +209,8 @@ def kept_by_first(maxsize: int) -> Callable[[Callable], Callable]:
     return keep
 
 
-@functools.lru_cache(maxsize=8)
-def _made(make: Callable[[Any], World], config: Any) -> World:
+@kept_by_first(maxsize=8)
+def _made(config: Any, make: Callable[[Any], World]) -> World:
     return make(config)
 
 

@@ -305,7 +305,7 @@ class _Run:
         self._stack.enter_context(progress)
         while step < self._stage.num_steps:
             last_line = step - step % stage.log_every
-            line_step = min(last_line + stage.log_every, stage.num_steps)
+            line_step = self._next_line(step)
             while step < line_step:
                 chunk = min(self._longest_call, line_step - step)
                 began = time.monotonic()
@@ -391,10 +391,14 @@ class _Run:
             logging.info("%s: checkpoint of step %d saved", self._stage.name, step)
             self._watch.stop()
 
+    def _next_line(self, step: int) -> int:
+        """The update behind which the next line of metrics is written."""
+        every = self._stage.log_every
+        return min(step - step % every + every, self._stage.num_steps)
+
     def _evaluates_next(self, step: int) -> bool:
         """Whether the next call ends at a line of metrics with an evaluation."""
-        every = self._stage.log_every
-        line_step = min(step - step % every + every, self._stage.num_steps)
+        line_step = self._next_line(step)
         near = step < line_step <= step + self._longest_call
         return near and self._is_due(line_step, self._stage.evaluate_every)
 
