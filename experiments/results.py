@@ -22,7 +22,7 @@ from internal_rl.analysis.report import table_rows
 from internal_rl.analysis.results import RunResults, SeedResults, read_run, sorted_by_stage
 from internal_rl.analysis.sweeps.report import read_sweep, studies_in
 from internal_rl.analysis.sweeps.sweep import SweepResults, all_sweeps, sweep_named
-from internal_rl.analysis.table import Row, format_number
+from internal_rl.analysis.table import HEADS, OVER_RUNS, Row, cells, format_number, rate_lines
 from internal_rl.errors import ConfigError, StorageError
 from internal_rl.files import storage_faults, write_atomically
 from internal_rl.stages import launch
@@ -69,23 +69,20 @@ def results_text(workdir: str | os.PathLike, upstream: Sequence[str | os.PathLik
 
 def _table(rows: Sequence[Row], seeds: Sequence[SeedResults]) -> list[str]:
     several = len(seeds) > 1
-    heads = [_head(results, several) for results in seeds] + ["median"] * several
+    over_runs = HEADS[:OVER_RUNS] if several else ()
+    heads = [*(_head(results, several) for results in seeds), *over_runs]
     lines = [f"| quantity | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for row in rows:
-        values = [*row.values, *([row.median] if several else [])]
-        lines.append(f"| {row.label} | {' | '.join(map(_shown, values))} |")
-    return lines
+        told = [*map(format_number, row.values), *cells(row)[: len(over_runs)]]
+        lines.append(f"| {row.label} | {' | '.join(told)} |")
+    rated = rate_lines(rows)
+    return [*lines, "", *rated] if rated else lines
 
 
 def _head(results: SeedResults, several: bool) -> str:
     """A run by its seed, and where there are several by its base model."""
     known = several and results.base is not None and results.stage != "pretrain"
     return f"seed {results.seed}" + (f" (base model {results.base})" if known else "")
-
-
-def _shown(value: float) -> str:
-    whole = math.isfinite(value) and value >= 1_000 and value == round(value)
-    return f"{value:,.0f}" if whole else format_number(value)
 
 
 def _settings_of_run(runs: Sequence[RunResults]) -> tuple[Settings, Sequence[str]] | None:
@@ -122,7 +119,7 @@ def _origin(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> str:
 def _told(origin: Origin, several: bool = True) -> str:
     told = [
         f"`{origin.command}`",
-        f"{_shown(origin.steps)} {origin.unit}",
+        f"{format_number(origin.steps)} {origin.unit}",
         f"commit {' and '.join(origin.commits)}",
         origin.software,
     ]

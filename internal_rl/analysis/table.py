@@ -184,9 +184,12 @@ def variant_rows(
 
 
 def format_number(value: float) -> str:
-    """Four digits; a dash for NaN, and "never" for what is infinite."""
+    """Four digits, whole numbers from a thousand on with all of theirs; a dash for NaN, and "never"
+    for what is infinite."""
     if math.isinf(value):
         return "never"
+    if value >= 1_000 and value == round(value):
+        return f"{value:,.0f}"
     return "–" if math.isnan(value) else f"{value:.4g}"
 
 
@@ -197,6 +200,9 @@ def format_span(low: float, high: float) -> str:
 
 HEADS = ("median", "quartiles", "interquartile mean", "95 % interval", "runs", "base models")
 """What `cells` gives."""
+
+OVER_RUNS = 4
+"""The first of these are statistics over runs, the others what they stand on."""
 
 
 def cells(row: Row) -> list[str]:
@@ -229,11 +235,17 @@ def format_markdown(rows: Sequence[Row]) -> str:
     """The rows as a table in Markdown, and a second one of single success rates."""
     lines = [f"| quantity | {' | '.join(HEADS)} |", f"|---|{'---:|' * len(HEADS)}"]
     lines += [f"| {' | '.join([row.label, *cells(row)])} |" for row in rows]
+    rated = rate_lines(rows)
+    return "\n".join([*lines, "", *rated] if rated else lines) + "\n"
+
+
+def rate_lines(rows: Sequence[Row]) -> list[str]:
+    """A table in Markdown of single success rates under its heading, by lines; empty without."""
     rated = [row for row in rows if row.rates]
-    if rated:
-        lines += ["", f"{RATES}:", "", "| quantity | rates | episodes |", "|---|---|---:|"]
-        lines += [f"| {' | '.join([row.label, *rate_cells(row)])} |" for row in rated]
-    return "\n".join(lines) + "\n"
+    if not rated:
+        return []
+    lines = [f"{RATES}:", "", "| quantity | rates | episodes |", "|---|---|---:|"]
+    return lines + [f"| {' | '.join([row.label, *rate_cells(row)])} |" for row in rated]
 
 
 CSV_HEADS = (

@@ -54,8 +54,14 @@ def sorting_head(shown: str | Markup, kind: str = "") -> Markup:
 
 
 def _key_of(text: str) -> str:
-    """What a cell is sorted by: a number without commas, `inf` for "never", nothing for a dash."""
+    """What a cell is sorted by: a number without commas, `inf` for "never", nothing for a dash.
+
+    A span from one number to another is sorted by the lower one.
+    """
     text = text.strip("*`")
+    low, found, high = text.partition(" to ")
+    if found and all(_NUMBER.fullmatch(end) or end == "never" for end in (low, high)):
+        text = low
     if _NUMBER.fullmatch(text):
         return text.replace(",", "")
     return {"–": "", "never": "inf"}.get(text, text)

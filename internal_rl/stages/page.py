@@ -39,7 +39,7 @@ from internal_rl.stages.origin import (
 )
 from internal_rl.stages.places import Places, config_arguments, stage_command
 from internal_rl.stages.records import holds_records
-from internal_rl.stages.reproducing import chosen_sweeps
+from internal_rl.stages.reproducing import possible_sweeps
 from internal_rl.stages.settings import Settings
 from internal_rl.stages.sweep_plan import made_otherwise, runs_of
 
@@ -197,10 +197,11 @@ def _origin_of_stage(report: Report, seeds: Sequence[SeedResults]) -> Origin:
 def _missing_sweeps(settings: Settings, places: Places) -> Iterator[Missing]:
     """Studies over several runs that have not been begun; those that have tell what they lack."""
     begun = studies_in(places.workdir)
-    for sweep in chosen_sweeps(settings):
+    for sweep in possible_sweeps(settings):
         if sweep.name not in begun:
             command = _command_of_sweep(sweep.name, settings, places)
-            yield Missing(f"study {sweep.name}", (), NOT_RUN, command)
+            state = NOT_RUN if sweep.reproduced else f"{NOT_RUN}, no part of a whole run"
+            yield Missing(f"study {sweep.name}", (), state, command)
 
 
 def _refused_sweeps(settings: Settings) -> Iterator[str]:

@@ -86,16 +86,25 @@ def chosen_sweeps(settings: Settings, only: Collection[str] = ()) -> list[Sweep]
     Raises:
       ConfigError: one that is asked for does not fit to the config.
     """
-    chosen = []
-    for name, sweep in all_sweeps().items():
-        if name not in only if only else not sweep.reproduced:
-            continue
+    if not only:
+        return [sweep for sweep in possible_sweeps(settings) if sweep.reproduced]
+    chosen = [sweep for name, sweep in all_sweeps().items() if name in only]
+    for sweep in chosen:
         try:
             runs_of(sweep, settings)
         except ValueError as error:
-            if only:
-                raise ConfigError(f"--only={name}: {error}") from None
-            logging.info("study %s: left out, as %s", name, error)
-            continue
-        chosen.append(sweep)
+            raise ConfigError(f"--only={sweep.name}: {error}") from None
     return chosen
+
+
+def possible_sweeps(settings: Settings) -> list[Sweep]:
+    """Studies over several runs that fit to the config, part of a whole run or not."""
+    found = []
+    for name, sweep in all_sweeps().items():
+        try:
+            runs_of(sweep, settings)
+        except ValueError as error:
+            logging.info("study %s: left out, as %s", name, error)
+        else:
+            found.append(sweep)
+    return found

@@ -46,6 +46,7 @@ def test_all_stages_run_and_an_altered_shard_is_refused(tmp_path):
         assert isinstance(summary[name], float), name
     for figure in ("paths", "internal_rl_path", "gates", "pretraining"):
         assert (tmp_path / "report" / f"{figure}.png").exists()
+    test_stages.check_page(tmp_path, impossible=["ablation_noise"])
 
     (tmp_path / "steer" / "seed_0" / "DONE").unlink()
     shard = next((tmp_path / "collect" / "seed_0" / "clean").glob("*.array_record"))

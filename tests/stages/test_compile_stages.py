@@ -42,7 +42,8 @@ def test_it_trains_as_a_stage_and_its_boundaries_are_measured(workdir):
         assert np.isfinite(lines[-1][f"evaluation/{name}"]), name
     with np.load(workdir / "compile" / "seed_0" / "artifacts.npz") as found:
         assert {"f1", "switches_per_trajectory", "decoding_accuracy"} <= set(found)
-        assert found["switches_per_trajectory"] <= 2
+        # Three segments have two boundaries, of which the last ones may lie on the last token.
+        assert 0 < found["switches_per_trajectory"] <= 2
 
 
 @pytest.mark.slow

@@ -176,7 +176,10 @@ def test_what_has_not_been_run_is_listed_with_its_command(page, workdir):
     study = next(row for row in rows if row.startswith("study layer_by_depth"))
     assert "experiments.sweep --study=layer_by_depth --config=configs/gridworld.py:smoke" in study
     # What is begun tells in its own part what it lacks.
-    assert not any(row.startswith(("study rate_distortion", "study selection")) for row in rows)
+    assert not any(row.startswith("study rate_distortion") for row in rows)
+    # Figures of the method need no selection, comparisons of methods do.
+    selection = next(row for row in rows if row.startswith("study selection"))
+    assert "not run, no part of a whole run" in selection and "--study=selection" in selection
 
 
 def test_tables_can_be_sorted(page):
@@ -311,10 +314,11 @@ def test_the_markdown_of_studies_becomes_html():
 
 
 def test_cells_of_studies_are_sorted_by_their_numbers():
-    cells = ("–", "never", "**0.97**", "12,345", "-1.5e-05", "`3`", "0.1 to 0.2", "frozen")
+    cells = ("–", "never", "**0.97**", "12,345", "-1.5e-05", "`3`", "0.1 to 0.2")
+    cells += ("never to never", "frozen", "in to")
     made = as_html("| h |\n|---|\n" + "".join(f"| {cell} |\n" for cell in cells))
     keys = re.findall(r'data-key="(.*?)"', made)
-    assert keys == ["", "inf", "0.97", "12345", "-1.5e-05", "3", "0.1 to 0.2", "frozen"]
+    assert keys == ["", "inf", "0.97", "12345", "-1.5e-05", "3", "0.1", "inf", "frozen", "in to"]
 
 
 def test_studies_that_a_world_cannot_have_are_told_with_the_reason(smoke):

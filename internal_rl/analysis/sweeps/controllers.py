@@ -15,6 +15,7 @@ from matplotlib.ticker import EngFormatter
 
 from internal_rl.analysis.drawing import draw_band, legend, palette, panels, tell
 from internal_rl.analysis.results import SeedResults
+from internal_rl.analysis.sweeps import table
 from internal_rl.analysis.sweeps.sweep import (
     FinishedRun,
     Run,
@@ -23,7 +24,7 @@ from internal_rl.analysis.sweeps.sweep import (
     tag,
     values_of,
 )
-from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
+from internal_rl.analysis.sweeps.table import SweepTable
 from internal_rl.methods.code_finding import CodeFindingSettings
 
 CAPTION = (
@@ -127,20 +128,26 @@ def success(results: SeedResults) -> np.ndarray:
 
 def table_of_values(results: SweepResults, label: str) -> SweepTable:
     """A row for each depth and value: success at the best and at the middle layer."""
-    columns = (
-        *("depth", label, *quartile_columns("success at the best layer")),
-        *(*quartile_columns("success at the middle layer"), "base models"),
-    )
+    best, middle = "success at the best layer", "success at the middle layer"
+    columns = ("depth", label, best, middle, "base models")
     rows = [
         (
             *(run.labels["depth"], tag(run.labels[label])),
-            *quartiles(run.values(success_at_best)),
-            *quartiles(run.values(success_at_middle)),
+            run.summary(success_at_best),
+            run.summary(success_at_middle),
             len(run.seeds),
         )
         for run in results.runs
     ]
-    return SweepTable(columns, rows)
+    return SweepTable(columns, rows, told_rates(results))
+
+
+def told_rates(results: SweepResults) -> list[str]:
+    """How sure the success of single controllers is, see `table.told_rates`."""
+    seeds = [seed for run in results.runs for seed in run.seeds]
+    return table.told_rates(
+        [(float(rate), seed.evaluation_episodes) for seed in seeds for rate in success(seed)]
+    )
 
 
 def figure_of_values(results: SweepResults, label: str, title: str, *, even: bool) -> Figure | None:

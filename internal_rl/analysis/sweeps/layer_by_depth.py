@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from internal_rl.analysis.drawing import draw_band, legend, palette, panels, tell
 from internal_rl.analysis.sweeps import controllers
 from internal_rl.analysis.sweeps.sweep import Run, Sweep, SweepResults, values_of
-from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
+from internal_rl.analysis.sweeps.table import SweepTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +54,14 @@ def runs(settings: Any, values: Values | None = None) -> list[Run]:
 
 def table(results: SweepResults) -> SweepTable:
     """A row for each depth and layer."""
-    columns = ("depth", "layer", "from the middle", *quartile_columns("success"), "base models")
+    columns = ("depth", "layer", "from the middle", "success", "base models")
     rows = []
     for run in results.runs:
         depth = run.labels["depth"]
-        success = np.stack([controllers.success(seed) for seed in run.seeds])
-        for layer, values in enumerate(success.T):
-            cells = (depth, layer, layer - depth / 2, *quartiles(values), len(values))
-            rows.append(cells)
-    return SweepTable(columns, rows)
+        for layer in range(len(controllers.success(run.seeds[0]))):
+            found = run.summary(lambda seed, layer=layer: float(controllers.success(seed)[layer]))
+            rows.append((depth, layer, layer - depth / 2, found, len(run.seeds)))
+    return SweepTable(columns, rows, controllers.told_rates(results))
 
 
 def figures(results: SweepResults) -> dict[str, Figure]:

@@ -25,7 +25,7 @@ from internal_rl.analysis.drawing import draw_references, legend, panels, tell
 from internal_rl.analysis.results import SeedResults, standing
 from internal_rl.analysis.statistics import NOTHING, bootstrap_interval
 from internal_rl.analysis.sweeps.sweep import FinishedRun, Run, Sweep, SweepResults, tag, values_of
-from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
+from internal_rl.analysis.sweeps.table import SweepTable
 from internal_rl.analysis.table import format_number, format_span
 
 ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -107,7 +107,7 @@ class Point:
 def curve_of(results: SweepResults, arm: str) -> list[Point]:
     """The points of an arm, α ascending."""
     found = [
-        Point(float(run.labels["alpha"]), _median(run.values(nll)), _median(run.values(kl)))
+        Point(float(run.labels["alpha"]), run.median(nll), run.median(kl))
         for run in results.groups("arm").get(arm, ())
     ]
     return sorted(found, key=lambda point: point.alpha)
@@ -126,10 +126,6 @@ def kl(results: SeedResults) -> float:
 def switches(results: SeedResults) -> float:
     """Steps of a trajectory with `β >= 0.5`, in the mean; the first one, which always has, too."""
     return results.scalar("switches_per_trajectory") + 1.0
-
-
-def _median(values: Sequence[float]) -> float:
-    return quartiles(values)[0]
 
 
 def widest_gap(curve: Sequence[Point]) -> tuple[Point, Point] | None:
@@ -213,8 +209,7 @@ def table(results: SweepResults) -> SweepTable:
     """A row for each arm and α, and what both gaps come to."""
     curves = {arm: curve_of(results, arm) for arm in results.groups("arm")}
     columns = (
-        *("arm", "α"),
-        *(heading for name in ("NLL", "KL") for heading in quartile_columns(name)),
+        *("arm", "α", "NLL", "KL"),
         *("switches per trajectory, the first step included", "F1"),
         *("NLL of the co-trained arm at this KL, less NLL", "seeds"),
     )
@@ -222,10 +217,10 @@ def table(results: SweepResults) -> SweepTable:
     rows = []
     for run in results.runs:
         arm, alpha = run.labels["arm"], float(run.labels["alpha"])
-        f1 = _median(run.values(lambda seed: seed.scalar("f1")))
+        f1 = run.median(lambda seed: seed.scalar("f1"))
         distance = apart[alpha] if arm == "frozen" else math.nan
-        ends = (*quartiles(run.values(nll)), *quartiles(run.values(kl)))
-        cells = (*ends, _median(run.values(switches)), f1, distance)
+        ends = (run.summary(nll), run.summary(kl))
+        cells = (*ends, run.median(switches), f1, distance)
         rows.append((arm, tag(alpha), *cells, len(run.seeds)))
     interval = distance_interval(results), min((len(run.seeds) for run in results.runs), default=0)
     return SweepTable(columns, rows, [_told_gap(curves), _told_distance(apart, interval, curves)])
@@ -255,7 +250,7 @@ def _told_distance(
         return "Distance of the arms at equal KL: needs runs of both arms."
     if not known:
         return "Distance of the arms at equal KL: no point of the frozen arm lies on the other's."
-    alpha = max(known, key=known.get)
+    alpha = max(known, key=lambda alpha: abs(known[alpha]))
     ends, seeds = interval
     told = "" if math.isnan(ends[0]) else f" (95 % over {seeds} seeds: {format_span(*ends)})"
     return (

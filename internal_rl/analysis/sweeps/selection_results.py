@@ -23,7 +23,7 @@ from internal_rl.analysis.learning import (
 )
 from internal_rl.analysis.results import SeedResults, stacked_curves, standing
 from internal_rl.analysis.sweeps.sweep import FinishedRun, SweepResults, tag
-from internal_rl.analysis.sweeps.table import SweepTable, quartile_columns, quartiles
+from internal_rl.analysis.sweeps.table import SweepTable, told_rates
 from internal_rl.analysis.table import format_number
 
 
@@ -48,7 +48,7 @@ def best_of(group: list[FinishedRun]) -> FinishedRun:
 
     def merit(run):
         values = [value for value in run.values(success) if not math.isnan(value)]
-        return (quartiles(values)[0], float(np.mean(values))) if values else (-1.0, -1.0)
+        return (run.median(success), float(np.mean(values))) if values else (-1.0, -1.0)
 
     return max(group, key=merit)
 
@@ -85,14 +85,16 @@ def files(results: SweepResults) -> dict[str, str]:
 def table(results: SweepResults) -> SweepTable:
     """A row for each trial, the best of each method marked, and the flags of these."""
     best = best_runs(results)
-    columns = ("method", "discovery", "learning rate", *quartile_columns("success"), "runs", "best")
+    columns = ("method", "discovery", "learning rate", "success", "runs", "best")
     rows = []
     for method, group in results.groups("method").items():
-        for run in sorted(group, key=lambda run: -quartiles(run.values(success))[0]):
+        for run in sorted(group, key=lambda run: -run.median(success)):
             cells = (label(run), _settings_text(run), tag(run.labels["rate"]))
-            numbers = (*quartiles(run.values(success)), len(run.seeds))
+            numbers = (run.summary(success), len(run.seeds))
             rows.append((*cells, *numbers, "yes" if run is best[method] else ""))
+    seeds = [seed for run in results.runs for seed in run.seeds]
     notes = [_told_trials(results)] if rows else []
+    notes += told_rates([(success(seed), seed.evaluation_episodes) for seed in seeds])
     if best:
         notes.append(f"All of them for a whole run: `--selected` with `report/{SELECTED}`.")
     for way, run in best.items():
@@ -155,7 +157,7 @@ def _named(run: FinishedRun, tasks: Collection[str]) -> str:
 def _told(run: FinishedRun) -> str:
     settings = _settings_text(run)
     settings = "" if settings == "–" else f"{settings}, "
-    middle = format_number(quartiles(run.values(success))[0])
+    middle = format_number(run.median(success))
     return f"{settings}rate {tag(run.labels['rate'])} ({middle})"
 
 
@@ -171,7 +173,7 @@ def _draw_trials(
         ordered = sorted(group, key=lambda run: (run.labels["rate"], run.name))
         offsets = np.linspace(-0.3, 0.3, len(ordered)) if len(ordered) > 1 else [0.0]
         for offset, run in zip(offsets, ordered, strict=True):
-            middle, low, high = (x / scale for x in quartiles(run.values(success)))
+            low, middle, high = run.quartiles(success) / scale
             colour = shades[run.labels["rate"]]
             panel.plot([index + offset] * 2, [low, high], color=colour, linewidth=1.0)
             panel.plot(index + offset, middle, "o", color=colour, markersize=5)

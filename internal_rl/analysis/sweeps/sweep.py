@@ -16,10 +16,12 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 from matplotlib.figure import Figure
 
 import internal_rl.analysis.sweeps
 from internal_rl.analysis.results import SeedResults
+from internal_rl.analysis.statistics import Summary, quartiles, summarise
 from internal_rl.analysis.sweeps.table import SweepTable
 from internal_rl.arguments import check_registered
 from internal_rl.errors import ConfigError
@@ -68,6 +70,18 @@ class FinishedRun:
     def values(self, value: Callable[[SeedResults], float]) -> list[float]:
         """A value of every seed."""
         return [value(results) for results in self.seeds]
+
+    def quartiles(self, value: Callable[[SeedResults], float]) -> np.ndarray:
+        """Lower quartile, median and upper quartile of a value over the seeds, `(3,)`."""
+        return quartiles(np.array(self.values(value), float))
+
+    def median(self, value: Callable[[SeedResults], float]) -> float:
+        """Median of a value over the seeds; NaN where no seed has one."""
+        return float(self.quartiles(value)[1])
+
+    def summary(self, value: Callable[[SeedResults], float]) -> Summary:
+        """Statistics of a value over the seeds, of which some may stand on one base model."""
+        return summarise(self.values(value), bases=[results.base for results in self.seeds])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,30 @@
-"""Tables of sweeps: a line for each point, for readers and as CSV."""
+"""Tables of sweeps: a line for each point, for readers and as CSV.
+
+What is told of the values of several runs is one cell, a `Summary`, which is written in several
+columns: median and quartiles, as in the paper, and beside them the interquartile mean with the
+interval of its bootstrap over base models.
+"""
 
 import csv
 import dataclasses
 import io
+import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from internal_rl.analysis import statistics
-from internal_rl.analysis.table import format_number
+from internal_rl.analysis.statistics import Summary
+from internal_rl.analysis.table import format_number, format_span
+
+Cell = str | int | float | Summary
+
+SUMMARY_HEADS = ("quartiles", "interquartile mean", "95 % interval")
+"""What stands for readers behind the median of a summary."""
+
+SUMMARY_CSV_HEADS = (
+    *("lower quartile", "upper quartile"),
+    *("interquartile mean", "interval from", "interval to"),
+)
+"""The same for programs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,13 +32,14 @@ class SweepTable:
     """A table.
 
     Attributes:
-      columns: heading of every column.
-      rows: cells of every row; numbers are written with four digits, NaN as a dash.
+      columns: heading of every cell.
+      rows: cells of every row; numbers are written with four digits, NaN as a dash. What is a
+        summary in one row is one in all.
       notes: lines below it.
     """
 
     columns: tuple[str, ...]
-    rows: Sequence[Sequence[str | int | float]]
+    rows: Sequence[Sequence[Cell]]
     notes: Sequence[str] = ()
 
     def __post_init__(self):
@@ -36,40 +53,73 @@ class SweepTable:
         """For readers, notes included."""
         if not self.rows:
             return "\n".join([*self.notes, ""])
-        texts = [[_text(cell) for cell in row] for row in self.rows]
-        numeric = [all(not isinstance(row[i], str) for row in self.rows) for i in range(self.width)]
-        lines = ["| " + " | ".join(self.columns) + " |"]
-        lines.append("|" + "|".join("---:" if right else "---" for right in numeric) + "|")
+        heads = self._heads(SUMMARY_HEADS)
+        texts = [[text for cell in row for text in _texts(cell)] for row in self.rows]
+        lines = ["| " + " | ".join(heads) + " |"]
+        lines.append("|" + "|".join("---:" if right else "---" for right in self._numeric()) + "|")
         lines += ["| " + " | ".join(row) + " |" for row in texts]
         for note in self.notes:
             lines += ["", note]
         return "\n".join(lines) + "\n"
 
-    @property
-    def width(self) -> int:
-        """How many columns there are."""
-        return len(self.columns)
-
     def csv(self) -> str:
         """Columns and rows as CSV, numbers with six digits."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow(self._heads(SUMMARY_CSV_HEADS))
         for row in self.rows:
-            writer.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row])
+            writer.writerow([number for cell in row for number in _numbers(cell)])
         return text.getvalue()
 
+    def _heads(self, of_summary: Sequence[str]) -> list[str]:
+        """Headings, with those of a summary behind its own."""
+        heads = []
+        for name, cell in zip(
+            self.columns, self.rows[0] if self.rows else self.columns, strict=True
+        ):
+            heads.append(name)
+            if isinstance(cell, Summary):
+                heads += [f"{name}: {head}" for head in of_summary]
+        return heads
 
-def _text(cell: str | int | float) -> str:
-    return format_number(cell) if isinstance(cell, float) else str(cell)
+    def _numeric(self) -> list[bool]:
+        """Of every column for readers, whether it holds numbers."""
+        found = []
+        for index, cell in enumerate(self.rows[0]):
+            number = all(not isinstance(row[index], str) for row in self.rows)
+            found += [number] * (1 + len(SUMMARY_HEADS) * isinstance(cell, Summary))
+        return found
 
 
-def quartile_columns(name: str) -> tuple[str, str, str]:
-    """Headings of what `quartiles` gives."""
-    return (name, f"{name}, lower quartile", f"{name}, upper quartile")
+def _texts(cell: Cell) -> list[str]:
+    """A cell for readers."""
+    if isinstance(cell, Summary):
+        spans = format_span(cell.lower, cell.upper), format_span(*cell.interval)
+        return [format_number(cell.median), spans[0], format_number(cell.mean), spans[1]]
+    return [format_number(cell) if isinstance(cell, float) else str(cell)]
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, lower and upper quartile of the values that are numbers; NaN without any."""
-    low, middle, high = statistics.quartiles(np.asarray(values, float))
-    return float(middle), float(low), float(high)
+def _numbers(cell: Cell) -> list[str | int]:
+    """A cell for programs."""
+    if isinstance(cell, Summary):
+        numbers = (cell.median, cell.lower, cell.upper, cell.mean, *cell.interval)
+        return [f"{number:.6g}" for number in numbers]
+    return [f"{cell:.6g}" if isinstance(cell, float) else cell]
+
+
+def told_rates(rates: Sequence[tuple[float, int]]) -> list[str]:
+    """A note on how sure success rates of single runs are; none without a rate.
+
+    Args:
+      rates: of every run the share of successes and of how many episodes it is that.
+    """
+    known = [(rate, number) for rate, number in rates if number and not math.isnan(rate)]
+    if not known:
+        return []
+    ends = [statistics.wilson(*pair) for pair in known]
+    numbers = " or ".join(f"{number:,}" for number in sorted({number for _, number in known}))
+    width = max(high - low for low, high in ends)
+    return [
+        f"Success of a run is the share of {numbers} episodes: its 95 % interval over episodes"
+        f" (Wilson) is at most {format_number(width)} wide."
+    ]

@@ -1,5 +1,6 @@
 """Tables and figures of studies whose runs are made up."""
 
+import csv
 import dataclasses
 import json
 import math
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from internal_rl.analysis.drawing import as_png, told
+from internal_rl.analysis.statistics import wilson
 from internal_rl.analysis.sweeps import (
     ablation_age,
     controllers,
@@ -17,7 +19,7 @@ from internal_rl.analysis.sweeps import (
 )
 from internal_rl.analysis.sweeps.rate_distortion import Point
 from internal_rl.analysis.sweeps.sweep import FinishedRun, SweepResults, all_sweeps
-from internal_rl.analysis.sweeps.table import SweepTable
+from internal_rl.analysis.sweeps.table import SweepTable, told_rates
 from tests.analysis.sweeps import made_up
 
 CURVE = [Point(0.1, 0.02, 2.0), Point(0.3, 0.30, 1.0), Point(1.0, 0.40, 0.0)]
@@ -162,8 +164,8 @@ def test_success_of_controllers_is_told_at_the_best_and_at_the_middle_layer():
     results = made_up.controllers_results(label, (100, 1_000), depths=(4,))
     table = controllers.table_of_values(results, label)
     assert cells(table, label) == ["100", "1000"] and cells(table, "base models") == [5, 5]
-    best = cells(table, "success at the best layer")
-    middle = cells(table, "success at the middle layer")
+    best = [told.median for told in cells(table, "success at the best layer")]
+    middle = [told.median for told in cells(table, "success at the middle layer")]
     assert best[0] < best[1] and all(a >= b for a, b in zip(best, middle, strict=True))
     seed = results.runs[0].seeds[0]
     assert controllers.success_at_middle(seed) == seed.artifacts["success"][2]
@@ -316,3 +318,49 @@ def test_tables_are_written_for_readers_and_for_programs():
     assert table.csv() == "name,value\na,0.123457\nb,nan\n"
     with pytest.raises(ValueError, match="row of 1 cells given, allowed are 2"):
         SweepTable(("name", "value"), [("a",)])
+
+
+def test_values_of_several_runs_are_told_as_the_paper_does_and_with_an_interval_over_base_models():
+    values = [0.1, 0.4, 0.2, 0.9]
+    found = [
+        dataclasses.replace(
+            made_up.seed_results(seed, artifacts={"success": value}), base=f"{seed}"
+        )
+        for seed, value in enumerate(values)
+    ]
+    run = FinishedRun("run", {}, {}, found)
+    told = run.summary(lambda seed: seed.scalar("success"))
+    spread = told.lower, told.median, told.upper
+    assert spread == pytest.approx(tuple(np.percentile(values, (25, 50, 75))))
+    low, high = told.interval
+    assert told.mean == pytest.approx(0.3) and 0.1 <= low < 0.3 < high <= 0.9
+    table = SweepTable(("name", "success"), [("run", told)])
+    head, line, row = table.markdown().splitlines()
+    assert head == (
+        "| name | success | success: quartiles | success: interquartile mean"
+        " | success: 95 % interval |"
+    )
+    assert line == "|---|---:|---:|---:|---:|"
+    assert row.startswith("| run | 0.3 | 0.175 to 0.525 | 0.3 | ")
+    heads, numbers = csv.reader(table.csv().splitlines())
+    assert dict(zip(heads, numbers, strict=True)) == {
+        "name": "run",
+        "success": "0.3",
+        "success: lower quartile": "0.175",
+        "success: upper quartile": "0.525",
+        "success: interquartile mean": "0.3",
+        "success: interval from": f"{told.interval[0]:.6g}",
+        "success: interval to": f"{told.interval[1]:.6g}",
+    }
+    # Runs that stand on one base model say nothing about others.
+    same = [dataclasses.replace(seed, base="0") for seed in found]
+    alone = FinishedRun("run", {}, {}, same).summary(lambda seed: seed.scalar("success"))
+    assert alone.median == told.median and np.isnan(alone.interval).all()
+
+
+def test_how_sure_rates_of_single_runs_are_is_told_by_the_widest_of_their_intervals():
+    (note,) = told_rates([(0.5, 100), (0.9, 100), (math.nan, 100), (0.5, 0)])
+    low, high = wilson(0.5, 100)
+    assert "share of 100 episodes" in note and note.endswith(f"at most {high - low:.4g} wide.")
+    assert "100 or 2,048" in told_rates([(0.5, 100), (0.9, 2_048)])[0]
+    assert told_rates([(math.nan, 100)]) == []
