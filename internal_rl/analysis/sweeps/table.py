@@ -36,6 +36,10 @@ class SweepTable:
       rows: cells of every row; numbers are written with four digits, NaN as a dash. What is a
         summary in one row is one in all.
       notes: lines below it.
+
+    Raises:
+      ValueError: a row has more or fewer cells than there are columns, or a summary where the first
+        row has none, or none where that has one.
     """
 
     columns: tuple[str, ...]
@@ -48,6 +52,11 @@ class SweepTable:
                 raise ValueError(
                     f"row of {len(row)} cells given, allowed are {len(self.columns)}: {row}"
                 )
+            for name, cell, first in zip(self.columns, row, self.rows[0], strict=True):
+                if isinstance(cell, Summary) != isinstance(first, Summary):
+                    raise ValueError(
+                        f"column '{name}' mixes summaries with other cells, allowed is one of both"
+                    )
 
     def markdown(self) -> str:
         """For readers, notes included."""

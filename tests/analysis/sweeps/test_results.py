@@ -352,6 +352,8 @@ def test_values_of_several_runs_are_told_as_the_paper_does_and_with_an_interval_
         "success: interval from": f"{told.interval[0]:.6g}",
         "success: interval to": f"{told.interval[1]:.6g}",
     }
+    with pytest.raises(ValueError, match="column 'success' mixes summaries with other cells"):
+        SweepTable(("name", "success"), [("run", told), ("other", 0.3)])
     # Runs that stand on one base model say nothing about others.
     same = [dataclasses.replace(seed, base="0") for seed in found]
     alone = FinishedRun("run", {}, {}, same).summary(lambda seed: seed.scalar("success"))
