@@ -1,9 +1,10 @@
 """Rate against distortion over α, with a frozen and with a co-trained base model (method §5, §7).
 
 A point is one metacontroller: its action NLL against the KL of its codes, in nats per step, on
-held-out rows. The gap of the curve is measured, not looked for, in two ways: as the difference of
-NLL between neighbouring values of α on the frozen curve, and as that between both curves where
-their KL is the same, with an interval from bootstrapping over seeds, which the values of α share.
+held-out rows. The gap of the curve is measured, not looked for, in three ways: as the difference of
+NLL between neighbouring values of α on the frozen curve; as the part of it that is horizontal, see
+`horizontal_gap`; and as the difference between both curves where their KL is the same, with an
+interval from bootstrapping over seeds, which the values of α share.
 
 NLL and KL are those of the loss, with the noise of a Gumbel-sigmoid gate; switches and F1 are those
 of the gate without noise, which acts.
@@ -134,6 +135,24 @@ def widest_gap(curve: Sequence[Point]) -> tuple[Point, Point] | None:
     return max(pairs, key=lambda pair: pair[1].nll - pair[0].nll, default=None)
 
 
+def horizontal_gap(curve: Sequence[Point]) -> tuple[float, Point, Point] | None:
+    """The most by which NLL rises between neighbours in α without KL that is saved for it.
+
+    Of two points that minimise `NLL + α KL`, each at its own α, that of the higher one has at most
+    α times as much NLL more as it has KL less. What is beyond that is horizontal: the solution of
+    the lower α would be better at the higher one too, but is not found there.
+
+    Returns:
+      Nats per step, and the neighbours; None where no step has any.
+    """
+    found = [
+        (high.nll - low.nll - high.alpha * (low.kl - high.kl), low, high)
+        for low, high in zip(curve, curve[1:], strict=False)
+    ]
+    widest = max(found, key=lambda gap: gap[0], default=None)
+    return widest if widest and widest[0] > 0 else None
+
+
 def nll_at(curve: Sequence[Point], rates: Sequence[float]) -> np.ndarray:
     """NLL of a curve where its KL has some values, `(N,)`; NaN outside of its own.
 
@@ -206,7 +225,7 @@ def _ends_by_seed(runs: Sequence[FinishedRun]) -> tuple[list[float], np.ndarray]
 
 
 def table(results: SweepResults) -> SweepTable:
-    """A row for each arm and α, and what both gaps come to."""
+    """A row for each arm and α, and what the gaps come to."""
     curves = {arm: curve_of(results, arm) for arm in results.groups("arm")}
     columns = (
         *("arm", "α", "NLL", "KL"),
@@ -231,11 +250,15 @@ def _told_gap(curves: Mapping[str, Sequence[Point]]) -> str:
     if pair is None:
         return "Gap of the frozen curve: needs two values of α."
     low, high = pair
+    apart = horizontal_gap(curves["frozen"])
+    told = "none"
+    if apart is not None:
+        told = f"{format_number(apart[0])} from α = {apart[1].alpha:g} to {apart[2].alpha:g}"
     return (
         "Gap of the frozen curve, the largest difference of NLL between neighbouring values of α:"
         f" {format_number(high.nll - low.nll)} nats per step, from α = {low.alpha:g} to"
-        f" {high.alpha:g}, where the KL changes by {format_number(high.kl - low.kl)}. All are"
-        " medians over seeds."
+        f" {high.alpha:g}, where the KL changes by {format_number(high.kl - low.kl)}. Horizontal, "
+        f"that is more than α times the KL that is saved: {told}. All are medians over seeds."
     )
 
 

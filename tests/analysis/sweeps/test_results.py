@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -33,6 +34,24 @@ def test_the_gap_is_the_largest_step_of_nll_between_neighbours_in_alpha():
     low, high = rate_distortion.widest_gap(CURVE)
     assert (low.alpha, high.alpha) == (0.1, 0.3)
     assert rate_distortion.widest_gap(CURVE[:1]) is None
+
+
+def test_a_gap_is_horizontal_as_far_as_no_kl_is_saved_for_it():
+    """Minima of `NLL + α KL` over one set have none; whoever stays behind at a higher α has."""
+    rates = np.linspace(0.0, 3.0, 301)
+    found = [(math.exp(-2 * rate), rate) for rate in rates]
+    alphas = (0.05, 0.1, 0.3, 0.8, 1.5)
+    optima = [Point(x, *min(found, key=lambda ends, x=x: ends[0] + x * ends[1])) for x in alphas]
+    assert len({point.kl for point in optima}) == 5
+    assert rate_distortion.horizontal_gap(optima) is None
+    assert rate_distortion.horizontal_gap(optima[:1]) is None
+    stuck = dataclasses.replace(optima[3], nll=optima[3].nll + 0.5)
+    gap, low, high = rate_distortion.horizontal_gap([*optima[:3], stuck, optima[4]])
+    assert (low, high) == (optima[2], stuck)
+    saved = optima[2].kl - stuck.kl
+    assert gap == pytest.approx(stuck.nll - optima[2].nll - 0.8 * saved) and 0 < gap < 0.5
+    told = rate_distortion.table(made_up.rate_distortion_results()).notes[0]
+    assert re.search(r"more than α times the KL that is saved: 0\.2\d* from α = 0.1 to 0.3\.", told)
 
 
 def test_curves_are_compared_where_their_kl_is_the_same():
