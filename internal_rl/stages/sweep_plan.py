@@ -92,6 +92,13 @@ class PlannedRun:
             return FINISHED if FINISHED in states else ELSEWHERE
         return TO_DO if states <= {TO_DO, ELSEWHERE} else BEGUN
 
+    def state_of_measured(self) -> str:
+        """How far its last stage is, whose earlier ones may lie where nobody looks for them."""
+        try:
+            return self.state(self.run.stages[-1])
+        except StageConflictError:
+            return OTHERWISE
+
 
 def runs_of(sweep: Sweep, settings: Settings) -> list[Run]:
     """The runs of a study.
@@ -155,7 +162,7 @@ def made_otherwise(
       places: of the study.
     """
     planned = plan(sweep_named(study), settings, places)
-    same = {item.run.name for item in planned if item.state_of_run() == FINISHED}
+    same = {item.run.name for item in planned if item.state_of_measured() == FINISHED}
     if not (others := sorted(set(shown) - same)):
         return ()
     return (f"{len(others)} of {len(set(shown))} runs were {OTHERWISE}: {', '.join(others)}",)

@@ -242,6 +242,22 @@ def test_what_was_measured_with_other_settings_is_not_copied(tmp_path, settings)
     assert config["late"]["target"] != 7.0
 
 
+def test_a_run_whose_earlier_stages_lie_elsewhere_was_made_with_the_settings_that_it_has(
+    tmp_path, settings, monkeypatch
+):
+    """As in records: what they stand on is not looked for, what was measured tells its settings."""
+    monkeypatch.setattr(sweep_plan, "sweep_named", lambda name: SWEEP)
+    first, second = tmp_path / "first", tmp_path / "second"
+    for stage in ("early", "late"):
+        own = settings.updated("early", num_seeds=1).updated("late", seeds_per_input=1)
+        running.run(own, stage, Places(first))
+    sweeping.run_sweep(SWEEP, settings, Places(second, (str(first),)), ["own"])
+    assert not sweep_plan.made_otherwise("toy", ["own"], settings, Places(second))
+    other = settings.updated("late", target=7.0)
+    (note,) = sweep_plan.made_otherwise("toy", ["own"], other, Places(second))
+    assert note == "1 of 1 runs were made with other settings: own"
+
+
 def test_a_missing_input_is_named_with_its_command_before_anything_is_made(tmp_path, settings):
     needy = dataclasses.replace(SWEEP, inputs=("early", "moon"))
     message = r"early/seed_0: not there .*--config.early.num_seeds=1 --workdir="
