@@ -39,9 +39,9 @@ from internal_rl.stages.origin import (
 )
 from internal_rl.stages.places import Places, config_arguments, stage_command
 from internal_rl.stages.records import holds_records
-from internal_rl.stages.reproducing import possible_sweeps
+from internal_rl.stages.reproducing import refused_sweeps
 from internal_rl.stages.settings import Settings
-from internal_rl.stages.sweep_plan import made_otherwise, runs_of
+from internal_rl.stages.sweep_plan import made_otherwise
 
 _HERE = pathlib.Path(__file__).parent
 _MEDIA = {"figure": "image/png", "animation": "image/gif"}
@@ -196,21 +196,17 @@ def _origin_of_stage(report: Report, seeds: Sequence[SeedResults]) -> Origin:
 
 def _missing_sweeps(settings: Settings, places: Places) -> Iterator[Missing]:
     """Studies over several runs that have not been begun; those that have tell what they lack."""
-    begun = studies_in(places.workdir)
-    for sweep in possible_sweeps(settings):
-        if sweep.name not in begun:
-            command = _command_of_sweep(sweep.name, settings, places)
+    others = {*studies_in(places.workdir), *refused_sweeps(settings)}
+    for name, sweep in all_sweeps().items():
+        if name not in others:
+            command = _command_of_sweep(name, settings, places)
             state = NOT_RUN if sweep.reproduced else f"{NOT_RUN}, no part of a whole run"
-            yield Missing(f"study {sweep.name}", (), state, command)
+            yield Missing(f"study {name}", (), state, command)
 
 
-def _refused_sweeps(settings: Settings) -> Iterator[str]:
+def _refused_sweeps(settings: Settings) -> list[str]:
     """Studies over several runs that this world or config cannot have, and why."""
-    for sweep in all_sweeps().values():
-        try:
-            runs_of(sweep, settings)
-        except ValueError as error:
-            yield f"study {sweep.name}: {error}"
+    return [f"study {name}: {reason}" for name, reason in refused_sweeps(settings).items()]
 
 
 def _command_of_sweep(study: str, settings: Settings, places: Places) -> str:

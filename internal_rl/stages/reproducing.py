@@ -86,25 +86,25 @@ def chosen_sweeps(settings: Settings, only: Collection[str] = ()) -> list[Sweep]
     Raises:
       ConfigError: one that is asked for does not fit to the config.
     """
-    if not only:
-        return [sweep for sweep in possible_sweeps(settings) if sweep.reproduced]
-    chosen = [sweep for name, sweep in all_sweeps().items() if name in only]
-    for sweep in chosen:
-        try:
-            runs_of(sweep, settings)
-        except ValueError as error:
-            raise ConfigError(f"--only={sweep.name}: {error}") from None
+    refused, chosen = refused_sweeps(settings), []
+    for name, sweep in all_sweeps().items():
+        if name not in only if only else not sweep.reproduced:
+            continue
+        if name not in refused:
+            chosen.append(sweep)
+        elif only:
+            raise ConfigError(f"--only={name}: {refused[name]}")
+        else:
+            logging.info("study %s: left out, as %s", name, refused[name])
     return chosen
 
 
-def possible_sweeps(settings: Settings) -> list[Sweep]:
-    """Studies over several runs that fit to the config, part of a whole run or not."""
-    found = []
+def refused_sweeps(settings: Settings) -> dict[str, str]:
+    """Studies over several runs that this world or config cannot have, and why, by name."""
+    refused = {}
     for name, sweep in all_sweeps().items():
         try:
             runs_of(sweep, settings)
         except ValueError as error:
-            logging.info("study %s: left out, as %s", name, error)
-        else:
-            found.append(sweep)
-    return found
+            refused[name] = str(error)
+    return refused

@@ -15,7 +15,6 @@ from matplotlib.ticker import EngFormatter
 
 from internal_rl.analysis.drawing import draw_band, legend, palette, panels, tell
 from internal_rl.analysis.results import SeedResults
-from internal_rl.analysis.sweeps import table
 from internal_rl.analysis.sweeps.sweep import (
     FinishedRun,
     Run,
@@ -24,7 +23,7 @@ from internal_rl.analysis.sweeps.sweep import (
     tag,
     values_of,
 )
-from internal_rl.analysis.sweeps.table import SweepTable
+from internal_rl.analysis.sweeps.table import SweepTable, told_rates
 from internal_rl.methods.code_finding import CodeFindingSettings
 
 CAPTION = (
@@ -139,13 +138,13 @@ def table_of_values(results: SweepResults, label: str) -> SweepTable:
         )
         for run in results.runs
     ]
-    return SweepTable(columns, rows, told_rates(results))
+    return SweepTable(columns, rows, told_success(results))
 
 
-def told_rates(results: SweepResults) -> list[str]:
-    """How sure the success of single controllers is, see `table.told_rates`."""
+def told_success(results: SweepResults) -> list[str]:
+    """How sure the success of single controllers is, see `told_rates`."""
     seeds = [seed for run in results.runs for seed in run.seeds]
-    return table.told_rates(
+    return told_rates(
         [(float(rate), seed.evaluation_episodes) for seed in seeds for rate in success(seed)]
     )
 

@@ -61,7 +61,7 @@ def table(results: SweepResults) -> SweepTable:
         for layer in range(len(controllers.success(run.seeds[0]))):
             found = run.summary(lambda seed, layer=layer: float(controllers.success(seed)[layer]))
             rows.append((depth, layer, layer - depth / 2, found, len(run.seeds)))
-    return SweepTable(columns, rows, controllers.told_rates(results))
+    return SweepTable(columns, rows, controllers.told_success(results))
 
 
 def figures(results: SweepResults) -> dict[str, Figure]:
