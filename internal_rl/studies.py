@@ -102,7 +102,8 @@ def switching(found: Any, *, tolerance: int = 1) -> Table:
 
     Args:
       found: see the top of this file; with subgoals.
-      tolerance: steps by which a close match may be off.
+      tolerance: steps by which a close match may be off; that of an agent's world is
+        `agent.switch_tolerance`.
 
     Raises:
       ValueError: there are no subgoals, or the tolerance is no whole number from 0.
@@ -110,7 +111,8 @@ def switching(found: Any, *, tolerance: int = 1) -> Table:
     if not isinstance(tolerance, int | np.integer) or tolerance < 0:
         raise ValueError(f"tolerance: {tolerance!r} given, allowed is a whole number, 0 or more")
     metrics = _switching.examine_switches(found.beta, rows_of_found(found), tolerance)
-    return Table.of(metrics, _switching.ROW_LABELS)
+    close = {"f1_close": f"F1 within {tolerance} step{'' if tolerance == 1 else 's'}"}
+    return Table.of(metrics, _switching.ROW_LABELS | close)
 
 
 def codes(agent: Any, found: Any, *, key: chex.PRNGKey | None = None) -> Table:

@@ -293,15 +293,19 @@ def _base_seeds(workdirs: Sequence[str | os.PathLike], stage: str) -> list[int]:
 
 
 def _success_of_expert(workdirs: Sequence[str | os.PathLike]) -> float:
-    """Median over the experts of the first work directory in which any was judged; else NaN."""
+    """That of the lowest seed, of the first work directory in which any was judged; else NaN.
+
+    Data are collected with that one, whatever others were trained.
+    """
     for workdir in workdirs:
-        found = []
-        for file in sorted(as_path(workdir).glob("expert/seed_*/metrics.jsonl")):
+        found = {}
+        for file in as_path(workdir).glob("expert/seed_*/metrics.jsonl"):
             lines = read_metrics(file.parent, [])
             judged = [line[EXPERT_SUCCESS] for line in lines if EXPERT_SUCCESS in line]
-            found += [value for value in judged[-1:] if value is not None]
+            if (seed := seed_of(file.parent)) is not None and judged and judged[-1] is not None:
+                found[seed] = judged[-1]
         if found:
-            return float(np.median(found))
+            return float(found[min(found)])
     return math.nan
 
 

@@ -38,7 +38,7 @@ class CollectSection(Section):
     """Section `collect`: datasets of a trained expert, of successful episodes alone.
 
     Attributes:
-      num_seeds: seeds that are collected.
+      num_seeds: seeds that are collected: one, from which all base models learn.
       num_shards: shards of each dataset, for D and for the cleaner D* alike: the paper does not say
         how many episodes there are (open).
       episodes_per_shard: successful episodes in a shard.

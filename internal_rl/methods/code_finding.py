@@ -54,6 +54,9 @@ class CodeFindingSettings(CodeTestSettings, TrainingSettings, SeedsPerInput, abc
     stage: ClassVar[str]
     """Stage whose section it is."""
 
+    lowest_layer: ClassVar[int] = 0
+    """Least layer that it can control."""
+
     seeds_per_input: int = setting(3, COUNT)
     layer: int = setting(3, at_least(0))
     batch_size: int = setting(512, at_least(1))

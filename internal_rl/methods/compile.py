@@ -41,8 +41,9 @@ class Config(CompileConfig, LossSettings, CodeFindingSettings):
     """
 
     stage: ClassVar[str] = "compile"
+    lowest_layer: ClassVar[int] = 1
 
-    layer: int = setting(3, at_least(1))
+    layer: int = setting(3, at_least(lowest_layer))
     train_base: bool = setting(True)
     weight_free_steps: int = setting(1_000, at_least(0), historical=0)
     weight_ramp_steps: int = setting(1_000, at_least(0), historical=0)

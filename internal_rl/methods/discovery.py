@@ -52,7 +52,7 @@ class Config(MetacontrollerConfig, CodeFindingSettings):
     """Section `metacontroller`: the module's own fields, and how it is trained.
 
     Attributes:
-      variant: one of `VARIANTS`.
+      variant: one of `VARIANTS`; `"forced"` and `"unaligned"` take no notice of `gate`.
       base_from: what the base model of the variant `"cotrained"` starts from: `"pretrained"`
         parameters, or `"random"` ones; no other variant reads it.
       alpha: weight of the KL, see `alpha_schedule`; the paper tries {0, 0.05, 0.1, 0.17, 0.3, 0.5,

@@ -70,10 +70,11 @@ class BaseConfig(Section):
         sizes = (self.width, self.num_heads, self.head_size, self.mlp_size, self.init_scale)
         return BlockShape(*sizes, max_length, reach, dtype)
 
-    def check_layer(self, field: str, layer: int) -> None:
-        """Raises SettingError about `field` unless `0 <= layer <= depth`."""
-        if not 0 <= layer <= self.depth:
-            raise SettingError(field, f"{layer} given, allowed is 0 to {self.depth} (base.depth)")
+    def check_layer(self, field: str, layer: int, lowest: int = 0) -> None:
+        """Raises SettingError about `field` unless `lowest <= layer <= depth`."""
+        if not lowest <= layer <= self.depth:
+            allowed = f"{lowest} to {self.depth} (base.depth)"
+            raise SettingError(field, f"{layer} given, allowed is {allowed}")
 
 
 @struct.dataclass

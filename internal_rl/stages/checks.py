@@ -13,8 +13,12 @@ from internal_rl.stages.settings import Settings, checked
 
 _EPISODES = ("evaluation_episodes", "episodes_per_update")
 
-_PACKERS = ("internal_rl.experts.grid_data", "internal_rl.experts.shard_data")
-"""Modules whose trajectories lie in rows as the section `data` says; others make rows of theirs."""
+_PACKERS = {
+    "internal_rl.experts.grid_data": ("held_out_shards",),
+    "internal_rl.experts.shard_data": ("ties", "epsilon", "clean_ties", "clean_epsilon"),
+}
+"""Modules whose trajectories lie in rows as the section `data` says, and which of its fields they
+do not read; others make rows of theirs, and may read all."""
 
 
 def _require(condition: bool, field: str, value: object, allowed: str) -> None:
@@ -53,7 +57,8 @@ def _check_models(settings: Settings) -> None:
     for name in CODE_STAGES:
         if name in settings.sections:
             try:
-                base.check_layer(f"{name}.layer", settings.sections[name].layer)
+                lowest = settings.sections[name].lowest_layer
+                base.check_layer(f"{name}.layer", settings.sections[name].layer, lowest)
             except SettingError as error:
                 raise ConfigError(f"config.{error}") from None
     for name in ("steer", *CODE_STAGES):
@@ -66,25 +71,35 @@ def _check_models(settings: Settings) -> None:
 def _check_data(settings: Settings) -> None:
     if settings.data is None or settings.pretrain is None:
         return
-    if _packs_rows(settings):
+    module = _data_module(settings)
+    for field in _PACKERS.get(module, ()):
+        default = type(settings.data)().as_dict()[field]
+        allowed = f"{default!r}: no data of '{settings.environment['name']}' read it"
+        value = getattr(settings.data, field)
+        _require(value == default, f"data.{field}", value, allowed)
+    if module in _PACKERS:
         # The longest episode and its terminal observation.
         longest, length = settings.world.time_limit + 1, settings.data.sequence_length
         allowed = f"{longest} or more (environment.time_limit + 1)"
         _require(length >= longest, "data.sequence_length", length, allowed)
     if settings.collect:
+        count, tasks = settings.collect.num_seeds, settings.pretrain.curriculum_tasks
+        allowed = "1: all base models learn from the data of one seed"
+        _require(count == 1, "collect.num_seeds", count, allowed)
+        allowed = "'': collected data have their curriculum from collect.curriculum_tasks"
+        _require(not tasks, "pretrain.curriculum_tasks", tasks, allowed)
         held_out, num_shards = settings.data.held_out_shards, settings.collect.num_shards
         allowed = f"below {num_shards} (collect.num_shards)"
         _require(held_out < num_shards, "data.held_out_shards", held_out, allowed)
 
 
-def _packs_rows(settings: Settings) -> bool:
-    """Whether rows are as long as the section `data` says, and not as data from outside make them.
+def _data_module(settings: Settings) -> str:
+    """Module that makes the trajectories.
 
     Data from outside check themselves that trajectories fit, see `Dataset.from_arrays`.
     """
     data = world_entry(settings.environment["name"]).data
-    module = data.partition(":")[0] if isinstance(data, str) else getattr(data, "__module__", "")
-    return module in _PACKERS
+    return data.partition(":")[0] if isinstance(data, str) else getattr(data, "__module__", "")
 
 
 def _check_tasks(settings: Settings) -> None:

@@ -91,14 +91,14 @@ def run_stage(
         )
         for seed in stage.seeds
     }
-    with storage_faults(workdir), size_faults(stage.name):
+    with storage_faults(workdir), size_faults(stage):
         _check_others(stage, workdir)
         groups = _groups(stage, directories)
         if deadline < math.inf and len(groups) > 1:
             raise ConfigError(
                 f"--minutes: given for {len(groups)} groups of seeds, which train one after the"
                 f" other and would end at different ages; allowed is one: --seeds, or"
-                f" --config.{stage.config.length.partition('.')[0]}.seeds_together"
+                f" --config.{stage.section}.seeds_together"
             )
         if not groups:
             logging.info("%s: finished already", stage.name)
@@ -417,8 +417,8 @@ class _Run:
             last, where = "there is no checkpoint yet", ""
         raise DivergenceError(
             f"{self._stage.name}: {what} not finite by step {step} (seed {bad[0]}); {last} in"
-            f" {self._directories[0].path.parent}; try a lower {self._stage.name}.learning_rate"
-            f"{where}"
+            f" {self._directories[0].path.parent}; try a lower"
+            f" --config.{self._stage.section}.learning_rate{where}"
         )
 
     def _write_line(self, step: int, means: Mapping[str, np.ndarray]) -> None:

@@ -189,7 +189,7 @@ class Program:
         self._trace_update()
         self._trace_evaluation()
         held = (self.state_template(), self.frozen)
-        check_size(self._stage.name, self._traced_update.jaxpr, held)
+        check_size(self._stage, self._traced_update.jaxpr, held)
 
     def compile(self) -> None:
         """Compiles update and evaluation; arguments of another shape raise TypeError later."""

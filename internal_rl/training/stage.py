@@ -93,17 +93,27 @@ class Stage:
         ):
             if getattr(self, field) < 1:
                 raise ConfigError(
-                    f"{self.name}.{field}: {getattr(self, field)} given, allowed is 1 or more"
+                    f"{self.section}.{field}: {getattr(self, field)} given, allowed is 1 or more"
                 )
         for field in ("checkpoint_every", "evaluate_every", "snapshot_steps"):
             for value in np.atleast_1d(getattr(self, field)):
                 if value % self.log_every:
                     raise ConfigError(
-                        f"{self.name}.{field}: {int(value)} given, allowed are multiples of"
+                        f"{self.section}.{field}: {int(value)} given, allowed are multiples of"
                         f" log_every = {self.log_every}"
                     )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(f"{self.name}.seeds: {self.seeds} given, allowed are distinct seeds")
+            raise ConfigError(f"{self.name}: seeds {self.seeds} given, allowed are distinct ones")
+
+    @property
+    def section(self) -> str:
+        """Section of the config that holds its fields; variants and ages of a stage share one."""
+        return self.config.length.partition(".")[0] or self.name
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """Its fields in that section."""
+        return self.config.values.get(self.section, {})
 
     def for_seeds(self, seeds: Sequence[int]) -> "Stage":
         """The same stage for some of its seeds."""

@@ -11,17 +11,19 @@ from jax.extend import core
 from internal_rl.errors import ConfigError
 from internal_rl.memory import memory_there_is, shown
 from internal_rl.section import SettingError
+from internal_rl.training.stage import Stage
 
 # Their results lie in memory whole; others may be made on the way into what reads them.
 _KEPT = ("dot_general", "conv_general_dilated")
+_SIZES = ("batch_size", "episodes_per_update")
 _PARTS = " (on accelerators a tenth of it for each seed of a program)"
 
 
-def check_size(name: str, jaxpr: core.ClosedJaxpr, held: chex.ArrayTree) -> None:
+def check_size(stage: Stage, jaxpr: core.ClosedJaxpr, held: chex.ArrayTree) -> None:
     """Refuses a program that no memory here can hold.
 
     Args:
-      name: of the stage.
+      stage: whose update it is.
       jaxpr: the program.
       held: arrays or shapes that are there all the time.
 
@@ -35,10 +37,18 @@ def check_size(name: str, jaxpr: core.ClosedJaxpr, held: chex.ArrayTree) -> None
     if needed > there:
         array = "" if largest is None else f" and {list(largest.shape)} numbers at once"
         raise ConfigError(
-            f"{name}: an update needs {shown(needed)} at least ({shown(held_bytes)} of parameters"
-            f" and data{array}), allowed is what fits into the {shown(there)} of memory here: make"
-            f" batches or models smaller, num_parts larger{_PARTS}, or seeds_together smaller"
+            f"config.{stage.section}: an update needs {shown(needed)} at least"
+            f" ({shown(held_bytes)} of parameters and data{array}), allowed is what fits into the"
+            f" {shown(there)} of memory here: {_remedies(stage)}"
         )
+
+
+def _remedies(stage: Stage) -> str:
+    """What makes an update smaller, of the fields that the stage has."""
+    there = [name for name in _SIZES if name in stage.fields]
+    smaller = f"a smaller {' or '.join(there)}" if there else "smaller batches"
+    parts = f", a larger num_parts{_PARTS}" if "num_parts" in stage.fields else ""
+    return f"{smaller}{parts}, smaller models, or fewer seeds_together"
 
 
 def _bytes(array) -> int:
@@ -58,8 +68,11 @@ def _kept(jaxpr, seen: set[int]) -> Iterator:
 
 
 @contextlib.contextmanager
-def size_faults(name: str) -> Iterator[None]:
+def size_faults(stage: Stage) -> Iterator[None]:
     """Turns what is found out while a program is traced, compiled or run into one line.
+
+    Args:
+      stage: whose program it is.
 
     Raises:
       ConfigError: a setting is not allowed, or memory was not enough.
@@ -67,13 +80,12 @@ def size_faults(name: str) -> Iterator[None]:
     try:
         yield
     except SettingError as error:
-        raise ConfigError(f"config.{name}: {error}") from None
+        raise ConfigError(f"config.{stage.section}: {error}") from None
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         text = " ".join(str(error).split())
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text:
             raise
         raise ConfigError(
-            f"config.{name}: memory is not enough ({text[:200] or 'of the host'}); allowed are"
-            " smaller batches (batch_size, episodes_per_update), smaller models, more num_parts"
-            f"{_PARTS}, or fewer seeds_together; what was saved stays"
+            f"config.{stage.section}: memory is not enough ({text[:200] or 'of the host'});"
+            f" allowed is {_remedies(stage)}; what was saved stays"
         ) from error

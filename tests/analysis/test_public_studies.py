@@ -54,8 +54,10 @@ def test_gates_are_drawn_with_and_without_subgoals(found):
 
 
 def test_switches_of_a_perfect_gate_are_told(found):
-    table = studies.switching(found).as_dict()
-    assert table["f1"] == 1.0
+    table = studies.switching(found)
+    assert table.as_dict()["f1"] == 1.0
+    assert "F1 within 1 step " in str(table)
+    assert "F1 within 5 steps " in str(studies.switching(found, tolerance=5))
     with pytest.raises(ValueError, match="subgoal of what was found is None"):
         studies.switching(unlabelled(found))
 

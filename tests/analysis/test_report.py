@@ -153,11 +153,11 @@ def test_what_is_trained_from_random_parameters_has_base_models_of_its_own(tmp_p
             assert [seed.base for seed in seeds] == (own if count > 1 else ["0"] * runs)
 
 
-def write_expert(workdir, *success):
+def write_expert(workdir, *success, seed=0):
     """An expert that was judged after every round."""
     judged = [{"post_training/success": value, "pretraining/success": 0.9} for value in success]
     lines = list(enumerate(judged, 1))
-    write_stage(workdir, "expert", 0, {"expert": {"evaluation_episodes": 1000}}, lines)
+    write_stage(workdir, "expert", seed, {"expert": {"evaluation_episodes": 1000}}, lines)
 
 
 def test_the_ant_is_measured_against_its_expert(tmp_path):
@@ -275,6 +275,13 @@ def test_base_models_are_drawn_for_the_intervals_of_the_table(tmp_path):
     assert "| 0.2 to 0.8 | 6 | 2 |" in format_markdown([rows["switching_f1"]])
     alone = dataclasses.replace(rows["switching_f1"], bases=("0",) * 6)
     assert "| – | 6 | 1 |" in format_markdown([alone])
+
+
+def test_curves_are_divided_by_the_expert_that_data_are_collected_with(tmp_path):
+    for seed, success in ((10, 0.2), (2, 0.5), (3, 0.9)):
+        write_expert(tmp_path, success, seed=seed)
+    write_stage(tmp_path, "internal_rl", 0, rl_config("internal_rl"), rl_lines([0.0, 0.4]))
+    assert success_of_expert(read_run(tmp_path)) == 0.5
 
 
 def test_the_expert_may_lie_upstream_and_counts_as_it_was_judged_last(tmp_path):

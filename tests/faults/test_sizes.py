@@ -10,13 +10,17 @@ import pytest
 from internal_rl.errors import ConfigError
 from internal_rl.section import SettingError
 from internal_rl.training.loop import run_stage
+from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.traced_size import size_faults
 from tests.training.toy import make_stage
 
 
-def stage_with(update=None, init=None):
+def stage_with(update=None, init=None, **fields):
     stage = make_stage(8)
-    return dataclasses.replace(stage, update=update or stage.update, init=init or stage.init)
+    config = StageConfig({"toy": {"steps": 8, **fields}}, length="toy.steps")
+    return dataclasses.replace(
+        stage, update=update or stage.update, init=init or stage.init, config=config
+    )
 
 
 def in_a_loop(state, frozen):
@@ -32,12 +36,12 @@ def in_a_loop(state, frozen):
 
 
 def test_a_product_inside_of_a_loop_that_does_not_fit_is_refused(tmp_path):
-    message = r"toy: an update needs 1\.0 GiB at least .*\[16384, 16384\] numbers .* num_parts"
+    message = r"toy: an update needs 1\.0 GiB at least .*\[16384, 16384\] numbers .* batch_size, sm"
     with (
         mock.patch("internal_rl.memory._host_memory", lambda: 2**29),
         pytest.raises(ConfigError, match=message),
     ):
-        run_stage(stage_with(in_a_loop), tmp_path)
+        run_stage(stage_with(in_a_loop, batch_size=2), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -68,10 +72,26 @@ def test_a_setting_that_is_refused_while_tracing_is_one_line(tmp_path):
 )
 def test_memory_that_ends_later_is_one_line(error):
     message = "config.toy: memory is not enough .*; what was saved stays"
-    with pytest.raises(ConfigError, match=message), size_faults("toy"):
+    with pytest.raises(ConfigError, match=message), size_faults(make_stage(8)):
         raise error
 
 
+@pytest.mark.parametrize(
+    ("fields", "remedies"),
+    [
+        ({"batch_size": 8, "num_parts": 1}, "a smaller batch_size, a larger num_parts .*, smaller"),
+        ({"batch_size": 8}, "a smaller batch_size, smaller models"),
+        ({"episodes_per_update": 8}, "a smaller episodes_per_update, smaller models"),
+        ({}, "smaller batches, smaller models"),
+    ],
+)
+def test_what_would_help_are_fields_that_the_stage_has(fields, remedies):
+    stage = dataclasses.replace(stage_with(**fields), name="toy_variant")
+    message = f"config.toy: memory .* allowed is {remedies}"
+    with pytest.raises(ConfigError, match=message), size_faults(stage):
+        raise MemoryError
+
+
 def test_other_faults_of_the_runtime_stay_what_they_are():
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), size_faults("toy"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), size_faults(make_stage(8)):
         raise jax.errors.JaxRuntimeError("INTERNAL: x")

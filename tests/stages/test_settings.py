@@ -247,6 +247,13 @@ def test_a_section_that_is_no_section_is_named(part):
         ("expert.num_worlds", 7, "config.expert.num_worlds: 7 given"),
         ("expert.discounting", 1.5, "config.expert.discounting: 1.5 given, allowed is 0 to 1"),
         ("collect.num_shards", 0, "config.collect.num_shards: 0 given"),
+        ("collect.num_seeds", 2, "config.collect.num_seeds: 2 given, allowed is 1: all base"),
+        ("pretrain.curriculum_tasks", "01", "tasks: '01' given, allowed is '': collected data"),
+        ("data.ties", "axis", "config.data.ties: 'axis' given, allowed is 'random': no data of 'a"),
+        ("data.epsilon", 0.3, "config.data.epsilon: 0.3 given, allowed is 0.0: no data of 'ant"),
+        ("data.clean_epsilon", 0.3, "config.data.clean_epsilon: 0.3 given, allowed is 0.0"),
+        ("compile.layer", 5, "config.compile.layer: 5 given, allowed is 1 to 4"),
+        ("metacontroller.layer", 5, "config.metacontroller.layer: 5 given, allowed is 0 to 4"),
         ("base.num_heads", 3, "config.base.num_heads: 3 given"),
     ],
 )

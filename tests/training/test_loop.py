@@ -219,9 +219,13 @@ def test_nan_loss_stops_with_the_last_good_checkpoint_kept(tmp_path):
 
 
 def test_parameters_that_turn_nan_are_never_saved(tmp_path):
-    with pytest.raises(DivergenceError, match="parameters not finite by step 24"):
-        run_stage(make_stage(break_params_at=23), tmp_path)
-    assert checkpoint_steps(tmp_path) == [8, 16]
+    # The folder of a variant is not the section whose rate is to be lowered.
+    stage = dataclasses.replace(make_stage(break_params_at=23), name="toy_variant")
+    told = "toy_variant: parameters not finite by step 24 .* a lower --config.toy.learning_rate in"
+    with pytest.raises(DivergenceError, match=told):
+        run_stage(stage, tmp_path)
+    checkpoints = tmp_path / "toy_variant" / "seed_0" / "checkpoints"
+    assert sorted(int(path.name) for path in checkpoints.iterdir()) == [8, 16]
 
 
 def test_another_config_is_refused_by_the_field_that_differs(undisturbed):
