@@ -220,8 +220,9 @@ class Agent:
 
         Args:
           role: `"pretraining"`, `"clean"` or `"curriculum"`, see `DataRequest`.
-          include_terminal: whether each trajectory ends with a token for its last observation.
-          tasks: of a curriculum.
+          include_terminal: whether each trajectory ends with a token for its last observation, as
+            those do that metacontrollers and CompILE learnt from.
+          tasks: of a curriculum; empty for other roles.
           **settings: fields of `DataSection` that are to be others.
 
         Raises:

@@ -106,11 +106,17 @@ def switching(found: Any, *, tolerance: int = 1) -> Table:
         `agent.switch_tolerance`.
 
     Raises:
-      ValueError: there are no subgoals, or the tolerance is no whole number from 0.
+      ValueError: there are no subgoals or none that changes, or the tolerance is no whole number
+        from 0.
     """
     if not isinstance(tolerance, int | np.integer) or tolerance < 0:
         raise ValueError(f"tolerance: {tolerance!r} given, allowed is a whole number, 0 or more")
     metrics = _switching.examine_switches(found.beta, rows_of_found(found), tolerance)
+    if not metrics["changes_per_trajectory"] > 0:
+        raise ValueError(
+            "found holds no change of subgoal, allowed are episodes of tasks that the model gets on"
+            " with (free-running ones have a single subgoal, which stays)"
+        )
     close = {"f1_close": f"F1 within {tolerance} step{'' if tolerance == 1 else 's'}"}
     return Table.of(metrics, _switching.ROW_LABELS | close)
 

@@ -9,9 +9,6 @@ from internal_rl.experts.data_section import DataSection
 from internal_rl.experts.source_checks import make_checked_source
 from internal_rl.types import DataSource, World
 
-ROLES = ("pretraining", "clean", "curriculum")
-"""What trajectories are for, see `DataRequest`."""
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
@@ -55,16 +52,14 @@ class TrainingData:
           ValueError: there is no such role, a setting is not allowed, the world was registered
             without data or its data fit it not, or they have to be collected.
         """
-        if role not in ROLES:
-            raise ValueError(f"role is {role!r}, allowed are {', '.join(ROLES)}")
         section = DataSection.read(self.section.as_dict() | settings)
+        request = DataRequest(
+            world, section, role=role, include_terminal=include_terminal, tasks=tasks
+        )
         if self.collected:
             raise ValueError(
                 f"data of {self.world_name} are on disk, where its stage collect leaves them,"
                 " allowed are worlds that make them as they go; those of a work directory are read"
                 " by internal_rl.stages.build.make_source(settings, places, role)"
             )
-        request = DataRequest(
-            world, section, role=role, include_terminal=include_terminal, tasks=tasks
-        )
         return make_checked_source(self.world_name, request)

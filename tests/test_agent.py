@@ -95,6 +95,7 @@ def test_data_of_an_agent_are_made_with_the_settings_of_its_training(agent):
     ("change", "arguments", "words"),
     [
         ({}, {"role": "testing"}, "role is 'testing', allowed are pretraining, clean, curriculum"),
+        ({}, {"tasks": "032"}, "tasks are '032', allowed is '' for the role 'pretraining'"),
         ({}, {"rows": 3}, "rows: unknown field, allowed are clean_epsilon"),
         ({}, {"ties": "all"}, "ties: 'all' given, allowed is"),
         ({"collected": True}, {}, "data of gridworld-pinpad are on disk, .* stage collect leaves"),

@@ -291,3 +291,22 @@ def test_results_tell_what_is_unfinished_and_what_is_otherwise(tmp_path):
     assert "**seed 1 was made with internal_rl.learning_rate=0.5**" in told
     assert "**seed 2 is not finished: 2 updates so far**" in told
     assert told.count("**seed") == 2
+
+
+def test_hours_on_tpus_are_those_of_the_measured_cycles():
+    """One table tells cycles of an update, the other one what follows at 1.5 GHz."""
+    cycles, hours = {}, {}
+    for line in (ROOT / "docs/performance.md").read_text().splitlines():
+        if found := re.match(r"\| grid world, `(\w+)` \| (.*) \|$", line):
+            cells = found[2].split(" | ")
+            cycles[found[1]] = [float(cells[i].split()[0].rstrip(";")) for i in (0, 1, 3)]
+    for line in (ROOT / "docs/cloud_tpu.md").read_text().splitlines():
+        if found := re.match(r"\| `(\w+)` \| ([\d,]+) \| (.*\(.* ms\)) \|$", line):
+            hours[found[1]] = (int(found[2].replace(",", "")), found[3].split(" | "))
+    assert set(hours) == set(cycles) and len(hours) == 7
+    for stage, (updates, cells) in hours.items():
+        for millions, cell in zip(cycles[stage], cells, strict=True):
+            told, milliseconds = re.fullmatch(r"(.*) \(([\d.]+) ms\)", cell).groups()
+            assert float(milliseconds) == pytest.approx(millions / 1.5, rel=0.01, abs=0.1)
+            expected = updates * float(milliseconds) / 3.6e6
+            assert told == ("below 0.1" if expected < 0.1 else f"{expected:.1f}")

@@ -158,7 +158,7 @@ class Episodes:
 
     @property
     def success(self) -> chex.Array:
-        """`(B,)` bool, something was rewarded."""
+        """`(B,)` bool, the rewards sum to more than 0."""
         return self.returns > 0
 
     @property

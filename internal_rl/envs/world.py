@@ -114,6 +114,10 @@ def on_any_mesh(method: Callable) -> Callable:
     return wrapped
 
 
+ROLES = ("pretraining", "clean", "curriculum")
+"""What trajectories are for, see `DataRequest`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DataRequest:
     """Which trajectories a stage asks for.
@@ -130,6 +134,9 @@ class DataRequest:
       collected: gives the folder of the datasets that the stage `collect` has left, one folder in
         it for each role, and the number of shards of each; raises a UserError where there are none.
         None where the config has no such stage.
+
+    Raises:
+      ValueError: there is no such role, or it has no tasks of its own.
     """
 
     world: World
@@ -139,6 +146,15 @@ class DataRequest:
     tasks: str = ""
     seed: int = 0
     collected: Callable[[], tuple[pathlib.Path, int]] | None = None
+
+    def __post_init__(self):
+        if self.role not in ROLES:
+            raise ValueError(f"role is {self.role!r}, allowed are {', '.join(ROLES)}")
+        if self.tasks and self.role != "curriculum":
+            raise ValueError(
+                f"tasks are {self.tasks!r}, allowed is '' for the role '{self.role}': tasks are"
+                " chosen for a curriculum alone"
+            )
 
 
 MakeData = Callable[[DataRequest], DataSource]

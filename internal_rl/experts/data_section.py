@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from internal_rl.envs.world import DataRequest, world_entry
+from internal_rl.envs.world import DataRequest
 from internal_rl.experts.shortest_path import TIES
+from internal_rl.experts.source_checks import make_checked_source
 from internal_rl.section import COUNT, Section, at_least, one_of, setting, within
 from internal_rl.types import DataSource, World
 
@@ -69,14 +70,16 @@ def make_data(
       name: of the world, as it is registered.
       world: the world.
       role: `"pretraining"`, `"clean"` or `"curriculum"`, see `DataRequest`.
-      include_terminal: whether each trajectory ends with a token for its last observation.
-      tasks: of a curriculum.
+      include_terminal: whether each trajectory ends with a token for its last observation, as those
+        do that metacontrollers and CompILE learn from.
+      tasks: of a curriculum; empty for other roles.
       **settings: fields of `DataSection`.
 
     Raises:
-      ValueError: the world is unknown, has no data of its own, or a field is not allowed.
+      ValueError: the world is unknown, has no data of its own or none that fit it, or an argument
+        is not allowed.
     """
     request = DataRequest(
         world, DataSection(**settings), role=role, include_terminal=include_terminal, tasks=tasks
     )
-    return world_entry(name).make_data(request)
+    return make_checked_source(name, request)

@@ -111,6 +111,9 @@ class BlockEntry:
     short_reach: Callable[[int], int | None]
 
 
+SHIPPED_BLOCKS = ("transformer", "hawk")
+"""Those of this package, each registered by the module of its name."""
+
 _BLOCKS: dict[str, BlockEntry] = {}
 
 

@@ -175,8 +175,18 @@ class StageSpec:
             raise ValueError(f"stage {self.name}: make and run given, allowed is one of them")
 
     def inputs(self, settings: "Settings") -> tuple[str, ...]:
-        """`depends_on` for these settings."""
-        return self.depends_on(settings) if callable(self.depends_on) else self.depends_on
+        """`depends_on` for these settings.
+
+        Raises:
+          ConfigError: the stage's own section is not among them.
+        """
+        found = self.depends_on(settings) if callable(self.depends_on) else self.depends_on
+        if self.name not in found:
+            raise ConfigError(
+                f"stage {self.name}: depends_on gives {found!r}, allowed are names of sections with"
+                f" '{self.name}', its own, among them"
+            )
+        return found
 
     def lacks(self, world: World) -> str:
         """What the stage needs and a world does not tell; empty where the world can have it."""
@@ -315,7 +325,8 @@ def register_stage(spec: StageSpec) -> None:
 
     Raises:
       ValueError: it is none, its name is that of something else, it is like no stage, or its
-        section does not count seeds for each seed of its input.
+        section does not count seeds for each seed of its input, or is none of those that it depends
+        on.
     """
     if not isinstance(spec, StageSpec):
         raise ValueError(f"stage is {spec!r}, allowed is a StageSpec")
@@ -323,6 +334,11 @@ def register_stage(spec: StageSpec) -> None:
     if spec.like and spec.like not in SHIPPED_STAGES:
         known = ", ".join(SHIPPED_STAGES)
         raise ValueError(f"stage {spec.name}: like is {spec.like!r}, allowed are {known}")
+    if not callable(spec.depends_on) and spec.name not in spec.depends_on:
+        raise ValueError(
+            f"stage {spec.name}: depends_on is {spec.depends_on!r}, allowed are names of sections"
+            f" with '{spec.name}', its own, among them: other settings are another stage"
+        )
     if spec.input and not issubclass(spec.section, SeedsPerInput):
         raise ValueError(
             f"stage {spec.name}: section is {spec.section.__name__}, allowed for a stage with an"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
@@ -19,11 +20,18 @@ from internal_rl.analysis.sweeps.report import folder_of
 from internal_rl.analysis.sweeps.sweep import FinishedRun
 from internal_rl.errors import StageConflictError, StorageError
 from internal_rl.files import read_record
+from internal_rl.models.blocks import SHIPPED_BLOCKS
 from internal_rl.paths import AnyPath, as_path
-from internal_rl.stages.catalogue import STAGES, StageSpec, command_of, whole_run
+from internal_rl.stages.catalogue import (
+    SHIPPED_STAGES,
+    STAGES,
+    StageSpec,
+    command_of,
+    whole_run,
+)
 from internal_rl.stages.config_file import CONFIG_FILES, load_config
 from internal_rl.stages.places import Places
-from internal_rl.stages.settings import PRESETS, Settings
+from internal_rl.stages.settings import MOST_SEEDS, PRESETS, Settings
 from internal_rl.training.stage_config import StageConfig
 from internal_rl.training.stage_directory import StageDirectory, stage_of
 
@@ -54,12 +62,12 @@ class Origin:
     Attributes:
       stage: its folder.
       seeds: which ones.
-      command: that makes it with the same settings.
+      command: that makes these seeds with the same settings.
       steps: updates, rounds of the expert or shards of a dataset; NaN where that is not known.
       unit: what `steps` counts.
       commits: of the code, each once.
-      software: jax and the device of the first seed.
-      seconds: of the first seed; NaN where that is not known.
+      software: jax and the device, each pair once.
+      seconds: of all programs together; NaN where that is not known.
       standing: number of runs and of base models, in words.
       notes: seeds that are not finished, or were made with other settings than the first one.
     """
@@ -98,11 +106,11 @@ def origin_of(workdir: str | os.PathLike, seeds: Sequence[SeedResults]) -> Origi
     return Origin(
         stage=first.stage,
         seeds=tuple(results.seed for results in seeds),
-        command=command_that_made(first),
+        command=command_that_made(first, seeds),
         steps=_read(folders[0] / "DONE", {"steps": int}).get("steps", first.last("step")),
         unit=unit,
         commits=_commits(versions),
-        software=_software(versions[0]),
+        software=_software(versions),
         seconds=sum(seconds_of_programs(seeds)),
         standing=standing(seeds),
         notes=(*notes, *_resumed(seeds, versions)),
@@ -161,7 +169,7 @@ def origin_of_study(
         steps=len(runs),
         unit="settings",
         commits=_commits(versions),
-        software=_software(versions[0]),
+        software=_software(versions),
         seconds=math.nan,
         standing=standing(seeds),
     )
@@ -173,8 +181,11 @@ def _commits(versions: Sequence[Mapping]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_short(str(commit)) for commit in found))
 
 
-def _software(told: Mapping) -> str:
-    return f"jax {told.get('jax', UNKNOWN)} on {told.get('device', UNKNOWN)}"
+def _software(versions: Sequence[Mapping]) -> str:
+    found = (
+        f"jax {told.get('jax', UNKNOWN)} on {told.get('device', UNKNOWN)}" for told in versions
+    )
+    return " and ".join(dict.fromkeys(found))
 
 
 def _short(commit: str) -> str:
@@ -192,16 +203,80 @@ def _read(file: AnyPath, fields: Mapping[str, type] = types.MappingProxyType({})
         return {}
 
 
-def command_that_made(results: SeedResults) -> str:
-    """The command that makes a stage with the settings of a run, preset and single fields."""
+def command_that_made(results: SeedResults, seeds: Sequence[SeedResults] = ()) -> str:
+    """The command that makes a stage with the settings of a run, preset and single fields.
+
+    Args:
+      results: a seed of the stage.
+      seeds: that the command is to make, each on what it stands on; empty for those of the preset.
+
+    Returns:
+      A command line, without work directories; where only a config of somebody's own has what it
+      needs, a world, a stage or a block, the call in Python.
+    """
     stage, world = stage_of(results.stage, STAGES), _world_of(results)
-    if world not in CONFIG_FILES:
+    block = results.config.get("base", {}).get("block", SHIPPED_BLOCKS[0])
+    if world not in CONFIG_FILES or stage not in SHIPPED_STAGES or block not in SHIPPED_BLOCKS:
         whose = f", with the config of {world}" if world else ""
         return f'irl.run_stages(config, workdir, ["{stage}"]){whose}'
     preset, changes = _nearest_preset(CONFIG_FILES[world], stage, results.config)
-    fields = (f"--config.{field}={value}" for field, value in changes.items())
+    fields = [f"--config.{field}={value}" for field, value in changes.items()]
+    fields += seed_flags(_preset(CONFIG_FILES[world], preset), stage, seeds)
     flags = shlex.join([f"--config={CONFIG_FILES[world]}:{preset}", *fields])
     return f"{command_of(stage)} {flags}"
+
+
+def seed_flags(preset: Settings, stage: str, seeds: Sequence[SeedResults]) -> list[str]:
+    """The fewest flags beside a preset with which a stage has seeds, each on what it stands on.
+
+    Args:
+      preset: settings of the preset.
+      stage: name of the stage.
+      seeds: results of the stage.
+
+    Returns:
+      Flags; none where no numbers of seeds lead to these.
+    """
+    if not seeds or stage not in preset.sections:
+        return []
+    settings, _ = _as_decided(preset, seeds[0].config)
+    wanted = {results.seed: dict(results.reads) for results in seeds}
+    found = []
+    for chosen, flags in _seedings(settings, stage, wanted):
+        there = chosen.seeds_of(stage)
+        as_read = all(chosen.reads(stage, seed) == reads for seed, reads in wanted.items() if reads)
+        if as_read and set(wanted) == set(there):
+            found.append(flags)
+        elif as_read and set(wanted) < set(there):
+            found.append([*flags, f"--seeds={','.join(map(str, sorted(wanted)))}"])
+    return min(found, key=len, default=[])
+
+
+def _seedings(
+    settings: Settings, stage: str, wanted: Mapping[int, Mapping[str, int]]
+) -> Iterator[tuple[Settings, list[str]]]:
+    """Settings whose numbers of seeds are those of a preset or follow from the seeds there are."""
+    line = [stage]
+    while source := STAGES[line[-1]].input_of(settings):
+        line.append(source)
+    line.reverse()
+    last = {name: max(reads.get(name, 0) for reads in wanted.values()) for name in line}
+    last[stage] = max(wanted)
+    lowest = min(
+        *wanted, *(seed for reads in wanted.values() for seed in reads.values()), last[stage]
+    )
+    fields = [("num_seeds" if name == line[0] else "seeds_per_input") for name in line]
+    for own_first, *own in itertools.product((False, True), repeat=1 + len(line)):
+        first = lowest if own_first else settings.seed
+        chosen = dataclasses.replace(settings, seed=first, chosen_seeds={})
+        flags, before = [f"--config.seed={first}"] if own_first else [], 1
+        for name, field, counted in zip(line, fields, own, strict=True):
+            count = min(max(1, math.ceil((last[name] - first + 1) / before)), MOST_SEEDS // before)
+            if counted and hasattr(chosen.sections[name], field):
+                chosen = chosen.updated(name, **{field: count})
+                flags.append(f"--config.{name}.{field}={count}")
+            before = chosen.num_seeds(name)
+        yield chosen, flags
 
 
 def _world_of(results: SeedResults) -> str:
@@ -237,17 +312,23 @@ def _changes(settings: Settings, stage: str, stored: Mapping) -> dict[str, objec
     """Fields of a run, by dotted name, that differ from those of a preset."""
     if stage not in settings.sections:
         return dict(_fields(stored))
+    settings, own = _as_decided(settings, stored)
+    config = settings.stage_config(stage)
+    asked, historical = dict(_fields(config.values)), dict(_fields(config.historical))
+    found = dict(_fields(stored))
+    held = {name: found.get(name, historical.get(name)) for name in asked}
+    return own | {name: held[name] for name in asked if asked[name] != held[name]}
+
+
+def _as_decided(settings: Settings, stored: Mapping) -> tuple[Settings, dict[str, object]]:
+    """Settings with the fields of a run that decide what it depends on, and these fields."""
     own = {}
     for section, name in _DECIDING:
         value = stored.get(section, {}).get(name)
         if value and value != getattr(settings.sections[section], name):
             settings = settings.updated(section, **{name: value})
             own[f"{section}.{name}"] = value
-    config = settings.stage_config(stage)
-    asked, historical = dict(_fields(config.values)), dict(_fields(config.historical))
-    found = dict(_fields(stored))
-    held = {name: found.get(name, historical.get(name)) for name in asked}
-    return own | {name: held[name] for name in asked if asked[name] != held[name]}
+    return settings, own
 
 
 def _fields(config: Mapping) -> Iterator[tuple[str, object]]:
@@ -276,7 +357,8 @@ class Missing:
 def settings_of_run(run: RunResults) -> tuple[Settings, tuple[str, ...]] | None:
     """Settings that a run was made with, as far as its stages tell, and the flags that give them.
 
-    None for worlds from outside, whose config files are not known here.
+    None for worlds from outside, whose config files are not known here. Numbers of seeds are those
+    of the preset where nothing else is proved.
     """
     stages = [
         seeds[0]
@@ -301,8 +383,28 @@ def settings_of_run(run: RunResults) -> tuple[Settings, tuple[str, ...]] | None:
     for field, value in changes.items():
         section, _, name = field.partition(".")
         config[section][name] = value
-    flags = (f"--config.{field}={value}" for field, value in changes.items())
+    counts = _counts_of_run(_preset(file, preset), run)
+    for field, value in counts.items():
+        section, _, name = field.rpartition(".")
+        (config[section] if section else config)[name] = value
+    flags = (f"--config.{field}={value}" for field, value in (changes | counts).items())
     return Settings.read(config), (f"--config={file}:{preset}", *flags)
+
+
+def _counts_of_run(preset: Settings, run: RunResults) -> dict[str, int]:
+    """The first seed and numbers of seeds that are not those of a preset, as far as seeds prove it.
+
+    Which seeds are there proves little, as single ones may have been asked for; on which seeds they
+    stand does.
+    """
+    found = {}
+    for stage, seeds in run.items():
+        name = stage_of(stage, STAGES)
+        for flag in seed_flags(preset, name, seeds) if name in SHIPPED_STAGES else ():
+            field, _, value = flag.removeprefix("--config.").partition("=")
+            if not flag.startswith("--seeds"):
+                found[field] = max(int(value), found.get(field, 0))
+    return found
 
 
 def missing_stages(settings: Settings, places: Places, *, exactly: bool = False) -> list[Missing]:
@@ -327,7 +429,7 @@ def missing_stages(settings: Settings, places: Places, *, exactly: bool = False)
             }
         lacking = {seed: known for seed, known in states.items() if FINISHED not in known}
         if lacking:
-            fields = _differing(settings, chosen)
+            fields = differing_flags(settings, chosen)
             varied = dataclasses.replace(places, arguments=(*places.arguments, *fields))
             command = varied.command(chosen, stage)
             known = set.union(*lacking.values())
@@ -350,7 +452,7 @@ def _state(directory: StageDirectory, config: StageConfig | None) -> str:
     return BEGUN if directory.path.exists() else NOT_RUN
 
 
-def _differing(settings: Settings, chosen: Settings) -> list[str]:
+def differing_flags(settings: Settings, chosen: Settings) -> list[str]:
     """The flags that make a variant of settings."""
     return [
         f"--config.{section}.{name}={value}"

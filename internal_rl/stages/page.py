@@ -114,7 +114,9 @@ def report_page(report: Report, places: Places, settings: Settings | None = None
 
     origins = {
         stage: guarded(
-            f"{stage}, what made it", functools.partial(_origin_of_stage, report, seeds), None
+            f"{stage}, what made it",
+            functools.partial(_origin_of_stage, report, places, seeds),
+            None,
         )
         for stage, seeds in report.run.items()
     }
@@ -142,6 +144,7 @@ def report_page(report: Report, places: Places, settings: Settings | None = None
         rates=[(row, rate_cells(row)) for row in report.rows if row.rates],
         parts=parts,
         missing=missing,
+        seeds_known=settings is not None,
         left_out=(*report.left_out, *(known and _refused_sweeps(known[0]) or ())),
         faults=faults,
         script=script,
@@ -183,15 +186,17 @@ def _missing(settings: Settings, places: Places, exactly: bool) -> tuple[Missing
     return tuple(dataclasses.replace(x, command=x.command.replace(here, elsewhere)) for x in found)
 
 
-def _origin_of_stage(report: Report, seeds: Sequence[SeedResults]) -> Origin:
+def _origin_of_stage(report: Report, places: Places, seeds: Sequence[SeedResults]) -> Origin:
     """What made a stage, with a command that can be typed as it stands."""
     origin = origin_of(report.workdir, seeds)
     if origin.command.startswith("irl."):
         return origin
     # Nothing is made in a folder of records.
     where = "DIR" if holds_records(report.workdir) else report.workdir
-    command = f"{origin.command} {shlex.join([f'--workdir={where}'])}"
-    return dataclasses.replace(origin, command=command)
+    found = [f"--workdir={where}"]
+    if places.upstream:
+        found.append(f"--upstream={','.join(map(str, places.upstream))}")
+    return dataclasses.replace(origin, command=f"{origin.command} {shlex.join(found)}")
 
 
 def _missing_sweeps(settings: Settings, places: Places) -> Iterator[Missing]:

@@ -4,6 +4,7 @@ Loads the small pretrained base model and metacontroller that the package ships,
 `--from_scratch`, trains every stage.
 """
 
+import dataclasses
 import math
 from collections.abc import Collection, Sequence
 
@@ -12,7 +13,8 @@ from absl import flags
 from internal_rl import pretrained
 from internal_rl.errors import ConfigError
 from internal_rl.stages import launch, running
-from internal_rl.stages.places import Places
+from internal_rl.stages.origin import differing_flags
+from internal_rl.stages.places import Places, config_arguments
 from internal_rl.stages.settings import COUNTS, QUICKSTART_SECTIONS, Settings
 from internal_rl.training.metrics import read_metrics
 from internal_rl.training.stage_directory import StageDirectory
@@ -36,12 +38,16 @@ def main(settings: Settings, places: Places) -> None:
                 f"config.{field}: given, but the quickstart has one seed; allowed are more with the"
                 " scripts of the stages, or experiments.reproduce"
             )
-    settings = settings.with_one_seed()
+    asked, settings = settings, settings.with_one_seed()
+    if not _FROM_SCRATCH.value:
+        settings = shortened(settings, given)
+    arguments = places.arguments or config_arguments(asked)
+    fields = differing_flags(asked, settings)
+    places = dataclasses.replace(places, arguments=(*arguments, *fields))
     if _FROM_SCRATCH.value:
         _check_not_shipped(places)
         running.run_all(settings, places)
     else:
-        settings = shortened(settings, given)
         _check_what_is_there(settings, places)
         pretrained.install(settings.environment["name"], settings.preset, places.workdir)
         for stage in QUICKSTART_SECTIONS:
@@ -49,7 +55,7 @@ def main(settings: Settings, places: Places) -> None:
     internal, raw = map(settings.folder_of, QUICKSTART_SECTIONS)
     # Of what is made here: a run that goes on or is finished already tells the same.
     seconds = math.nan if _FROM_SCRATCH.value else sum(_seconds(places, x) for x in (internal, raw))
-    summary = running.report(places, seconds)
+    summary = running.report(places, seconds, settings=settings)
     print(
         f"internal RL solves {summary[f'{internal}_success']:.1%} of the held-out task's episodes,"
         f" raw-action RL {summary[f'{raw}_success']:.1%},"

@@ -281,4 +281,4 @@ def run_stages(
             stage_spec(settings, stage)
             _require_suited(settings, stage)
     for stage in stages:
-        report(places) if stage == REPORT else run(settings, stage, places)
+        report(places, settings=settings) if stage == REPORT else run(settings, stage, places)

@@ -31,6 +31,12 @@ def random_actions(spec: ActionSpec, key: chex.PRNGKey, shape: tuple[int, ...]) 
 def episode_faults(world: World, key: chex.PRNGKey) -> list[str]:
     """What happens in a few episodes, until a little after their time limit."""
     num_steps = min(world.time_limit + 3, MAX_STEPS)
+    if num_steps <= world.time_limit:
+        logging.warning(
+            "time_limit: %d steps, of which %d are played: whether episodes end there, and what"
+            " comes behind, is not tried; make the world with a lower limit for that",
+            *(world.time_limit, num_steps),
+        )
     try:
         start, play = as_numpy(jax.jit(lambda key: _play(world, key, num_steps))(key))
     except Exception as error:

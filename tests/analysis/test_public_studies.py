@@ -60,6 +60,9 @@ def test_switches_of_a_perfect_gate_are_told(found):
     assert "F1 within 5 steps " in str(studies.switching(found, tolerance=5))
     with pytest.raises(ValueError, match="subgoal of what was found is None"):
         studies.switching(unlabelled(found))
+    constant = types.SimpleNamespace(**vars(found) | {"subgoal": 0 * found.subgoal})
+    with pytest.raises(ValueError, match="found holds no change of subgoal, allowed are episodes"):
+        studies.switching(constant)
 
 
 def test_perfect_codes_are_decoded(agent, found):

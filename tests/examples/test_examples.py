@@ -110,6 +110,14 @@ def test_the_first_command_of_the_readme_shortened(tmp_path):
         process.stdout,
     )
     assert (tmp_path / "report" / "reinforcement_learning.png").exists()
+    # It has one seed, and so has what could be run beside it, with commands that say so.
+    page = (tmp_path / "report" / "index.html").read_text()
+    missing = re.findall(
+        r"<tr><th scope=.row.>(\w+)</th><td>([\d, ]*)</td><td>not run</td>.*", page
+    )
+    assert {"probe", "compile", "internal_rl_forced"} <= {stage for stage, _ in missing}
+    assert {seeds for stage, seeds in missing} == {"0"}
+    assert page.count("--config.raw_rl.seeds_per_input=1") >= len(missing)
 
 
 def readme_block(word):

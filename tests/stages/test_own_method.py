@@ -43,6 +43,12 @@ def register():
         names[:] = old
 
 
+def named(spec, name):
+    """A stage by another name."""
+    own = (name if section == spec.name else section for section in spec.depends_on)
+    return dataclasses.replace(spec, name=name, depends_on=tuple(own))
+
+
 @pytest.fixture
 def config(register):
     register(STAGE)
@@ -189,7 +195,7 @@ def test_studies_of_codes_look_at_those_from_outside(register):
     assert looking("own_codes") == looking("metacontroller") - {"rate_distortion"}
     assert {"switching", "codes", "injection", "encoder_injection"} < looking("own_codes")
     # Another stage by that name takes its place.
-    register(dataclasses.replace(STAGE, name="own_codes"))
+    register(named(STAGE, "own_codes"))
     assert looking("own_codes") == {"learning"}
 
 
@@ -256,19 +262,28 @@ def test_names_whose_folders_would_be_those_of_something_else_are_refused(
 ):
     before = dict(catalogue.STAGES)
     with pytest.raises(ValueError, match=message):
-        register(dataclasses.replace(spec, name=name))
+        register(named(spec, name))
     assert before == catalogue.STAGES
 
 
 def test_names_that_only_resemble_others_are_allowed(register):
     for spec, name in ((STAGE, "forced"), (STAGE, "prober"), (CODES, "codes"), (CODES, "codes")):
-        register(dataclasses.replace(spec, name=name))
+        register(named(spec, name))
     assert {"forced", "prober", "codes"} < set(catalogue.STAGES)
 
 
 def test_a_stage_can_be_like_a_stage_of_the_package_alone(register):
     with pytest.raises(ValueError, match="stage scratch_rl: like is 'raw', allowed are expert, "):
         register(dataclasses.replace(STAGE, like="raw"))
+
+
+def test_a_stage_depends_on_its_own_section(register, config):
+    for others in ((), ("environment", "base")):
+        with pytest.raises(ValueError, match="scratch_rl: depends_on is .* with 'scratch_rl', its"):
+            register(dataclasses.replace(STAGE, depends_on=others))
+    register(dataclasses.replace(STAGE, depends_on=lambda settings: ("environment", "base")))
+    with pytest.raises(ConfigError, match="scratch_rl: depends_on gives .* with 'scratch_rl', its"):
+        Settings.read(config).stage_config("scratch_rl")
 
 
 def test_a_stage_with_an_input_counts_seeds_for_each_of_its_seeds(register):

@@ -171,7 +171,7 @@ def test_what_has_not_been_run_is_listed_with_its_command(page, workdir):
     assert any(row.startswith("compile0not run") for row in rows)
     # A younger base model is probed too.
     (younger,) = (row for row in rows if row.startswith("probe"))
-    assert younger.startswith("probe_40not run")
+    assert younger.startswith("probe_40, 1not run")
     assert not any(row.startswith(("pretrain", "raw_rl")) for row in rows)
     study = next(row for row in rows if row.startswith("study layer_by_depth"))
     assert "experiments.sweep --study=layer_by_depth --config=configs/gridworld.py:smoke" in study

@@ -423,6 +423,16 @@ def test_larger_presets_have_no_fault(name, preset):
     testing.check_world(envs.make(name, preset))
 
 
+def test_a_limit_that_is_not_reached_is_told(caplog, monkeypatch):
+    endless = broken(time_limit=5_000)
+    monkeypatch.setattr("internal_rl.testing.episodes.MAX_STEPS", 40)
+    testing.world_faults(endless)
+    assert "time_limit: 5000 steps, of which 40 are played" in caplog.text
+    caplog.clear()
+    testing.world_faults(broken())
+    assert "are played" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("paid", "told"),
     [

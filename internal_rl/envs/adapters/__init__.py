@@ -38,6 +38,7 @@ def register_gym(*names: str) -> list[str]:
 
     Raises:
       ConfigError: gymnasium is not installed.
+      ValueError: a name has the id of another world.
     """
     with needs_extra("gym", "gymnasium's view of a world"):
         import gymnasium
@@ -50,6 +51,11 @@ def register_gym(*names: str) -> list[str]:
                 entry_point="internal_rl.envs.adapters.gym:GymEnv",
                 vector_entry_point="internal_rl.envs.adapters.gym_vector:GymVectorEnv",
                 kwargs={"world": name},
+            )
+        elif (other := gymnasium.registry[found[-1]].kwargs.get("world")) != name:
+            raise ValueError(
+                f"{name}: its id {found[-1]} is that of '{other}', allowed are names that differ in"
+                " more than '-', '_' and capitals"
             )
     return found
 

@@ -76,12 +76,12 @@ class BraxEnv(Env):
         if self.world.action_spec.discrete:
             action = jnp.argmax(action, axis=-1)
         action = action.astype(self.world.action_spec.dtype)
-        before = state.pipeline_state.shown
-        episode = advance(self.world, state.pipeline_state, action)
+        before = state.pipeline_state
+        episode = advance(self.world, before, action)
         shown = episode.shown
-        metrics = {"success": shown.reward > 0}
+        metrics = {"success": episode.success.astype(int) - before.success.astype(int)}
         if shown.progress is not None:
-            metrics["progress"] = shown.progress - before.progress
+            metrics["progress"] = shown.progress - before.shown.progress
         return state.replace(
             pipeline_state=episode,
             obs=shown.observation.astype(jnp.float32),

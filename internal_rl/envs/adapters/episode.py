@@ -29,7 +29,7 @@ class Episode:
       state: of the world.
       shown: what the world showed last.
       time: `()` int32 steps taken.
-      success: `()` bool, something was rewarded.
+      returns: `()` float32 sum of rewards.
       terminated: `()` bool, it has ended by itself.
       truncated: `()` bool, it has ended at the time limit alone.
       harmless: `(2,)` bool, a reward and a visit without progress came without an end.
@@ -38,17 +38,22 @@ class Episode:
     state: Any
     shown: Timestep
     time: chex.Array
-    success: chex.Array
+    returns: chex.Array
     terminated: chex.Array
     truncated: chex.Array
     harmless: chex.Array
+
+    @property
+    def success(self) -> chex.Array:
+        """`()` bool, the rewards sum to more than 0."""
+        return self.returns > 0
 
 
 def start(world: World, key: chex.PRNGKey, task: Any) -> Episode:
     """Starts an episode of `task`."""
     state, shown = world.reset(key, task)
     false = jnp.bool_(False)
-    return Episode(state, shown, jnp.int32(0), false, false, false, jnp.zeros(2, bool))
+    return Episode(state, shown, jnp.int32(0), jnp.float32(0), false, false, jnp.zeros(2, bool))
 
 
 def advance(world: World, episode: Episode, action: chex.Array) -> Episode:
@@ -63,7 +68,7 @@ def advance(world: World, episode: Episode, action: chex.Array) -> Episode:
         state=state,
         shown=shown,
         time=time,
-        success=episode.success | (shown.reward > 0),
+        returns=episode.returns + jnp.where(running, shown.reward, 0.0),
         terminated=episode.terminated | (ended & by_itself),
         truncated=episode.truncated | (ended & ~by_itself),
         harmless=episode.harmless | (ends & ~shown.done),
@@ -80,7 +85,8 @@ def _strayed(before: Timestep, after: Timestep) -> chex.Array:
 def told(episode: Episode) -> dict[str, chex.Array]:
     """What an `info` holds: `success`, and the visit, progress and subgoal that the world tells.
 
-    These are `types.Timestep`'s; `success` says that something was rewarded in the episode.
+    These are `types.Timestep`'s; `success` says that the rewards of the episode sum
+    to more than 0.
     """
     fields = {name: getattr(episode.shown, name) for name in ("visit", "progress", "subgoal")}
     return {name: x for name, x in fields.items() if x is not None} | {"success": episode.success}

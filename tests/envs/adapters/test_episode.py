@@ -36,6 +36,8 @@ def play(world, num_steps=TIME_LIMIT):
         (Script(visit=(-1, -1, 4)), TERMINATED),
         (Script(visit=(-1, -1, 4), progress=(0, 0, 1)), TRUNCATED),
         (Script(reward=(0, 0, 1), **UNTOLD), TERMINATED),
+        # Steps cost more than the goal pays: no success, as everywhere else.
+        (Script(reward=(-1, -1, 1)), TRUNCATED),
         (Script(visit=(-1, -1, 4), progress=None), TRUNCATED),
         # What went unpunished before is no end.
         (Script(reward=(0.5, 0.5, 0.5)), TRUNCATED),
@@ -48,7 +50,7 @@ def test_end_is_told(script, expected):
     assert (bool(episode.terminated), bool(episode.truncated)) == expected
     assert not play(ScriptedWorld(script), script.ends - 1).shown.done
     assert int(episode.time) == script.ends
-    assert bool(episode.success) == any(x > 0 for x in script.reward)
+    assert bool(episode.success) == (sum(script.reward[: script.ends]) > 0)
     # Nothing changes after it.
     for old, new in zip(
         jax.tree.leaves(episode.replace(shown=None)),

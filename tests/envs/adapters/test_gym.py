@@ -257,6 +257,14 @@ def test_registering_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
+def test_two_worlds_do_not_share_an_id():
+    name = "own_gridworld-of_mine"
+    assert adapters.register_gym(name) == ["internal_rl/OwnGridworldOfMine-v0"]
+    assert adapters.register_gym(name) == ["internal_rl/OwnGridworldOfMine-v0"]
+    with pytest.raises(ValueError, match=f"own-gridworld-of-mine: its id .* is that of '{name}'"):
+        adapters.register_gym("own-gridworld-of-mine")
+
+
 def test_a_module_before_the_id_registers():
     program = (
         "import gymnasium\n"
