@@ -11,6 +11,7 @@ import hashlib
 import io
 import itertools
 import math
+import os
 import pathlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -191,12 +192,15 @@ def _origin_of_stage(report: Report, places: Places, seeds: Sequence[SeedResults
     origin = origin_of(report.workdir, seeds)
     if origin.command.startswith("irl."):
         return origin
-    # Nothing is made in a folder of records.
-    where = "DIR" if holds_records(report.workdir) else report.workdir
-    found = [f"--workdir={where}"]
+    found = [f"--workdir={_written_to(report.workdir)}"]
     if places.upstream:
         found.append(f"--upstream={','.join(map(str, places.upstream))}")
     return dataclasses.replace(origin, command=f"{origin.command} {shlex.join(found)}")
+
+
+def _written_to(workdir: str | os.PathLike) -> str | os.PathLike:
+    """The work directory of a command; nothing is made in a folder of records."""
+    return "DIR" if holds_records(workdir) else workdir
 
 
 def _missing_sweeps(settings: Settings, places: Places) -> Iterator[Missing]:
@@ -216,7 +220,7 @@ def _refused_sweeps(settings: Settings) -> list[str]:
 
 def _command_of_sweep(study: str, settings: Settings, places: Places) -> str:
     arguments = (f"--study={study}", *(places.arguments or config_arguments(settings)))
-    return stage_command("sweep", arguments, places.workdir, places.upstream)
+    return stage_command("sweep", arguments, _written_to(places.workdir), places.upstream)
 
 
 def _origin_of_sweep(
