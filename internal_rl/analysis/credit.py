@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from internal_rl.acting.code_policy import CodePolicyControl
 from internal_rl.acting.decisions import decision_steps, num_decisions
 from internal_rl.acting.episodes import Episodes
-from internal_rl.analysis.drawing import legend, palette, panels, tell
+from internal_rl.analysis.drawing import draw_band, legend, palette, panels, tell
 from internal_rl.analysis.results import RunResults, standing, with_artifact
 from internal_rl.analysis.study import Study, StudyContext, as_arrays
 from internal_rl.backend import without_kernels
@@ -153,19 +153,25 @@ def measure(context: StudyContext) -> dict[str, chex.Array]:
 
 
 def figures(run: RunResults) -> dict[str, Figure | None]:
-    """Variance against the number of raw steps, of the first seed."""
+    """Variance against the number of raw steps, over runs."""
     seeds = with_artifact(run, "internal_rl", "gradient_code_score")
     if not seeds:
         return {}
-    artifacts = seeds[0].artifacts
     # Without a single success the advantage is zero and so are both estimates.
-    suffix, note = ("", "") if np.nanmax(artifacts["gradient_code"]) > 0 else ("_score", ", A = 1")
+    learnt = [x for x in seeds if np.nanmax(x.artifacts["gradient_code"]) > 0]
+    suffix, note = ("", "") if learnt else ("_score", ", A = 1")
+    shown = learnt or seeds
+    length = min(len(x.artifacts["gradient_code"]) for x in shown)
     curves = {
-        f"code actions{note}": artifacts[f"gradient_code{suffix}"],
-        f"raw actions{note}": artifacts[f"gradient_raw{suffix}"],
+        f"{what} actions{note}": np.stack(
+            [x.artifacts[f"gradient_{what}{suffix}"][:length] for x in shown]
+        )
+        for what in ("code", "raw")
     }
     figure = draw_variance(curves)
-    tell(figure, standing(seeds[:1]))
+    left_out = len(seeds) - len(shown)
+    without = f"; {left_out} without a success left out" if left_out else ""
+    tell(figure, f"Median and quartiles over {standing(shown)}{without}")
     return {"gradient_variance": figure}
 
 
@@ -176,14 +182,15 @@ def draw_variance(curves: Mapping[str, np.ndarray]) -> Figure:
     growth with the number of raw steps, right, is what code actions save (method §6).
 
     Args:
-      curves: `(T,)` total variance by label, NaN where unknown; entry `n - 1` uses `n` raw steps.
+      curves: `(runs, T)` total variance by label, NaN where unknown; entry `n - 1` of a run uses
+        `n` raw steps.
     """
     figure, axes = panels(1, 2, (7.2, 3.4))
     for (label, values), colour in zip(curves.items(), palette(len(curves)), strict=True):
-        steps = np.arange(1, len(values) + 1)
-        axes[0, 0].plot(steps, values, color=colour, label=label)
-        growth = values / values[0] if values[0] > 0 else np.full_like(values, np.nan)
-        axes[0, 1].plot(steps, growth, color=colour, label=label)
+        steps = np.arange(1, values.shape[1] + 1)
+        start = np.where(values[:, :1] > 0, values[:, :1], np.nan)
+        draw_band(axes[0, 0], steps, values, label=label, colour=colour)
+        draw_band(axes[0, 1], steps, values / start, label=label, colour=colour)
     for panel, of in zip(axes[0], ("variance", "variance over that of one step"), strict=True):
         panel.set(xlabel="raw steps", ylabel=of, yscale="log")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -201,6 +208,6 @@ STUDY = Study(
     captions={
         "gradient_variance": "Total variance of the gradient estimate of one episode against "
         "its raw steps, with codes and with raw actions as the random choices: as it is, and "
-        "as a multiple of that of one step.",
+        "as a multiple of that of one step. Medians over runs as lines, quartiles as bands.",
     },
 )

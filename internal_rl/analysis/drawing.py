@@ -6,6 +6,7 @@ than eight lines to tell apart, they are drawn from a perceptually uniform map.
 
 import dataclasses
 import io
+import textwrap
 from collections.abc import Mapping
 
 import matplotlib
@@ -23,6 +24,8 @@ REFERENCE_STYLES = {
     "constant": (":", "constant distribution"),
     "one_step": ("--", "perceptron on one step"),
 }
+# Of text of size 8, so that it fits between the borders of a figure.
+_LETTERS_PER_INCH = 15
 _STYLE = {
     "font.size": 10,
     "axes.titlesize": 10,
@@ -90,6 +93,8 @@ def panels(
 
 def tell(figure: Figure, text: str) -> None:
     """Writes below a figure what it stands on: runs, base models, denominators."""
+    per_line = int(figure.get_figwidth() * _LETTERS_PER_INCH)
+    text = "\n".join(textwrap.fill(line, per_line) for line in text.splitlines())
     if not figure.legends:
         figure.supxlabel(text, fontsize=8, color="0.3")
         return
@@ -103,7 +108,8 @@ def told(figure: Figure) -> str:
     for legend in figure.legends:
         labels = "; ".join(text.get_text() for text in legend.get_texts())
         found += [legend.get_title().get_text(), labels]
-    return " ".join(part if part.endswith(".") else f"{part}." for part in found if part)
+    parts = (" ".join(part.split()) for part in found)
+    return " ".join(part if part.endswith(".") else f"{part}." for part in parts if part)
 
 
 def legend(axes: Axes, **keywords) -> None:

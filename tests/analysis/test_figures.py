@@ -17,6 +17,7 @@ from internal_rl.analysis import (
     probe,
     steering,
 )
+from internal_rl.analysis.results import SeedResults
 
 RNG = np.random.default_rng(0)
 LAYERS, STEPS, SUBGOALS = 5, 12, 6
@@ -68,7 +69,8 @@ def draw(name):
             {"at the start": {"injected": 0.8, "uncontrolled": 0.2}}
         )
     variance = np.append(np.arange(1.0, 9.0), np.nan)
-    return credit.draw_variance({"code actions": np.ones(9), "raw actions": variance})
+    raw = np.stack([variance, 2 * variance])
+    return credit.draw_variance({"code actions": np.ones((2, 9)), "raw actions": raw})
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,51 @@ def test_figure_is_written_with_labelled_axes(name):
 
 def line_of(axes, label):
     return next(line for line in axes.get_lines() if line.get_label().startswith(label))
+
+
+@pytest.mark.parametrize("name", ["probe_accuracy", "rl_curves"])
+def test_what_is_told_below_a_figure_fits_into_it(name):
+    figure = draw(name)
+    words = "; ".join(f"{age},000 updates: 3 runs, 3 base models" for age in range(6))
+    drawing.tell(figure, f"{words}\nAnother line")
+    figure.canvas.draw()
+    width, _ = figure.canvas.get_width_height()
+    text = figure.legends[-1].get_title() if figure.legends else figure._supxlabel
+    box = text.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= width and text.get_text().endswith("\nAnother line")
+    assert f"{words} Another line." in drawing.told(figure)
+
+
+def variance_of(*codes):
+    """The figure of runs with these variances at the first step, which then doubles thrice."""
+    growth = 2.0 ** np.arange(4)
+    found = [
+        {
+            "gradient_code": code * growth,
+            "gradient_raw": code * growth**2,
+            "gradient_code_score": growth,
+            "gradient_raw_score": 3 * growth**2,
+        }
+        for code in codes
+    ]
+    seeds = [
+        SeedResults("internal_rl", seed, {}, (), artifacts) for seed, artifacts in enumerate(found)
+    ]
+    return credit.figures({"internal_rl": seeds})["gradient_variance"]
+
+
+def test_variance_of_the_gradient_is_that_of_all_runs_with_a_success():
+    figure = variance_of(1.0, 4.0, 0.0, 9.0)
+    code, growth = (line_of(panel, "code actions").get_ydata() for panel in figure.axes)
+    np.testing.assert_allclose(code, [4, 8, 16, 32])
+    np.testing.assert_allclose(growth, [1, 2, 4, 8])
+    np.testing.assert_allclose(line_of(figure.axes[1], "raw").get_ydata(), [1, 4, 16, 64])
+    told = drawing.told(figure)
+    assert "over 3 runs" in told and "1 without a success left out" in told
+    # Without any success the scores are all there is to see.
+    figure = variance_of(0.0, 0.0)
+    np.testing.assert_allclose(line_of(figure.axes[0], "raw actions, A = 1").get_ydata()[0], 3)
+    assert "2 runs" in drawing.told(figure) and "left out" not in drawing.told(figure)
 
 
 def test_zero_success_is_drawn_at_one_success_in_all_episodes_that_were_run():
