@@ -98,7 +98,7 @@ def test_a_config_without_the_section_has_neither():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("layer", 3, "compile.layer: 3 given, allowed is 0 to 2"),
+        ("layer", 3, "compile.layer: 3 given, allowed is 1 to 2"),
         ("rank", 17, "compile.rank: 17 given, allowed is 0 .full. to 16"),
         ("prior_rate", 0.0, "compile.prior_rate: 0.0 given, allowed is above 0"),
     ],
