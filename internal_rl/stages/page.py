@@ -181,9 +181,8 @@ def _missing(settings: Settings, places: Places, exactly: bool) -> tuple[Missing
     """What a whole run holds beyond this one."""
     found = missing_stages(settings, places, exactly=exactly), _missing_sweeps(settings, places)
     found = tuple(itertools.chain(*found))
-    if not holds_records(places.workdir):
-        return found
-    here, elsewhere = (shlex.join([f"--workdir={x}"]) for x in (places.workdir, "DIR"))
+    workdirs = places.workdir, _written_to(places.workdir)
+    here, elsewhere = (shlex.join([f"--workdir={x}"]) for x in workdirs)
     return tuple(dataclasses.replace(x, command=x.command.replace(here, elsewhere)) for x in found)
 
 
